@@ -1,0 +1,16 @@
+"""cutaway: a workbench for looking inside neural networks while they learn.
+
+Each folder is a room or a floor of the house; `docs/house.md` draws it. Importing this package
+loads no torch: names below are fetched from their rooms when first used.
+"""
+
+import lazy_loader
+
+__version__ = "0.1.0"
+
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__,
+    submodules=["base", "figures", "language", "nets", "runs", "studies", "text", "training"],
+    submod_attrs={"runs.store": ["RunStore"], "studies.train": ["train"]},
+)
+__all__ = ["RunStore", "__version__", "train"]

@@ -1,0 +1,90 @@
+"""Showing results: a table for people, `--json` or `--csv` for programs, notices on stderr.
+
+Results go to stdout, everything else to stderr, so that a pipe carries results only.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any, Literal
+
+Format = Literal["table", "json", "csv"]
+
+quiet: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
+def notice(message: str) -> None:
+    """One line for the user on stderr, unless `--quiet`."""
+    if not quiet.get():
+        print(message, file=sys.stderr, flush=True)
+
+
+def show(
+    rows: Iterable[Mapping[str, Any]],
+    format: Format = "table",
+    *,
+    columns: Sequence[str] | None = None,
+    title: str | None = None,
+    empty: str = "nothing to show",
+) -> None:
+    """Print rows on stdout as a table, JSON lines-in-a-list or CSV. Columns default to all seen."""
+    rows = list(rows)
+    if columns is None:
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+    if format == "json":
+        chosen = [{key: finite(row.get(key)) for key in columns} for row in rows]
+        print(json.dumps(chosen, ensure_ascii=False, indent=2, default=str))
+    elif format == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([row.get(key) for key in columns] for row in rows)
+    elif rows:
+        _table(rows, columns, title)
+    else:
+        notice(empty)
+
+
+def finite(value: Any) -> Any:
+    """`value` with NaN and infinities as None, for JSON, which has neither."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def cell(value: Any) -> str:
+    """One table cell: floats to four significant digits, None as a dash."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value)
+
+
+def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str | None) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for key in columns:
+        numeric = any(isinstance(row.get(key), int | float) for row in rows)
+        table.add_column(str(key), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell(row.get(key))) for key in columns))
+    # Outside a terminal nothing may be folded: a script greps whole lines.
+    width = None if sys.stdout.isatty() else 10_000
+    Console(width=width).print(table, crop=False)

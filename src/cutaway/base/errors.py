@@ -1,0 +1,51 @@
+"""What can go wrong, and the exit code each kind of wrong ends with.
+
+0 done; 1 the run failed after its first step began; 2 the request was wrong or nothing could
+start; 130 and 143 interrupted by Ctrl-C or SIGTERM.
+"""
+
+from __future__ import annotations
+
+import difflib
+import signal as signals
+from collections.abc import Iterable
+
+
+class CutawayError(Exception):
+    """Base of every error a user may see; its message is one line, printed without a traceback."""
+
+    exit_code = 1
+
+
+class UserError(CutawayError):
+    """The request was wrong, or nothing could start: names the field, its value, what is accepted."""
+
+    exit_code = 2
+
+
+class RunFailed(CutawayError):
+    """A run failed after its first step began. `step` is the step that failed, where one did."""
+
+    exit_code = 1
+
+    def __init__(self, reason: str, step: int | None = None):
+        super().__init__(reason)
+        self.reason = reason
+        self.step = step
+
+
+class Interrupted(CutawayError):
+    """A signal asked the work to stop; what was recorded so far is safe and can be resumed."""
+
+    def __init__(self, message: str, signal: int = signals.SIGINT):
+        super().__init__(message)
+        self.signal = signal
+        self.exit_code = 128 + signal
+
+
+def nearest(name: str, known: Iterable[str], *, count: int = 1, cutoff: float = 0.5) -> str:
+    """`"; did you mean 'x'?"` for the known names closest to `name`, or the empty string."""
+    close = difflib.get_close_matches(name, list(known), count, cutoff)
+    if not close:
+        return ""
+    return "; did you mean " + " or ".join(repr(word) for word in close) + "?"

@@ -1,0 +1,108 @@
+"""What the machine has: device, dtype and threads, from what the user wrote or from `auto`."""
+
+from __future__ import annotations
+
+import os
+import platform
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cutaway.base.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def device(name: str = "auto") -> torch.device:
+    """The torch device for `auto`, `cpu`, `cuda`, `cuda:1` or `mps`; refuses one that is absent."""
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind == "cpu" and not index:
+        return torch.device("cpu")
+    if kind == "mps" and not index:
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        raise UserError("device = 'mps': this machine or this torch build has no Metal support")
+    if kind == "cuda" and (not index or index.isdigit()):
+        count = torch.cuda.device_count()
+        if int(index or 0) < count:
+            return torch.device(name)
+        raise UserError(f"device = {name!r}: torch sees {count} CUDA devices here")
+    raise UserError(f"device = {name!r}: expected auto, cpu, cuda, cuda:N or mps")
+
+
+def dtype(precision: str) -> torch.dtype:
+    """`float32` or `bfloat16` as a torch dtype; float16 is refused with its reason."""
+    import torch
+
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if precision in known:
+        return known[precision]
+    if precision in ("float16", "fp16", "half"):
+        raise UserError(
+            "precision = 'float16': refused, its range overflows to NaN in some models; use bfloat16"
+        )
+    raise UserError(f"precision = {precision!r}: expected float32 or bfloat16")
+
+
+def precisions(on: torch.device) -> tuple[str, ...]:
+    """The precisions worth timing on this device: float32 always, bfloat16 where hardware has it.
+
+    On a CPU without bfloat16 instructions torch emulates it, several times slower than float32.
+    """
+    import torch
+
+    if on.type == "cuda":
+        return ("float32", "bfloat16") if torch.cuda.is_bf16_supported() else ("float32",)
+    if on.type == "cpu" and {"avx512_bf16", "amx_bf16", "bf16"} & cpu_flags():
+        return ("float32", "bfloat16")
+    return ("float32",)
+
+
+@lru_cache
+def cpu_flags() -> frozenset[str]:
+    """The processor's feature flags, empty where the system does not tell."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return frozenset()
+    for line in text.splitlines():
+        if line.startswith(("flags", "Features")):
+            return frozenset(line.partition(":")[2].split())
+    return frozenset()
+
+
+@lru_cache
+def cpu_name() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def threads() -> int:
+    """Cores this process may use (a container's share, not the machine's count)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def describe(on: torch.device) -> str:
+    """`'cpu: AMD EPYC, 2 threads'` or the GPU's name, for a run's record."""
+    import torch
+
+    if on.type == "cuda":
+        return f"{on}: {torch.cuda.get_device_name(on)}"
+    if on.type == "cpu":
+        return f"cpu: {cpu_name()}, {torch.get_num_threads()} threads"
+    return str(on)

@@ -1,0 +1,145 @@
+"""Progress on stderr: a bar with rate and ETA in a terminal, plain lines elsewhere.
+
+Nothing is shown in the first two seconds, so quick work stays quiet.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from cutaway.base.display import quiet
+
+T = TypeVar("T")
+
+_PATIENCE = 2.0  # seconds before anything is shown
+_LINE_EVERY = 10.0  # seconds between plain lines
+
+
+class Progress:
+    """Counts work done and shows it. Use `progress(...)`, which closes it."""
+
+    def __init__(self, title: str, total: float | None, unit: str):
+        self.title, self.total, self.unit = title, total, unit
+        self.done = 0.0
+        self.figures: dict[str, str] = {}
+        self._started = time.monotonic()
+        self._origin = 0.0
+        self._shown = self._started
+        self._terminal = sys.stderr.isatty()
+        self._bar: Any = None
+        self._task: Any = None
+
+    def start_at(self, done: float) -> None:
+        """Work that was done before this process began: counted, but not in the rate."""
+        self.done = self._origin = done
+
+    def advance(self, amount: float = 1, **figures: str) -> None:
+        """`amount` more is done; `figures` are shown beside the bar (`loss='3.21'`)."""
+        self.update(self.done + amount, **figures)
+
+    def update(self, done: float, **figures: str) -> None:
+        """`done` in all is done; cheap to call often, shows at most ten times a second."""
+        self.done = done
+        if figures:
+            self.figures.update(figures)
+        now = time.monotonic()
+        if quiet.get() or now - self._started < _PATIENCE:
+            return
+        if self._terminal:
+            if now - self._shown >= 0.1:
+                self._draw()
+                self._shown = now
+        elif now - self._shown >= _LINE_EVERY or self._shown == self._started:
+            print(self.line(now), file=sys.stderr, flush=True)
+            self._shown = now
+
+    def rate(self, now: float | None = None) -> float:
+        """Units per second since the start."""
+        elapsed = (time.monotonic() if now is None else now) - self._started
+        return (self.done - self._origin) / elapsed if elapsed > 0 else 0.0
+
+    def line(self, now: float | None = None) -> str:
+        """`training 120/1000 steps (12%), 34.5 steps/s, 25s left, loss 3.21`"""
+        rate = self.rate(now)
+        of = f"/{_count(self.total)}" if self.total else ""
+        parts = [f"{self.title} {_count(self.done)}{of} {self.unit}"]
+        if self.total:
+            parts[0] += f" ({self.done / self.total:.0%})"
+        parts.append(f"{_count(rate)} {self.unit}/s")
+        if self.total and rate > 0:
+            parts.append(f"{duration((self.total - self.done) / rate)} left")
+        parts += [f"{name} {value}" for name, value in self.figures.items()]
+        return ", ".join(parts)
+
+    def close(self) -> None:
+        """Draw the last state and release the terminal."""
+        if self._bar is not None:
+            self._draw()
+            self._bar.stop()
+            self._bar = None
+
+    def _draw(self) -> None:
+        if self._bar is None:
+            self._begin()
+        extra = ", ".join(f"{name} {value}" for name, value in self.figures.items())
+        speed = f"{_count(self.rate())} {self.unit}/s"
+        self._bar.update(self._task, completed=self.done, speed=speed, extra=extra)
+
+    def _begin(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        self._bar = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%" if self.total else ""),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[extra]}"),
+            console=Console(stderr=True),
+        )
+        self._bar.start()
+        self._task = self._bar.add_task(self.title, total=self.total, speed="", extra="")
+
+
+@contextmanager
+def progress(title: str, total: float | None = None, unit: str = "items") -> Iterator[Progress]:
+    """Show progress of the block's work: `with progress("reading", n, "files") as bar:`."""
+    bar = Progress(title, total, unit)
+    try:
+        yield bar
+    finally:
+        bar.close()
+
+
+def track(items: Iterable[T], title: str, total: float | None = None, unit: str = "items"):
+    """Iterate with progress."""
+    with progress(title, total, unit) as bar:
+        for item in items:
+            yield item
+            bar.advance()
+
+
+def duration(seconds: float) -> str:
+    """`75` → `'1m15s'`."""
+    seconds = int(round(seconds))
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02d}s"
+    return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+
+
+def _count(value: float | None) -> str:
+    if value is None:
+        return "?"
+    if value >= 10_000_000:
+        return f"{value / 1e6:.1f}M"
+    if value >= 100 or value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
