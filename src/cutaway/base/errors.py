@@ -40,6 +40,7 @@ class Interrupted(CutawayError):
     def __init__(self, message: str, signal: int = signals.SIGINT):
         super().__init__(message)
         self.signal = signal
+        self.name = "Ctrl-C" if signal == signals.SIGINT else signals.Signals(signal).name
         self.exit_code = 128 + signal
 
 

@@ -127,7 +127,7 @@ def track(items: Iterable[T], title: str, total: float | None = None, unit: str 
 
 def duration(seconds: float) -> str:
     """`75` → `'1m15s'`."""
-    seconds = int(round(seconds))
+    seconds = round(seconds)
     if seconds < 60:
         return f"{seconds}s"
     if seconds < 3600:

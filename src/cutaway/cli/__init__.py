@@ -1,0 +1,1 @@
+"""How a person talks to cutaway: thin commands that parse, call and show."""

@@ -1,0 +1,326 @@
+"""Commands of the language room: params, words, senses, sample."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from cutaway.base import display
+from cutaway.base.errors import UserError
+from cutaway.cli.common import output_format, readable, run_folder
+
+if TYPE_CHECKING:
+    from cutaway.nets.reference import LoadedModel
+
+_SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9}
+
+
+def params(
+    what: str,
+    *settings: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
+    target: str | None = None,
+    json: bool = False,
+    csv: bool = False,
+) -> None:
+    """Parameters per component, tied weights counted once.
+
+    Args:
+        what: A preset, a YAML file, or a run.
+        settings: Fields of the config, as --field value.
+        target: A number of parameters (500k, 1.5M): print the nearest configurations that have it.
+    """
+    from cutaway.language.sizing import components, nearest_configurations
+    from cutaway.studies.registry import config_of
+    from cutaway.studies.settings import overrides, resolve
+
+    study, values, vocabulary = _settings_of(what)
+    config = resolve(config_of(study), values, overrides(settings))
+    form = output_format(json, csv)
+    if target is not None:
+        rows = nearest_configurations(config, _number(target))
+        display.show(rows, form, empty=f"no field alone comes within 10 % of {target}")
+        return
+    counts = components(config, vocabulary)
+    total = sum(counts.values())
+    rows = [
+        {"component": name, "parameters": count, "share": f"{count / total:.1%}"}
+        for name, count in [*counts.items(), ("total", total)]
+    ]
+    display.show(rows, form)
+
+
+def _settings_of(what: str) -> tuple[str, dict, int | None]:
+    folder = Path(what)
+    if (folder / "run.json").is_file():
+        from cutaway.runs.folder import Run
+
+        record = Run.open(folder).record
+        architecture = record.resolved.get("architecture", {})
+        return record.study, dict(record.config), architecture.get("vocab_size")
+    from cutaway.studies.presets import find_preset
+
+    preset = find_preset(what)
+    return preset.study, preset.values, None
+
+
+def _number(text: str) -> int:
+    match = re.fullmatch(r"([\d.]+)\s*([kmb]?)", text.strip().lower().replace("_", ""))
+    try:
+        number = int(float(match[1]) * _SUFFIXES.get(match[2], 1)) if match else 0
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise UserError(f"target = {text!r}: expected a number of parameters, like 500k or 1.5M")
+    return number
+
+
+def words(
+    run: str,
+    *,
+    kind: Literal["used", "predicts", "evoked-by"] = "used",
+    word: str | None = None,
+    top: int = 20,
+    plot: Path | None = None,
+    step: str = "best",
+    json: bool = False,
+    csv: bool = False,
+) -> None:
+    """Words by sense, of a run or of a training_log.json.
+
+    Args:
+        run: A run, or a training_log.json written by anyone.
+        kind: used: which words are attended to, against chance (1), as logged in training;
+            predicts: which tokens a word's senses raise; evoked-by: which words raise a word.
+        word: The word that `predicts` and `evoked-by` ask about.
+        top: How many.
+        plot: Also draw how the words evolved over training, into this PDF, PNG or SVG file.
+        step: Checkpoint: best, last, or a step.
+    """
+    if top < 1:
+        raise UserError(f"top = {top}: expected 1 or more")
+    form = output_format(json, csv)
+    if kind == "used":
+        _used(run, top, plot, form)
+        return
+    if plot is not None:
+        raise UserError(f"--plot draws the evolution of --kind used; {kind} has none")
+    if word is None:
+        raise UserError(f"--kind {kind} needs --word")
+    from cutaway.language import words as asked
+
+    loaded = backpack(run, step)
+    tokenizer = loaded.tokenizer
+    token = asked.token_of(tokenizer, word)
+    if kind == "predicts":
+        rows = [
+            {
+                "sense": row["sense"],
+                "token": readable(tokenizer.token(row["token_id"])),
+                "logit": row["logit"],
+            }
+            for row in asked.predicts(loaded.model, token, top)
+        ]
+    else:
+        rows = [
+            {
+                "word": readable(tokenizer.token(row["token_id"])),
+                "sense": row["sense"],
+                "logit": row["logit"],
+            }
+            for row in asked.evoked_by(loaded.model, token, top)
+        ]
+    display.show(rows, form)
+
+
+def _used(run: str, top: int, plot: Path | None, form: display.Format) -> None:
+    from cutaway.runs.foreign import open_log
+
+    path = Path(run)
+    log = open_log(path if path.exists() else run_folder(run))
+    if log.words is None or not log.words.num_rows:
+        raise UserError(_no_words(path, log))
+    steps = log.words["step"].to_pylist()
+    last = [row for row in log.words.to_pylist() if row["step"] == steps[-1]]
+    last.sort(key=lambda row: -row["activation"])
+    columns = [c for c in ("word", "sense", "activation", "count", "token_id") if c in last[0]]
+    rows = [{**{c: row[c] for c in columns}, "word": readable(row["word"])} for row in last[:top]]
+    display.show(rows, form, columns=columns)
+    display.notice(f"step {steps[-1]}; activation 1 = attended to as by chance")
+    if plot is not None:
+        from cutaway.figures.look import save
+        from cutaway.language.pictures import words_evolution
+
+        display.notice(f"wrote {save(words_evolution(log.words, top=min(top, 20)), plot)}")
+
+
+def _no_words(path: Path, log) -> str:
+    if (path / "run.json").is_file():
+        from cutaway.language.advice import why_no_words
+        from cutaway.language.config import LanguageConfig
+        from cutaway.runs.folder import Run
+
+        record = Run.open(path).record
+        if record.study == "language":
+            return f"{path}: {why_no_words(LanguageConfig(**record.config), record.steps_done)}"
+    return f"{path}: holds no top_activating_words (only a Backpack's log does)"
+
+
+def backpack(run: str, step: str = "best") -> LoadedModel:
+    """The Backpack of a run; refuses other models by name."""
+    from cutaway.nets.backpack import Backpack
+    from cutaway.nets.reference import load
+
+    loaded = load(run_folder(run), step=_step(step))
+    if not isinstance(loaded.model, Backpack):
+        raise UserError(
+            f"{run}: its model is {loaded.config.get('model')}; only a backpack has senses"
+        )
+    return loaded
+
+
+def _step(step: str) -> int | str:
+    if step in ("best", "last"):
+        return step
+    if not step.isdigit():
+        raise UserError(f"step = {step!r}: expected best, last or a step number")
+    return int(step)
+
+
+def senses(
+    run: str,
+    *,
+    word: str,
+    scale: Annotated[list[str], Parameter(negative=())] = [],  # noqa: B006 (cyclopts reads it)
+    remove: str | None = None,
+    add: str | None = None,
+    sense: int | None = None,
+    prompt: str | None = None,
+    similar_to: str | None = None,
+    top: int = 10,
+    step: str = "best",
+    json: bool = False,
+    csv: bool = False,
+) -> None:
+    """A word's senses: what each predicts; or, changed, what that does to the next word.
+
+    Args:
+        run: A Backpack's run.
+        word: The word whose senses are read or changed.
+        scale: Multiply a sense: L=2.0 (senses count from 0; several may be given).
+        remove: Project another word's direction out of the senses.
+        add: Add another word's direction to the senses: WORD or WORD=2.0.
+        sense: The only sense that --remove and --add change.
+        prompt: Text before the next word, for a change; default the word itself.
+        similar_to: Another word: cosine sense by sense, and the smallest of them.
+    """
+    import torch
+
+    from cutaway.language import senses as room
+    from cutaway.language.words import predicts, token_of
+
+    loaded = backpack(run, step)
+    model, tokenizer = loaded.model, loaded.tokenizer
+    token, form = token_of(tokenizer, word), output_format(json, csv)
+    count = model.config.n_senses
+    if sense is not None:
+        _check_sense(sense, count)
+    if similar_to is not None:
+        cosines, least = room.similarity(model, token, token_of(tokenizer, similar_to))
+        rows = [{"sense": str(i), "cosine": value} for i, value in enumerate(cosines)]
+        display.show([*rows, {"sense": "minimum", "cosine": least}], form)
+        return
+    edits = [
+        room.SenseEdit(token, sense=which, scale=by)
+        for which, by in (_scaling(x, count) for x in scale)
+    ]
+    if remove is not None:
+        direction = model.embedding[token_of(tokenizer, remove)]
+        edits.append(room.SenseEdit(token, sense, direction=direction, remove=True))
+    if add is not None:
+        other, _, amount = add.partition("=")
+        direction = model.embedding[token_of(tokenizer, other)]
+        edits.append(
+            room.SenseEdit(token, sense, direction=direction, add=_float("add", amount or "1"))
+        )
+    if not edits:
+        rows = [
+            {
+                "sense": row["sense"],
+                "token": readable(tokenizer.token(row["token_id"])),
+                "logit": row["logit"],
+            }
+            for row in predicts(model, token, top)
+        ]
+        display.show(rows, form)
+        return
+    ids = tokenizer.encode(prompt) if prompt is not None else [token]
+    if token not in ids:
+        raise UserError(f"prompt = {prompt!r}: does not hold the word {tokenizer.token(token)!r}")
+    ids = list(ids)[-model.config.block_size :]
+    effect = room.sense_effect(model, torch.tensor(ids, device=model.embedding.device), edits, top)
+    rows = [{"token": readable(tokenizer.token(row.pop("token_id"))), **row} for row in effect]
+    display.show(rows, form)
+
+
+def _scaling(text: str, count: int) -> tuple[int, float]:
+    which, equals, factor = text.partition("=")
+    if not equals or not which.strip().isdigit():
+        raise UserError(f"scale = {text!r}: expected SENSE=FACTOR, like 2=0.5")
+    _check_sense(int(which), count)
+    return int(which), _float("scale", factor)
+
+
+def _check_sense(sense: int, count: int) -> None:
+    if not 0 <= sense < count:
+        raise UserError(f"sense = {sense}: this model has senses 0 to {count - 1}")
+
+
+def _float(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"{name} = {text!r}: expected a number") from None
+
+
+def sample(
+    run: str,
+    *,
+    prompt: str = "",
+    length: int = 100,
+    count: int = 1,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    seed: int = 0,
+    step: str = "best",
+) -> None:
+    """Sample text from a run's model.
+
+    Args:
+        run: A language run.
+        prompt: How the text begins; without it, the start of a document.
+        length: Tokens to draw.
+        count: How many texts.
+        temperature: 0 takes the likeliest token; 1 draws from the model's own probabilities.
+        top_k: Draw among this many likeliest tokens.
+    """
+    if length < 1 or count < 1:
+        raise UserError(f"length = {length}, count = {count}: expected 1 or more")
+    if temperature < 0:
+        raise UserError(f"temperature = {temperature}: expected 0 or more")
+    if top_k is not None and top_k < 1:
+        raise UserError(f"top_k = {top_k}: expected 1 or more")
+    import torch
+
+    from cutaway.language.sampling import sample as draw
+    from cutaway.nets.reference import load
+
+    loaded = load(run_folder(run), step=_step(step))
+    tokenizer = loaded.tokenizer
+    ids = list(tokenizer.encode(prompt)) or [tokenizer.end_of_text]
+    start = torch.tensor([ids] * count, device=loaded.model.embedding.device)
+    for drawn in draw(loaded.model, start, length, temperature=temperature, top_k=top_k, seed=seed):
+        text = tokenizer.decode(drawn.tolist()[len(ids) if not prompt else 0 :])
+        print(text if count == 1 else f"--- {text}")

@@ -1,0 +1,106 @@
+"""The command tree. Commands are named as strings, so that `--help` loads neither torch nor rooms."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+import cutaway
+from cutaway.base import display
+from cutaway.base.errors import CutawayError
+
+app = App(
+    name="cutaway",
+    help="A workbench for looking inside neural networks while they learn.",
+    version=cutaway.__version__,
+    help_epilogue="Every command: --quiet shows results only, --debug shows tracebacks.",
+)
+
+# name, place, help: one line for the overview; the command's own docstring has the rest
+COMMANDS: list[tuple[str, str, str]] = [
+    ("tour", "cutaway.cli.tour:tour", "The whole story on an embedded corpus, in minutes."),
+    ("train", "cutaway.cli.train:app", "Train anything: a preset or a YAML file."),
+    ("presets", "cutaway.cli.train:presets", "List the presets."),
+    (
+        "params",
+        "cutaway.cli.language:params",
+        "Parameters per component; configurations of a size.",
+    ),
+    ("plot", "cutaway.cli.plot:plot", "Pictures of one run or many."),
+    ("words", "cutaway.cli.language:words", "Words by sense."),
+    ("senses", "cutaway.cli.language:senses", "A word's senses: read and change them."),
+    ("sample", "cutaway.cli.language:sample", "Sample text from a run."),
+    ("export", "cutaway.cli.export:export", "Hand a run's model on to other libraries."),
+]
+GROUPS: list[tuple[str, str, list[tuple[str, str, str]]]] = [
+    (
+        "corpus",
+        "Text sources.",
+        [
+            ("ls", "cutaway.cli.corpus:ls", "Which sources there are."),
+            ("show", "cutaway.cli.corpus:show", "Size, sample and token counts of one."),
+        ],
+    ),
+    (
+        "runs",
+        "The store of runs.",
+        [
+            ("ls", "cutaway.cli.runs:ls", "List the runs in a folder."),
+            ("show", "cutaway.cli.runs:show", "All about one run."),
+            ("sql", "cutaway.cli.runs:sql", "Ask all runs in SQL."),
+            ("compare", "cutaway.cli.runs:compare", "What differs between runs."),
+            ("verify", "cutaway.cli.runs:verify", "Check a run's files against their checksums."),
+            ("rm", "cutaway.cli.runs:rm", "Delete runs."),
+        ],
+    ),
+]
+
+for _name, _place, _help in COMMANDS:
+    app.command(_place, name=_name, help=_help)
+for _name, _help, _commands in GROUPS:
+    _group = App(name=_name, help=_help)
+    for _command, _place, _line in _commands:
+        _group.command(_place, name=_command, help=_line)
+    app.command(_group)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; returns its exit code. Errors are one line unless `--debug`."""
+    debug = "--debug" in arguments
+    display.quiet.set("--quiet" in arguments)
+    arguments = [one for one in arguments if one not in ("--debug", "--quiet")]
+    try:
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CutawayError as error:
+        return _complain(str(error), error.exit_code, debug)
+    except CycloptsError as error:
+        return _complain(_one_line(error), 2, debug)
+    except KeyboardInterrupt:
+        return _complain("stopped by Ctrl-C", 130, debug)
+    except BrokenPipeError:  # the reader of our output has gone: `cutaway runs ls | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{where}{error.strerror or error}", 2, debug)
+    return 0
+
+
+def _complain(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"cutaway: {message}", file=sys.stderr)
+    return code
+
+
+def _one_line(error: CycloptsError) -> str:
+    return " ".join(str(error).split())
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))

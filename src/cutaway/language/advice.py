@@ -1,0 +1,98 @@
+"""What a finished run shows that its owner should know, each with the field to change."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cutaway.language.config import LanguageConfig
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_FLAT = 0.01  # a fall of the validation loss below this share of its start is no learning
+_COARSE = 5  # evaluations below which a curve is a guess
+_OVERFIT = 0.02  # rise above the best validation loss, as a share of it
+_ALIKE = 0.02  # spread of activations below which a ranking means nothing
+
+
+def advice(history: pa.Table, words: pa.Table | None, config: LanguageConfig) -> list[str]:
+    """One line for each thing worth knowing; empty where all is well.
+
+    history: the run's rows (step, val_loss); words: its table `words`, if it has one.
+    """
+    return [
+        *_about_the_curve(history, config),
+        *_about_words(words, history, config),
+    ]
+
+
+def _about_the_curve(history: pa.Table, config: LanguageConfig) -> list[str]:
+    if "val_loss" not in history.column_names:
+        return []
+    pairs = zip(history["step"].to_pylist(), history["val_loss"].to_pylist(), strict=True)
+    evaluations = [(step, loss) for step, loss in pairs if loss is not None]
+    if not evaluations:
+        return []
+    notes = []
+    steps = evaluations[-1][0]
+    losses = [loss for _, loss in evaluations]
+    if len(evaluations) < _COARSE:
+        notes.append(
+            f"only {len(evaluations)} evaluations in {steps} steps: too coarse for a curve; "
+            f"set eval_interval to {max(1, steps // 20)} (it is {config.eval_interval})"
+        )
+    if len(losses) > 1 and losses[0] - min(losses) < _FLAT * losses[0]:
+        notes.append(
+            f"the validation loss is flat ({losses[0]:.3f} to {losses[-1]:.3f}): raise "
+            f"learning_rate (it is {config.learning_rate:g}) or max_iters (it is {config.max_iters})"
+        )
+    best = min(losses)
+    if losses[-1] > best * (1 + _OVERFIT):
+        at = evaluations[losses.index(best)][0]
+        notes.append(
+            f"the validation loss rose from {best:.3f} at step {at} to {losses[-1]:.3f}: the model "
+            f"overfits; lower max_iters to about {at}, or raise dropout (it is {config.dropout:g})"
+        )
+    elif len(losses) >= _COARSE and losses[-2] - losses[-1] > 0.01 * losses[-1]:
+        notes.append(
+            f"the validation loss was still falling at the end ({losses[-2]:.3f} to "
+            f"{losses[-1]:.3f}): train on with --extra-steps, or raise max_iters"
+        )
+    return notes
+
+
+def _about_words(words: pa.Table | None, history: pa.Table, config: LanguageConfig) -> list[str]:
+    if config.model != "backpack":
+        return []
+    if words is None or not words.num_rows:
+        return [why_no_words(config, int(history["step"][-1].as_py()) if history.num_rows else 0)]
+    last = words["step"].to_pylist()[-1]
+    activations = [
+        a
+        for step, a in zip(words["step"].to_pylist(), words["activation"].to_pylist(), strict=True)
+        if step == last
+    ]
+    spread = (max(activations) - min(activations)) / max(activations)
+    if len(activations) > 1 and spread < _ALIKE:
+        return [
+            f"the most used words all lie within {spread:.1%} of each other: their ranking means "
+            f"nothing yet; train longer (max_iters is {config.max_iters})"
+        ]
+    return []
+
+
+def why_no_words(config: LanguageConfig, steps: int) -> str:
+    """Why a run has no readings of words, and the field to change."""
+    if config.model != "backpack":
+        return (
+            f"no words: model is {config.model}, and only a backpack has senses (model: backpack)"
+        )
+    if steps < config.words_every:
+        return (
+            f"no words: the run ended at step {steps}, before the first reading at "
+            f"{config.words_every} (words_interval, or half of eval_interval)"
+        )
+    return (
+        "no words: none was seen five times in the held-out windows; raise eval_iters or "
+        "validation_fraction, or lower vocab_size"
+    )

@@ -1,0 +1,20 @@
+"""Exact attribution of a Backpack's logits to the words before and their senses."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cutaway.nets.backpack import Backpack
+
+
+@torch.no_grad()
+def attribute(model: Backpack, tokens: Tensor, target: int, position: int = -1) -> Tensor:
+    """What each earlier token's senses add to a logit: tokens (T,) → (k, T).
+
+    Entry (l, j) = αₗᵢⱼ · E_target·C(x_j)ₗ at query position i. The entries sum to the logit of
+    `target` at that position: not an approximation, the model's own sum (Hewitt et al. 2023, §2).
+    """
+    alpha = model.alpha(tokens[None])[0, :, position]  # (k, T)
+    raises = model.sense_vectors(tokens) @ model.embedding[target]  # (T, k)
+    return alpha * raises.t()

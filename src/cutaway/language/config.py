@@ -1,0 +1,152 @@
+"""Settings of a language run, under the names nanoGPT's users know."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from cutaway.studies.settings import StudyConfig
+from cutaway.training.config import LoopConfig
+
+
+class LanguageConfig(StudyConfig):
+    """A Backpack or GPT-2 language model on a text source."""
+
+    model: Literal["backpack", "gpt2"] = "backpack"
+    """Which network: a Backpack, or the GPT-2 baseline."""
+    data: str = "docstrings"
+    """Text: a source by name, a file or a folder (`cutaway corpus ls`)."""
+    tokenizer: str = "train"
+    """`train` a byte-level BPE on the data, or a pretrained one by id, folder or file."""
+    vocab_size: int | None = Field(8192, ge=257)
+    """Tokens of a trained tokenizer; with a pretrained one, what it has."""
+    validation_fraction: float = Field(0.1, gt=0, le=0.5)
+    """Share of the tokens kept for validation, by document."""
+
+    block_size: int = Field(128, ge=2)
+    """Context length in tokens."""
+    n_layer: int = Field(2, ge=1)
+    """Transformer blocks."""
+    n_head: int = Field(2, ge=1)
+    """Attention heads; must divide n_embd."""
+    n_embd: int = Field(48, ge=1)
+    """Width of the model."""
+    n_senses: int = Field(4, ge=1)
+    """Sense vectors per word (Backpack only); must divide n_embd."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of activations dropped in training."""
+    bias: bool = True
+    """Biases in linear maps and norms, as in GPT-2."""
+
+    batch_size: int = Field(16, ge=1)
+    """Windows per step and accumulation part."""
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    """Parts a step's batch is worked through in; a step sees batch_size times this."""
+    max_iters: int = Field(1000, ge=1)
+    """Training steps."""
+    eval_interval: int = Field(100, ge=1)
+    """Steps between evaluations."""
+    eval_iters: int = Field(20, ge=1)
+    """Batches of held-out windows per evaluation (the same ones each time)."""
+    log_interval: int = Field(10, ge=1)
+    """Steps between recorded rows."""
+    checkpoint_interval: int | None = Field(None, ge=1)
+    """Steps between checkpoints; default eval_interval."""
+    keep_checkpoints: int | None = Field(2, ge=1)
+    """Newest checkpoints kept besides the best; none keeps all."""
+
+    learning_rate: float = Field(1e-3, gt=0)
+    """Highest learning rate, reached after the warm-up."""
+    min_lr: float | None = Field(None, ge=0)
+    """Lowest learning rate, at the end; default a tenth of the highest."""
+    warmup_iters: int = Field(0, ge=0)
+    """Steps of linear warm-up."""
+    lr_decay_iters: int | None = Field(None, ge=1)
+    """Step at which the learning rate is lowest; default max_iters."""
+    weight_decay: float = Field(0.1, ge=0)
+    """Decoupled weight decay, on matrices only."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """Adam's decay of the gradient's mean."""
+    beta2: float = Field(0.99, ge=0, lt=1)
+    """Adam's decay of the gradient's square."""
+    eps: float = Field(1e-8, gt=0)
+    """Adam's floor under the root."""
+    grad_clip: float | None = Field(1.0, gt=0)
+    """Gradient norm above which the gradient is scaled down; none never does."""
+
+    words_interval: int | None = Field(None, ge=1)
+    """Steps between readings of the most used words (Backpack only); default eval_interval / 2."""
+    top_words: int = Field(20, ge=1)
+    """Words kept per reading."""
+    log_points: int = Field(1000, ge=10)
+    """Most points training_log.json may hold; longer logs are thinned there, never in the history."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> LanguageConfig:
+        if self.n_embd % self.n_head:
+            raise ValueError(
+                f"n_head = {self.n_head}: must divide n_embd = {self.n_embd}; {_divisors(self.n_embd)}"
+            )
+        if self.model == "backpack" and self.n_embd % self.n_senses:
+            raise ValueError(
+                f"n_senses = {self.n_senses}: must divide n_embd = {self.n_embd}; "
+                f"{_divisors(self.n_embd)}"
+            )
+        if self.min_lr is not None and self.min_lr > self.learning_rate:
+            raise ValueError(f"min_lr = {self.min_lr}: above learning_rate = {self.learning_rate}")
+        if self.warmup_iters >= (self.lr_decay_iters or self.max_iters):
+            raise ValueError(
+                f"warmup_iters = {self.warmup_iters}: must end before step "
+                f"{self.lr_decay_iters or self.max_iters}, where the learning rate is lowest"
+            )
+        if self.tokenizer == "train" and self.vocab_size is None:
+            raise ValueError("vocab_size = None: training a tokenizer needs a size")
+        return self
+
+    @property
+    def words_every(self) -> int:
+        """Steps between readings of words: half the evaluation interval unless set."""
+        return self.words_interval or max(1, self.eval_interval // 2)
+
+    def architecture(self, vocab_size: int) -> dict[str, Any]:
+        """What `nets.build` needs to make this network."""
+        shape = {
+            "name": self.model,
+            "vocab_size": vocab_size,
+            "block_size": self.block_size,
+            "n_layer": self.n_layer,
+            "n_head": self.n_head,
+            "n_embd": self.n_embd,
+            "dropout": self.dropout,
+            "bias": self.bias,
+        }
+        return shape | ({"n_senses": self.n_senses} if self.model == "backpack" else {})
+
+    def loop(self) -> LoopConfig:
+        return LoopConfig(
+            steps=self.max_iters,
+            schedule_steps=self.lr_decay_iters or self.max_iters,
+            learning_rate=self.learning_rate,
+            min_learning_rate=self.learning_rate / 10 if self.min_lr is None else self.min_lr,
+            warmup_steps=self.warmup_iters,
+            weight_decay=self.weight_decay,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            epsilon=self.eps,
+            gradient_clip=self.grad_clip,
+            parts=self.gradient_accumulation_steps,
+            eval_every=self.eval_interval,
+            log_every=self.log_interval,
+            checkpoint_every=self.checkpoint_interval or self.eval_interval,
+            keep_checkpoints=self.keep_checkpoints,
+            seed=self.seed,
+            device=self.device,
+            precision=self.precision,
+            compile=self.compile,
+        )
+
+
+def _divisors(number: int) -> str:
+    accepted = [n for n in range(1, number + 1) if number % n == 0]
+    return "accepted: " + ", ".join(map(str, accepted))

@@ -1,0 +1,1 @@
+"""Presets of the language room: one YAML file each."""

@@ -1,0 +1,76 @@
+"""Language modelling as a task for the loop: windows of tokens in, loss in nats per token out."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cutaway.language.config import LanguageConfig
+from cutaway.nets.gpt2 import LanguageModel
+from cutaway.text.token_files import TokenFiles
+from cutaway.text.windows import gather, spaced_windows, starts
+from cutaway.training.task import WHOLE, Loss, Part, Task
+
+
+class TokenBatch(NamedTuple):
+    """Tokens and, one position on, their targets: (windows, block_size) int64 each."""
+
+    tokens: Tensor
+    targets: Tensor
+
+
+class LanguageTask(Task):
+    """Next-token prediction on random windows of the training tokens.
+
+    Evaluation uses the same spaced windows of the validation tokens each time.
+    """
+
+    unit = "tokens"
+
+    def __init__(self, model: LanguageModel, config: LanguageConfig, files: TokenFiles):
+        super().__init__()
+        self.model = model
+        self.config, self.files = config, files
+        self.windows = config.batch_size * config.gradient_accumulation_steps
+        self.units_per_step = self.windows * config.block_size
+        self.held_out = spaced_windows(
+            files.validation, config.block_size, config.eval_iters * config.batch_size
+        )
+
+    def batch(self, step: int, part: Part = WHOLE) -> TokenBatch:
+        config, tokens = self.config, self.files.train
+        places = starts(len(tokens), config.block_size, self.windows, config.seed, step)
+        return self.read(tokens, places[part.slice(self.windows)])
+
+    def read(self, tokens: np.ndarray, places: np.ndarray) -> TokenBatch:
+        """The windows that start at `places`, on the model's device."""
+        windows = gather(tokens, places, self.config.block_size)
+        windows = windows.to(self.model.embedding.device, non_blocking=True)
+        return TokenBatch(windows[:, :-1], windows[:, 1:])
+
+    def loss(self, batch: TokenBatch) -> Loss:
+        share = batch.tokens.shape[0] / self.windows
+        return Loss(self.model.loss(batch.tokens, batch.targets), weight=share)
+
+    def evaluate(self) -> dict[str, float]:
+        """`val_loss` in nats per token over the held-out windows, and in bits per byte.
+
+        bits per byte = loss / ln 2 · tokens / bytes of the validation text, so that runs with
+        different tokenizers compare.
+        """
+        size = self.config.batch_size
+        total = torch.zeros((), dtype=torch.float64)
+        for start in range(0, len(self.held_out), size):
+            batch = self.read(self.files.validation, self.held_out[start : start + size])
+            total += self.model.loss(*batch).double().cpu() * len(batch.tokens)
+        loss = float(total) / len(self.held_out)
+        per_byte = len(self.files.validation) / self.files.validation_bytes
+        return {"val_loss": loss, "val_bits_per_byte": loss / math.log(2) * per_byte}
+
+    def decays(self, name: str, parameter: torch.nn.Parameter) -> bool:
+        """Matrices decay, the tied embedding among them (as in nanoGPT); biases and norms don't."""
+        return parameter.ndim >= 2

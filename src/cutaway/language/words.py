@@ -1,0 +1,158 @@
+"""Words and senses: three different questions, each with its name (Hewitt et al. 2023).
+
+`used`       which words' senses the model attends to, against chance, over held-out text
+`predicts`   which tokens a word's sense raises: the largest E·C(x)ₗ
+`evoked-by`  which (word, sense) pairs raise a given word the most
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from cutaway.base.errors import UserError
+from cutaway.nets.backpack import Backpack
+from cutaway.training.instruments import Moment, Stateless
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from cutaway.language.task import LanguageTask
+    from cutaway.text.tokenizers import Tokenizer
+
+SEEN_AT_LEAST = 5  # a word seen less often has no reading worth ranking
+_CHUNK_WORDS = 2048
+
+
+@dataclass(frozen=True)
+class Used:
+    """How much each word's senses are attended to, over some text.
+
+    activation (vocabulary, k): Σ over the word's places j and positions i ≥ j of αₗᵢⱼ, divided by
+    the same sum for uniform causal attention, 1 / (i + 1): 1 is chance. NaN where never seen.
+    count (vocabulary,): how often the word was seen.
+    """
+
+    activation: Tensor
+    count: Tensor
+
+    def top(self, number: int, without: Sequence[int] = ()) -> list[dict[str, Any]]:
+        """The words with the largest activation in any sense, seen at least five times."""
+        value, sense = self.activation.nan_to_num(-1.0).max(-1)
+        value = value.clone()
+        value[self.count < SEEN_AT_LEAST] = -1.0
+        value[list(without)] = -1.0
+        order = torch.argsort(value, descending=True, stable=True)[:number]
+        order = order[value[order] >= 0]
+        return [
+            {"token_id": token, "sense": s, "activation": a, "count": c}
+            for token, s, a, c in zip(
+                order.tolist(),
+                sense[order].tolist(),
+                value[order].tolist(),
+                self.count[order].tolist(),
+                strict=True,
+            )
+        ]
+
+
+@torch.no_grad()
+def used(model: Backpack, windows: Tensor, batch_size: int = 16) -> Used:
+    """Activation of every word and sense over windows (n, T) of tokens. See `Used`."""
+    vocabulary, k = model.config.vocab_size, model.config.n_senses
+    device = model.embedding.device
+    length = windows.shape[1]
+    # uniform attention gives position j the mass Σ_{i ≥ j} 1 / (i + 1)
+    chance = (1 / torch.arange(1, length + 1, dtype=torch.float64)).flip(0).cumsum(0).flip(0)
+    chance = chance.to(device, torch.float32)
+    mass = torch.zeros(vocabulary, k, device=device)
+    expected = torch.zeros(vocabulary, device=device)
+    count = torch.zeros(vocabulary, dtype=torch.int64, device=device)
+    training = model.training
+    model.eval()
+    for some in windows.to(device).split(batch_size):
+        received = model.alpha(some).sum(2)
+        mass.index_add_(0, some.flatten(), received.transpose(1, 2).reshape(-1, k).float())
+        expected.index_add_(0, some.flatten(), chance.repeat(len(some)))
+        count.index_add_(0, some.flatten(), torch.ones_like(some).flatten())
+    model.train(training)
+    return Used((mass / expected[:, None]).cpu(), count.cpu())
+
+
+@torch.no_grad()
+def predicts(model: Backpack, token: int, top: int = 20) -> list[dict[str, Any]]:
+    """For each sense of a word, the tokens it raises most: rows of sense, token_id, logit."""
+    senses = model.sense_vectors(torch.tensor([token], device=model.embedding.device))[0]
+    logits, ids = (senses @ model.embedding.t()).topk(min(top, model.config.vocab_size))
+    return [
+        {"sense": sense, "token_id": one, "logit": logit}
+        for sense, (row, values) in enumerate(zip(ids.tolist(), logits.tolist(), strict=True))
+        for one, logit in zip(row, values, strict=True)
+    ]
+
+
+@torch.no_grad()
+def evoked_by(model: Backpack, target: int, top: int = 20) -> list[dict[str, Any]]:
+    """The (word, sense) pairs whose sense vector raises `target` most: E_target·C(x)ₗ."""
+    direction = model.embedding[target]
+    vocabulary, k = model.config.vocab_size, model.config.n_senses
+    everything = torch.arange(vocabulary, device=direction.device)
+    raises = torch.cat(
+        [model.sense_vectors(some) @ direction for some in everything.split(_CHUNK_WORDS)]
+    ).flatten()
+    logits, places = raises.topk(min(top, vocabulary * k))
+    return [
+        {"token_id": place // k, "sense": place % k, "logit": logit}
+        for place, logit in zip(places.tolist(), logits.tolist(), strict=True)
+    ]
+
+
+def token_of(tokenizer: Tokenizer, word: str) -> int:
+    """The one token a word is, as it stands in running text (with a space before) if possible."""
+    for text in (word,) if word.startswith(" ") else (f" {word}", word):
+        ids = list(tokenizer.encode(text))
+        if len(ids) == 1:
+            return ids[0]
+    pieces = " + ".join(repr(tokenizer.token(one)) for one in tokenizer.encode(word))
+    raise UserError(
+        f"word = {word!r}: not one token of this run's tokenizer but {pieces or 'none'}"
+    )
+
+
+class TopWords(Stateless):
+    """The most used words over fixed held-out windows: the run's table `words`.
+
+    Columns: step, rank, token_id, word, sense, activation (1 = chance), count.
+    """
+
+    name = "words"
+
+    def __init__(self, every: int, windows: Tensor, tokenizer: Tokenizer, top: int):
+        self.every, self.windows, self.tokenizer, self.number = every, windows, tokenizer, top
+
+    def read(self, at: Moment) -> pa.Table:
+        task: LanguageTask = at.task  # type: ignore[assignment]
+        rows = used(task.model, self.windows).top(self.number, [self.tokenizer.end_of_text])
+        return self.table(at.step, rows)
+
+    def table(self, step: int, rows: Sequence[dict[str, Any]]) -> pa.Table:
+        """Rows of `Used.top` as the table's, with the step and the words' text."""
+        import pyarrow as pa
+
+        return pa.table(
+            {
+                "step": pa.array([step] * len(rows), pa.int64()),
+                "rank": pa.array(range(1, len(rows) + 1), pa.int64()),
+                "token_id": pa.array([row["token_id"] for row in rows], pa.int64()),
+                "word": pa.array(
+                    [self.tokenizer.token(row["token_id"]) for row in rows], pa.string()
+                ),
+                "sense": pa.array([row["sense"] for row in rows], pa.int64()),
+                "activation": pa.array([row["activation"] for row in rows], pa.float64()),
+                "count": pa.array([row["count"] for row in rows], pa.int64()),
+            }
+        )

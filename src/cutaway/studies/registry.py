@@ -1,0 +1,66 @@
+"""The studies there are. Modules are named as strings, so that listing them loads nothing.
+
+This is the one place where a lower floor names a room: the inversion that lets `train`, `sweep`
+and the command line serve rooms they do not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from cutaway.base.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from cutaway.studies.settings import StudyConfig
+    from cutaway.studies.study import Study
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a study lives: its config (loads no torch), its code, the folder of its presets."""
+
+    config: str
+    study: str
+    presets: str
+
+
+STUDIES: dict[str, Entry] = {
+    "language": Entry(
+        config="cutaway.language.config:LanguageConfig",
+        study="cutaway.language.study:LanguageStudy",
+        presets="cutaway.language.presets",
+    ),
+}
+
+
+def config_of(name: str) -> type[StudyConfig]:
+    """The config class of a study."""
+    return _fetch(_entry(name).config)
+
+
+def study_of(name: str) -> Study:
+    """The study itself; loads its room."""
+    return _fetch(_entry(name).study)()
+
+
+def infer(keys: Iterable[str]) -> str:
+    """The study whose config knows the most of these keys, for files that do not name theirs."""
+    keys = set(keys)
+    known = {name: len(keys & set(config_of(name).model_fields)) for name in STUDIES}
+    return max(known, key=known.__getitem__)
+
+
+def _entry(name: str) -> Entry:
+    if name not in STUDIES:
+        raise UserError(
+            f"study = {name!r}: expected one of {', '.join(STUDIES)}{nearest(name, STUDIES)}"
+        )
+    return STUDIES[name]
+
+
+def _fetch(place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    return getattr(import_module(module), attribute)

@@ -1,0 +1,152 @@
+"""YAML and `--field value` into one validated config; every complaint is one line.
+
+The only place where settings are read. A config is a flat pydantic model whose fields carry a
+one-line description; the same model serves Python, YAML, the command line and sweeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cutaway.base.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from cutaway.training.config import LoopConfig
+
+
+class StudyConfig(BaseModel):
+    """What every study's config has; rooms add their own fields."""
+
+    model_config = ConfigDict(
+        extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True, validate_default=True
+    )
+
+    seed: int = Field(0, ge=0)
+    """Seed of weights, batches and everything else that is drawn."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto times both on this machine, takes the faster and records it."""
+    compile: bool = False
+    """Compile the loss with torch.compile (needs a C++ compiler; slow to start)."""
+    wandb: Literal["off", "online", "offline"] = "off"
+    """Also log to Weights & Biases (needs the extra `wandb`)."""
+    wandb_project: str = "cutaway"
+    """Weights & Biases project."""
+    tensorboard: bool = False
+    """Also write TensorBoard events into the run folder (needs the extra `tensorboard`)."""
+
+    def loop(self) -> LoopConfig:
+        """These settings in the loop's own names."""
+        raise TypeError(f"{type(self).__name__} does not say how to train")
+
+
+C = TypeVar("C", bound=BaseModel)
+
+
+def overrides(tokens: Sequence[str]) -> dict[str, Any]:
+    """`["--learning-rate", "1e-3", "--no-bias"]` → `{"learning_rate": "1e-3", "bias": False}`.
+
+    Hyphen and underscore are the same; a flag alone means true; the last of two wins.
+    """
+    values: dict[str, Any] = {}
+    waiting = list(tokens)
+    while waiting:
+        token = waiting.pop(0)
+        if not token.startswith("--") or len(token) < 3:
+            raise UserError(f"unexpected argument {token!r}: settings look like --field value")
+        name, equals, value = token[2:].partition("=")
+        name = name.replace("-", "_")
+        if equals:
+            values[name] = value
+        elif waiting and not waiting[0].startswith("--"):
+            values[name] = waiting.pop(0)
+        elif name.startswith("no_"):
+            values[name[3:]] = False
+        else:
+            values[name] = True
+        if isinstance(values.get(name), str) and values[name].lower() in ("none", "null"):
+            values[name] = None
+    return values
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping a YAML file holds (YAML 1.2: `1e-8` is a number; a repeated key is an error)."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file (settings are YAML in UTF-8)") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    try:
+        values = YAML(typ="safe", pure=True).load(text)
+    except MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{path}{line}: {str(error.problem).splitlines()[0]}") from None
+    except (YAMLError, ValueError) as error:
+        raise UserError(f"{path}: {str(error).splitlines()[0]}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected `field: value` lines, found {type(values).__name__}")
+    return {str(key).replace("-", "_"): value for key, value in values.items()}
+
+
+def resolve(model: type[C], file: Mapping[str, Any], over: Mapping[str, Any] | None = None) -> C:
+    """One validated config from a file's values and, above them, the command line's.
+
+    Text in a file is not taken for a number (`'1e-8'` in quotes is a mistake, and named as one);
+    the command line knows only text, so there it is.
+    """
+    for name, value in file.items():
+        field = model.model_fields.get(name)
+        if field and isinstance(value, str) and not _takes_text(field.annotation):
+            raise UserError(
+                f"{name} = {value!r}: expected {_kind(field.annotation)}, found text; write it without quotes"
+            )
+    try:
+        return model.model_validate({**file, **(over or {})})
+    except ValidationError as error:
+        raise UserError("; ".join(_complaint(model, one) for one in error.errors())) from None
+
+
+def _complaint(model: type[BaseModel], error: Any) -> str:
+    field = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{model.__name__} has no field {field!r}{nearest(field, model.model_fields)}"
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    message = error["msg"]
+    return f"{field} = {error['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _takes_text(annotation: Any) -> bool:
+    if get_origin(annotation) in (Union, type(int | str)):
+        return any(_takes_text(one) for one in get_args(annotation))
+    return annotation not in (int, float, bool, type(None))
+
+
+def _kind(annotation: Any) -> str:
+    plain = [one for one in get_args(annotation) or (annotation,) if one is not type(None)]
+    names = {int: "a whole number", float: "a number", bool: "true or false"}
+    return " or ".join(names.get(one, str(one)) for one in plain)
+
+
+def describe(model: type[BaseModel]) -> list[dict[str, Any]]:
+    """Name, default and description of every field, for help texts."""
+    return [
+        {
+            "field": name,
+            "default": "required" if field.is_required() else field.default,
+            "meaning": field.description or "",
+        }
+        for name, field in model.model_fields.items()
+    ]

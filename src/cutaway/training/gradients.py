@@ -1,0 +1,65 @@
+"""The gradient of a step's batch, part by part, in as many parts as memory asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cutaway.base.display import notice
+from cutaway.base.errors import RunFailed
+from cutaway.training.precision import autocast
+from cutaway.training.task import Loss, Part, Task
+from cutaway.training.updaters import Updater
+
+_MOST_PARTS = 1024  # halving a batch further than this will not find the memory
+
+
+class Gradients:
+    """Leaves in `.grad` the gradient of the batch's mean loss.
+
+    `parts` starts as configured and doubles when a device runs out of memory: batches are pure
+    functions of (seed, step, part), so the step is simply worked again in smaller slices.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        compute_loss: Callable[[Any], Loss],
+        updater: Updater,
+        device: torch.device,
+        precision: str,
+        parts: int,
+    ):
+        self.task, self.compute_loss, self.updater = task, compute_loss, updater
+        self.device, self.precision, self.parts = device, precision, parts
+
+    def compute(self, step: int) -> tuple[Any, Loss]:
+        """The last part's batch, and its loss with `total` replaced by the whole batch's mean."""
+        while True:
+            try:
+                return self._in_parts(step)
+            except torch.OutOfMemoryError as error:
+                if not self.task.separable or self.parts >= _MOST_PARTS:
+                    raise RunFailed(f"out of memory: {str(error).splitlines()[0]}", step) from error
+                self.parts *= 2
+            # outside the handler, so that what the failed pass held is free
+            notice(f"out of memory at step {step}: going on with {self.parts} parts a batch")
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _in_parts(self, step: int) -> tuple[Any, Loss]:
+        self.updater.zero()
+        mean: Tensor | None = None
+        for index in range(self.parts):
+            batch = self.task.batch(step, Part(index, self.parts))
+            with autocast(self.device, self.precision):
+                loss = self.compute_loss(batch)
+            weight = 1 / self.parts if loss.weight is None else loss.weight
+            weighted = loss.total if weight == 1 else loss.total * weight
+            weighted.sum().backward()
+            mean = weighted.detach() if mean is None else mean + weighted.detach()
+        return batch, replace(loss, total=mean)

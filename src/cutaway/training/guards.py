@@ -1,0 +1,86 @@
+"""What stops a run: a signal, a loss that is no number, memory that is gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import torch
+from torch import Tensor
+
+from cutaway.base.errors import RunFailed
+
+
+class Stop:
+    """Ctrl-C or SIGTERM asks; the loop answers between steps. A second one acts at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> Stop:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._ask)
+        return self
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+        for each in self._previous:
+            signal.signal(
+                each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL
+            )
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+class FiniteGuard:
+    """Remembers the first step whose loss or gradient was not finite.
+
+    On a CPU the answer costs nothing, so the bad step is never applied; elsewhere asking would
+    stall the device, so the flag stays there and is read when rows are written and always before
+    a checkpoint is.
+    """
+
+    def __init__(self, device: torch.device, members: int):
+        self.immediate = device.type == "cpu"
+        self.first_bad = torch.full((members,), -1, dtype=torch.int64, device=device)
+        self.what = "loss or gradient"
+
+    def watch(self, step: int, total: Tensor, gradient_norm: Tensor) -> None:
+        """Note whether this step's figures are finite; on a CPU raises at once."""
+        bad = ~torch.isfinite(total.detach() + gradient_norm).reshape(-1)
+        if self.immediate and bool(bad.any()):
+            which = "loss" if not bool(torch.isfinite(total).all()) else "gradient"
+            self.what = which
+            self.first_bad.fill_(step)
+            self.check()
+        elif not self.immediate:
+            self.first_bad.copy_(torch.where(bad & (self.first_bad < 0), step, self.first_bad))
+
+    def check(self) -> None:
+        """Raise RunFailed if a watched step was not finite (synchronises the device)."""
+        steps = [step for step in self.first_bad.tolist() if step >= 0]
+        if steps:
+            raise RunFailed(f"the {self.what} became non-finite at step {min(steps)}", min(steps))
+
+
+@contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """On a GPU, ask torch for kernels that give the same bits every time."""
+    if device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)

@@ -1,0 +1,195 @@
+"""The loop: everything in cutaway that trains by steps trains here.
+
+At step s, with weights θ_s: evaluate if due, save if due, draw the batch, loss, backward, read the
+instruments, record the row of s, update to θ_{s+1}. After the last update one more pass records
+the row of the final weights. Row s of the history therefore describes θ_s, and a checkpoint of
+step s is all that is needed to go on: every random stream belongs to (seed, step, purpose).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from cutaway.base import hardware
+from cutaway.base.errors import CutawayError, Interrupted, RunFailed, UserError
+from cutaway.base.progress import Progress, progress
+from cutaway.base.seeds import stream
+from cutaway.training.config import LoopConfig
+from cutaway.training.gradients import Gradients
+from cutaway.training.guards import FiniteGuard, Stop, repeatable
+from cutaway.training.instruments import Instrument
+from cutaway.training.observing import Observer
+from cutaway.training.precision import resolve
+from cutaway.training.saving import Saver
+from cutaway.training.schedule import learning_rate
+from cutaway.training.task import Task
+
+if TYPE_CHECKING:
+    from cutaway.runs.checkpoint import Checkpoint
+    from cutaway.runs.folder import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one member's training ended; its figures are the latest recorded."""
+
+    steps_done: int
+    best_step: int | None
+    metrics: dict[str, float]
+
+
+def fit(
+    task: Task,
+    config: LoopConfig,
+    runs: Sequence[Run],
+    instruments: Sequence[Instrument] = (),
+    *,
+    checkpoint: Checkpoint | None = None,
+) -> list[Outcome]:
+    """Train `task`, leaving everything in `runs` (one per member), from a checkpoint if given.
+
+    Raises RunFailed (the runs are marked failed, with step and reason) or Interrupted (marked so,
+    with a checkpoint at the step where it stopped). The caller closes the runs.
+    """
+    if config.steps < 1:
+        raise UserError(f"steps = {config.steps}: a run needs at least one step")
+    if len(runs) != task.members:
+        raise UserError(f"{len(runs)} runs for a task of {task.members} members")
+    fitting = _Fitting(task, config, runs, instruments)
+    try:
+        with repeatable(fitting.device), Stop() as stop:
+            fitting.prepare(checkpoint)
+            with progress("training", config.steps, "steps") as bar:
+                bar.start_at(fitting.step)
+                fitting.train(stop, bar)
+        return fitting.finish()
+    except Interrupted as error:
+        name = error.name
+        fitting.leave(lambda run: run.interrupt(name))
+        raise
+    except KeyboardInterrupt:
+        fitting.leave(lambda run: run.interrupt("a second Ctrl-C"))
+        raise Interrupted("stopped at once; the last checkpoint is kept") from None
+    except Exception as error:
+        failure = error if isinstance(error, RunFailed) else RunFailed(_reason(error), fitting.step)
+        fitting.leave(lambda run: run.fail(failure.reason, failure.step))
+        if isinstance(error, UserError) and not fitting.began:
+            raise  # nothing had started: the request was wrong
+        raise failure from (None if failure is error else error)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, StopIteration):
+        return "the data source stopped yielding"
+    if isinstance(error, CutawayError | OSError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
+
+
+class _Fitting:
+    """One call of `fit`: what its steps share."""
+
+    def __init__(
+        self,
+        task: Task,
+        config: LoopConfig,
+        runs: Sequence[Run],
+        instruments: Sequence[Instrument],
+    ):
+        self.task, self.config, self.runs, self.instruments = task, config, runs, instruments
+        self.device = hardware.device(config.device)
+        self.observer = Observer(task, config, runs, instruments, self.device)
+        self.step = 0
+        self.began = False  # whether a first step has begun
+
+    def prepare(self, checkpoint: Checkpoint | None) -> None:
+        """Everything before the first step: device, updater, restored state, precision."""
+        task, config = self.task.to(self.device), self.config
+        self.updater = task.updater(config)
+        self.saver = Saver(self.runs, task, self.updater, self.instruments, config)
+        self.guard = FiniteGuard(self.device, task.members)
+        parts = config.parts
+        if checkpoint is not None:
+            self.step = self.saver.restore(checkpoint)
+            parts = checkpoint.state["parts"]
+        resolved = resolve(task, config, self.device, self.runs[0].record.resolved)
+        compute_loss = torch.compile(task.loss) if config.compile else task.loss
+        precision = resolved["precision"]
+        self.gradients = Gradients(task, compute_loss, self.updater, self.device, precision, parts)
+        for run in self.runs:
+            run.truncate(self.step)
+            run.save_record(
+                resolved=run.record.resolved | resolved,
+                device=hardware.describe(self.device),
+                steps_planned=config.steps,
+            )
+        self.observer.start(self.step)
+
+    def train(self, stop: Stop, bar: Progress) -> None:
+        """Steps from here to the end, then the row of the final weights."""
+        config, observer, first = self.config, self.observer, self.step
+        for step in range(first, config.steps + 1):
+            self.step, last = step, step == config.steps
+            evaluated: dict[str, Tensor | float] = {}
+            if step % config.eval_every == 0 or last:
+                self.guard.check()
+                evaluated = observer.evaluate(step, self.gradients.precision)
+                self.saver.judge(step, evaluated)
+            if stop.signal:
+                self.save(step)
+                raise Interrupted(f"stopped at step {step}; --resume goes on", stop.signal)
+            if step > first and (
+                step % config.checkpoint_every == 0 or last or self.saver.improved
+            ):
+                self.save(step)
+            torch.manual_seed(stream(config.seed, step, "step"))
+            self.began = True
+            rate = learning_rate(config, step)
+            batch, loss = self.gradients.compute(step)
+            norm = self.updater.clip(config.gradient_clip)
+            self.guard.watch(step, loss.total, norm)
+            row = evaluated | observer.read(step, batch, loss, self.updater, norm)
+            if row or step % config.log_every == 0 or last:
+                observer.record(step, row, loss, norm, rate)
+            if evaluated or observer.recorder.due:  # those who watch want evaluations at once
+                self.flush()
+            if last:
+                break
+            self.updater.step(rate)
+            self.task.after_step(step)
+            observer.show(bar, step + 1)
+
+    def flush(self) -> None:
+        self.guard.check()
+        self.observer.recorder.flush()
+
+    def save(self, step: int) -> None:
+        """A checkpoint of θ_step; rows before it are written first, so that none can be lost."""
+        self.flush()
+        for run in self.runs:
+            run.record.steps_attempted = run.record.steps_done = step
+        self.saver.save(step, {"parts": self.gradients.parts})
+
+    def finish(self) -> list[Outcome]:
+        """Mark every run done, with its last recorded figures."""
+        outcomes = []
+        for member, run in enumerate(self.runs):
+            metrics = self.observer.metrics(member) | self.saver.best_figures(member)
+            run.finish(metrics)
+            outcomes.append(Outcome(self.step, self.saver.best_at[member], metrics))
+        return outcomes
+
+    def leave(self, mark: Callable[[Run], None]) -> None:
+        """End early: write what was recorded, then let `mark` say how each run ended."""
+        try:
+            self.observer.recorder.flush()
+        finally:
+            for run in self.runs:
+                run.record.steps_attempted = self.step + self.began
+                run.record.steps_done = self.step
+                mark(run)

@@ -1,0 +1,107 @@
+"""What is seen while training: evaluations, instruments' readings, rows, the progress bar."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from cutaway.base.progress import Progress
+from cutaway.base.seeds import stream, torch_generator
+from cutaway.training.config import LoopConfig
+from cutaway.training.instruments import Instrument, Moment
+from cutaway.training.precision import autocast
+from cutaway.training.recorder import Recorder
+from cutaway.training.task import Loss, Task
+from cutaway.training.updaters import Updater
+
+if TYPE_CHECKING:
+    from cutaway.runs.folder import Run
+
+
+class Observer:
+    """Reads the task and its instruments at θ_step; nothing it does changes the training."""
+
+    def __init__(
+        self,
+        task: Task,
+        config: LoopConfig,
+        runs: Sequence[Run],
+        instruments: Sequence[Instrument],
+        device: torch.device,
+    ):
+        self.task, self.config, self.runs, self.device = task, config, runs, device
+        self.instruments = instruments
+        self.recorder = Recorder(runs)
+        self.instrument_seconds = dict.fromkeys((i.name for i in instruments), 0.0)
+        self.started, self.first = time.monotonic(), 0
+
+    def start(self, step: int) -> None:
+        """Training begins now, at `step`: where speeds are counted from."""
+        self.started, self.first = time.monotonic(), step
+
+    def evaluate(self, step: int, precision: str) -> dict[str, Tensor | float]:
+        """The task's figures, from a random stream of their own."""
+        torch.manual_seed(stream(self.config.seed, step, "evaluate"))
+        self.task.eval()
+        with torch.no_grad(), autocast(self.device, precision):
+            figures = dict(self.task.evaluate())
+        self.task.train()
+        return figures
+
+    def read(
+        self, step: int, batch: object, loss: Loss, updater: Updater, norm: Tensor
+    ) -> dict[str, Tensor | float]:
+        """Readings due at this step, as one row; tables go to the recorder."""
+        row: dict[str, Tensor | float] = {}
+        for instrument in self.instruments:
+            if step % instrument.every and step != self.config.steps:
+                continue
+            began = time.perf_counter()
+            purpose = f"instrument.{instrument.name}"
+            generator = torch_generator(self.config.seed, step, purpose, self.device)
+            reading = instrument.read(
+                Moment(step, self.task, batch, loss, updater, norm, generator)
+            )
+            if isinstance(reading, Mapping):
+                row |= reading
+            else:
+                self.recorder.table(instrument.name, reading)
+            self.instrument_seconds[instrument.name] += time.perf_counter() - began
+        return row
+
+    def record(
+        self,
+        step: int,
+        row: Mapping[str, Tensor | float],
+        loss: Loss,
+        norm: Tensor,
+        rate: float,
+    ) -> None:
+        """The row of this step: the batch's loss and its parts, what is common, and `row`."""
+        common = {"seconds": self.runs[0].seconds, "learning_rate": rate, "gradient_norm": norm}
+        self.recorder.row(step, {"train_loss": loss.total, **loss.parts(), **common, **row})
+
+    def show(self, bar: Progress, done: int) -> None:
+        """Progress with the newest figures."""
+        figures = {}
+        latest = self.recorder.latest(0)
+        if "train_loss" in latest:
+            elapsed = time.monotonic() - self.started
+            speed = (done - self.first) * self.task.units_per_step / max(elapsed, 1e-9)
+            figures[f"{self.task.unit}/s"] = f"{speed:,.0f}"
+            figures["loss"] = f"{latest['train_loss']:.3f}"
+        if "val_loss" in latest:
+            figures["val"] = f"{latest['val_loss']:.3f}"
+        bar.update(done, **figures)
+
+    def metrics(self, member: int) -> dict[str, float]:
+        """The newest value of every figure, and what each instrument cost."""
+        figures = dict(self.recorder.latest(member))
+        figures.pop("step", None)
+        for name, spent in self.instrument_seconds.items():
+            figures[f"instrument_seconds.{name}"] = spent
+        return figures

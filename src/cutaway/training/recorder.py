@@ -1,0 +1,80 @@
+"""Rows kept as tensors and turned into numbers together: one synchronisation per flush."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from cutaway.runs.folder import Run
+
+FLUSH_SECONDS = 1.0
+
+
+class Recorder:
+    """Takes rows whose values are numbers or tensors, () or (members,); writes them to the runs."""
+
+    def __init__(self, runs: Sequence[Run]):
+        self.runs = runs
+        self.pending: list[tuple[int, dict[str, Tensor | float]]] = []
+        self.tables: list[tuple[str, pa.Table]] = []
+        self._latest: list[dict[str, float]] = [{} for _ in runs]
+        self.flushed = time.monotonic()
+
+    def row(self, step: int, values: Mapping[str, Tensor | float]) -> None:
+        """Everything recorded about one step; the tensors are read later."""
+        kept = {k: v.detach() if isinstance(v, Tensor) else v for k, v in values.items()}
+        self.pending.append((step, kept))
+
+    def table(self, name: str, table: pa.Table) -> None:
+        """Rows of an instrument's own table."""
+        self.tables.append((name, table))
+
+    def latest(self, member: int) -> dict[str, float]:
+        """The newest value of every figure of one member."""
+        return self._latest[member]
+
+    @property
+    def due(self) -> bool:
+        """Whether rows have waited long enough for those who watch."""
+        return time.monotonic() - self.flushed > FLUSH_SECONDS
+
+    def flush(self) -> None:
+        """Write all pending rows, in order, to each member's run."""
+        tensors = [
+            v.reshape(-1) for _, row in self.pending for v in row.values() if isinstance(v, Tensor)
+        ]
+        wide = torch.float32 if tensors and tensors[0].device.type == "mps" else torch.float64
+        numbers = torch.cat([t.to(wide) for t in tensors]).tolist() if tensors else []
+        rows: list[list[dict[str, float]]] = [[] for _ in self.runs]
+        position = 0
+        for step, row in self.pending:
+            out: list[dict[str, float]] = [{"step": step} for _ in self.runs]
+            for key, value in row.items():
+                if isinstance(value, Tensor):
+                    count = value.numel()
+                    values = numbers[position : position + count]
+                    position += count
+                else:
+                    count, values = 1, [value]
+                for member, into in enumerate(out):
+                    into[key] = values[member if count > 1 else 0]
+            for member, into in enumerate(out):
+                rows[member].append(into)
+        for run, run_rows in zip(self.runs, rows, strict=True):
+            if run_rows:
+                run.append(run_rows)
+            for name, table in self.tables:
+                run.append_table(name, table)
+        for latest, run_rows in zip(self._latest, rows, strict=True):
+            for row in run_rows:
+                latest.update(row)
+        self.pending.clear()
+        self.tables.clear()
+        self.flushed = time.monotonic()

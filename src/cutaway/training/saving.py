@@ -1,0 +1,140 @@
+"""What a checkpoint of the loop holds, and getting it back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from cutaway.base.errors import RunFailed, UserError
+from cutaway.training.config import LoopConfig
+from cutaway.training.instruments import Instrument
+from cutaway.training.task import Task
+from cutaway.training.updaters import Updater
+
+if TYPE_CHECKING:
+    from cutaway.runs.checkpoint import Checkpoint
+    from cutaway.runs.folder import Run
+
+# What may change between the parts of one run without changing its path.
+_FREE = (
+    "steps",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "device",
+    "precision",
+    "compile",
+)
+
+
+def fingerprint(config: LoopConfig) -> str:
+    """A short hash of the settings that decide a run's path."""
+    fixed = {key: value for key, value in asdict(config).items() if key not in _FREE}
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Saver:
+    """Saves and restores task, updater and instruments, and knows the best evaluation so far."""
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        task: Task,
+        updater: Updater,
+        instruments: Sequence[Instrument],
+        config: LoopConfig,
+    ):
+        self.runs, self.task, self.updater = runs, task, updater
+        self.instruments, self.config = instruments, config
+        self.key, direction = task.monitor
+        self.sign = 1.0 if direction == "min" else -1.0
+        self.best = [math.inf] * task.members  # sign · value, so that smaller is better
+        self.best_at: list[int | None] = [None] * task.members
+        self.improved_at: list[int | None] = [None] * task.members
+
+    @property
+    def improved(self) -> bool:
+        """Whether an evaluation has been the best and is not saved yet."""
+        return any(step is not None for step in self.improved_at)
+
+    def judge(self, step: int, figures: Mapping[str, Tensor | float]) -> None:
+        """Note whether this evaluation is the best so far; a non-finite one fails the run."""
+        value = figures.get(self.key)
+        if value is None:
+            return
+        values = torch.as_tensor(value).reshape(-1).tolist()
+        if len(values) == 1:
+            values *= self.task.members
+        for member, one in enumerate(values):
+            if not math.isfinite(one):
+                raise RunFailed(f"{self.key} became non-finite at step {step}", step)
+            if self.sign * one < self.best[member]:
+                self.best[member] = self.sign * one
+                self.best_at[member] = self.improved_at[member] = step
+
+    def best_figures(self, member: int) -> dict[str, float]:
+        """`best_val_loss` and `best_step`, where there was an evaluation."""
+        step = self.best_at[member]
+        if step is None:
+            return {}
+        return {f"best_{self.key}": self.sign * self.best[member], "best_step": step}
+
+    def save(self, step: int, state: Mapping[str, Any]) -> None:
+        """Write θ_step and all that goes with it; the last file to appear makes it count."""
+        for member, run in enumerate(self.runs):
+            everything = self.task.member_state(member)
+            model = {k[6:]: v for k, v in everything.items() if k.startswith("model.")}
+            rest = {k: v for k, v in everything.items() if not k.startswith("model.")}
+            for instrument in self.instruments:
+                for key, value in instrument.state().items():
+                    rest[f"instrument.{instrument.name}.{key}"] = value
+            run.checkpoints.save(
+                step,
+                {"model": model, "updater": self.updater.state(), "task": rest},
+                {
+                    **state,
+                    "config": fingerprint(self.config),
+                    "best": None if self.best_at[member] is None else self.best[member],
+                    "best_step": self.best_at[member],
+                },
+            )
+            if self.improved_at[member] == step:
+                run.checkpoints.mark_best(step, self.sign * self.best[member])
+            self.improved_at[member] = None
+            run.checkpoints.prune(self.config.keep_checkpoints)
+
+    def restore(self, checkpoint: Checkpoint) -> int:
+        """Load a checkpoint's state everywhere; returns its step."""
+        if checkpoint.state.get("config") != fingerprint(self.config):
+            raise UserError(f"{checkpoint.path}: a checkpoint of another configuration")
+        state = {f"model.{k}": v for k, v in checkpoint.tensors["model"].items()}
+        extra = checkpoint.tensors["task"]
+        state |= {k: v for k, v in extra.items() if not k.startswith("instrument.")}
+        own = self.task.state_dict()
+        for name in sorted(own.keys() | state.keys()):
+            there, here = state.get(name), own.get(name)
+            if there is None or here is None or there.shape != here.shape:
+                raise UserError(
+                    f"{checkpoint.path}: a checkpoint of another configuration: {name} is "
+                    f"{_shape(there)} there and {_shape(here)} in this run"
+                )
+        self.task.load_state_dict(state)
+        self.updater.load(checkpoint.tensors["updater"])
+        for instrument in self.instruments:
+            prefix = f"instrument.{instrument.name}."
+            instrument.load({k[len(prefix) :]: v for k, v in extra.items() if k.startswith(prefix)})
+        best = checkpoint.state.get("best")
+        if best is not None:
+            self.best, self.best_at = [best], [checkpoint.state["best_step"]]
+        return checkpoint.step
+
+
+def _shape(tensor: Tensor | None) -> str:
+    return "absent" if tensor is None else str(tuple(tensor.shape))
