@@ -7,11 +7,11 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, UnknownCommandError
 
 import cutaway
 from cutaway.base import display
-from cutaway.base.errors import CutawayError
+from cutaway.base.errors import CutawayError, nearest
 
 app = App(
     name="cutaway",
@@ -98,6 +98,12 @@ def _complain(message: str, code: int, debug: bool) -> int:
 
 
 def _one_line(error: CycloptsError) -> str:
+    if isinstance(error, UnknownCommandError):  # cyclopts would load every command to suggest one
+        word = (error.unused_tokens or [""])[0]
+        groups = {name: [one for one, *_ in commands] for name, _, commands in GROUPS}
+        within = next((name for name in error.command_chain or () if name in groups), None)
+        known = groups[within] if within else [one for one, *_ in COMMANDS] + list(groups)
+        return f"no command {word!r}{nearest(word, known) or '; cutaway --help lists them'}"
     return " ".join(str(error).split())
 
 

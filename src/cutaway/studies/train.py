@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cutaway.base import hardware
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.base.files import require_writable
@@ -38,6 +39,7 @@ def train(
     out = Path(out)
     if resume or extra_steps:
         return _resume(study, config, out, extra_steps)
+    hardware.device(config.device)
     require_writable(out)
     Run.require_free(out)
     prepared = study_of(study).prepare(config)
@@ -66,6 +68,8 @@ def recorded_config(folder: str | Path) -> tuple[str, dict[str, Any]]:
 
 
 def _resume(study: str, config: StudyConfig, out: Path, extra_steps: int) -> Run:
+    from cutaway.training.saving import matching_state
+
     record = Run.open(out).record
     _require_same(record.config, config.model_dump(mode="json"), out)
     loop = config.loop()
@@ -79,24 +83,23 @@ def _resume(study: str, config: StudyConfig, out: Path, extra_steps: int) -> Run
             raise UserError(
                 f"{out}: {now.get('id')} has changed since this run began; start a new run"
             )
+    checkpoint, damage = _checkpoint(Run.open(out))
+    if checkpoint is not None:
+        matching_state(checkpoint, prepared.task, loop)
     with Run.resume(out, sinks=_sinks(config, prepared)) as run:
-        checkpoint = _checkpoint(run)
+        for line in damage:
+            run.notice(line)
         prepared.write(run.path)
         _fit(study, config, prepared, run, checkpoint, steps)
     return run
 
 
-def _checkpoint(run: Run) -> Checkpoint | None:
-    """The newest intact checkpoint; None where none was ever written."""
-    if not run.checkpoints.steps():
-        return None
-    checkpoint, notices = run.checkpoints.latest_intact()
-    for line in notices:
-        notice(line)
-    if checkpoint is None:
+def _checkpoint(run: Run) -> tuple[Checkpoint | None, list[str]]:
+    """The newest intact checkpoint, and what was damaged; None where none was ever written."""
+    checkpoint, damage = run.checkpoints.latest_intact()
+    if checkpoint is None and damage:
         raise UserError(f"{run.path}: no checkpoint left intact; start a new run")
-    run.save_record(notices=[*run.record.notices, *notices])
-    return checkpoint
+    return checkpoint, damage
 
 
 def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:

@@ -143,9 +143,7 @@ class _Fitting:
             if stop.signal:
                 self.save(step)
                 raise Interrupted(f"stopped at step {step}; --resume goes on", stop.signal)
-            if step > first and (
-                step % config.checkpoint_every == 0 or last or self.saver.improved
-            ):
+            if self.saver.improved or last or (step > first and step % config.checkpoint_every == 0):
                 self.save(step)
             torch.manual_seed(stream(config.seed, step, "step"))
             self.began = True

@@ -112,19 +112,8 @@ class Saver:
 
     def restore(self, checkpoint: Checkpoint) -> int:
         """Load a checkpoint's state everywhere; returns its step."""
-        if checkpoint.state.get("config") != fingerprint(self.config):
-            raise UserError(f"{checkpoint.path}: a checkpoint of another configuration")
-        state = {f"model.{k}": v for k, v in checkpoint.tensors["model"].items()}
+        state = matching_state(checkpoint, self.task, self.config)
         extra = checkpoint.tensors["task"]
-        state |= {k: v for k, v in extra.items() if not k.startswith("instrument.")}
-        own = self.task.state_dict()
-        for name in sorted(own.keys() | state.keys()):
-            there, here = state.get(name), own.get(name)
-            if there is None or here is None or there.shape != here.shape:
-                raise UserError(
-                    f"{checkpoint.path}: a checkpoint of another configuration: {name} is "
-                    f"{_shape(there)} there and {_shape(here)} in this run"
-                )
         self.task.load_state_dict(state)
         self.updater.load(checkpoint.tensors["updater"])
         for instrument in self.instruments:
@@ -134,6 +123,24 @@ class Saver:
         if best is not None:
             self.best, self.best_at = [best], [checkpoint.state["best_step"]]
         return checkpoint.step
+
+
+def matching_state(checkpoint: Checkpoint, task: Task, config: LoopConfig) -> dict[str, Tensor]:
+    """The task's state in a checkpoint; UserError where settings or shapes are another run's."""
+    if checkpoint.state.get("config") != fingerprint(config):
+        raise UserError(f"{checkpoint.path}: a checkpoint of another configuration")
+    state = {f"model.{k}": v for k, v in checkpoint.tensors["model"].items()}
+    extra = checkpoint.tensors["task"]
+    state |= {k: v for k, v in extra.items() if not k.startswith("instrument.")}
+    own = task.state_dict()
+    for name in sorted(own.keys() | state.keys()):
+        there, here = state.get(name), own.get(name)
+        if there is None or here is None or there.shape != here.shape:
+            raise UserError(
+                f"{checkpoint.path}: a checkpoint of another configuration: {name} is "
+                f"{_shape(there)} there and {_shape(here)} in this run"
+            )
+    return state
 
 
 def _shape(tensor: Tensor | None) -> str:

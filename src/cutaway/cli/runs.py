@@ -1,0 +1,227 @@
+"""`cutaway runs`: list, read, query, compare, check and delete runs."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from cutaway.base import display
+from cutaway.base.errors import CutawayError, UserError
+from cutaway.base.progress import duration
+from cutaway.cli.common import output_format
+
+if TYPE_CHECKING:
+    from cutaway.runs.record import RunRecord
+
+Runs = Annotated[Path, Parameter(name="--runs")]
+_SHOWN_METRICS = 2
+_PLAIN = [
+    *("study", "status", "reason", "steps_done", "steps_planned", "seconds"),
+    *("started", "finished", "seed", "device", "host"),
+]
+
+
+def ls(
+    folder: Path | None = None, *, runs: Runs = Path("runs"), json: bool = False, csv: bool = False
+) -> None:
+    """List the runs in a folder, oldest first.
+
+    Args:
+        folder: The folder; --runs unless given.
+        runs: The folder that holds the runs.
+        json: Print JSON.
+        csv: Print CSV.
+    """
+    from cutaway.runs.store import RunStore
+
+    format = output_format(json, csv)
+    root = folder or runs
+    if folder is not None and not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    records = RunStore(root).runs()
+    rows = [_line(one) if format == "table" else _facts(one) for one in records]
+    display.show(rows, format, empty=f"no runs in {root}/")
+
+
+def show(run: str, *, runs: Runs = Path("runs"), json: bool = False, csv: bool = False) -> None:
+    """Show all about one run: its record, final figures, tables, checkpoints and settings.
+
+    Args:
+        run: A run's folder, or its name under --runs.
+        runs: The folder that holds the runs.
+        json: Print JSON.
+        csv: Print CSV.
+    """
+    from cutaway.runs.folder import Run
+    from cutaway.runs.store import find_run
+
+    format = output_format(json, csv)
+    opened = Run.open(find_run(run, runs))
+    facts = {"run": opened.name, "path": str(opened.path), **opened.record.model_dump(mode="json")}
+    facts |= {"status": opened.status, "name": opened.name}
+    facts["tables"] = {
+        name: 0 if (table := opened.read(name)) is None else len(table) for name in opened.tables()
+    }
+    facts["checkpoints"] = {
+        "steps": opened.checkpoints.steps(),
+        "best": opened.checkpoints.best(),
+        "last": opened.checkpoints.last(),
+    }
+    if format == "json":
+        display.show([facts], format)
+        return
+    nested = ("metrics", "tables", "checkpoints", "resolved", "config", "versions")
+    pairs = [(key, value) for key, value in facts.items() if key not in nested and value]
+    pairs += [(f"{group}.{key}", value) for group in nested for key, value in facts[group].items()]
+    told = _text if format == "table" else _flat
+    display.show([{"field": key, "value": told(value)} for key, value in pairs], format)
+
+
+def sql(query: str, *, runs: Runs = Path("runs"), json: bool = False, csv: bool = False) -> None:
+    """Ask all runs in SQL (DuckDB's): tables `runs`, `history` and one per instrument.
+
+    For instance: SELECT run, config.learning_rate, min(val_loss) FROM history JOIN runs
+    USING (run) GROUP BY ALL ORDER BY 3. SHOW TABLES and DESCRIBE history say what there is.
+
+    Args:
+        query: One SELECT. It reads what is under --runs and writes nothing.
+        runs: The folder that holds the runs.
+        json: Print JSON.
+        csv: Print CSV.
+    """
+    from cutaway.runs.store import RunStore
+
+    format = output_format(json, csv)
+    if not runs.is_dir():
+        raise UserError(f"{runs}: no such folder; --runs names the folder that holds the runs")
+    answer = RunStore(runs).sql(query)
+    rows = answer.to_pylist()
+    if format != "json":
+        rows = [{key: _flat(value) for key, value in row.items()} for row in rows]
+    display.show(rows, format, columns=answer.column_names, empty="no rows")
+
+
+def compare(*names: str, runs: Runs = Path("runs"), json: bool = False, csv: bool = False) -> None:
+    """Show what differs in the settings of runs, and their final figures side by side.
+
+    Args:
+        names: Two or more runs: folders, or names under --runs.
+        runs: The folder that holds the runs.
+        json: Print JSON.
+        csv: Print CSV.
+    """
+    from cutaway.runs.compare import compare as compared
+    from cutaway.runs.folder import Run
+    from cutaway.runs.store import find_run
+
+    format = output_format(json, csv)
+    if len(names) < 2:
+        raise UserError(f"runs compare: name at least two runs, {len(names)} given")
+    rows = compared([Run.open(find_run(name, runs)) for name in names])
+    if format != "json":
+        rows = [{key: _flat(value) for key, value in row.items()} for row in rows]
+    display.show(rows, format)
+
+
+def verify(run: str, *, runs: Runs = Path("runs"), json: bool = False, csv: bool = False) -> None:
+    """Read every byte of a run and check it against its checksums; exit 1 where one is wrong.
+
+    Args:
+        run: A run's folder, or its name under --runs.
+        runs: The folder that holds the runs.
+        json: Print JSON.
+        csv: Print CSV.
+    """
+    from cutaway.runs import store
+
+    format = output_format(json, csv)
+    path = store.find_run(run, runs)
+    damages = store.verify(path)
+    if format != "table":
+        display.show([{"run": str(path), "damage": damage} for damage in damages], format)
+    elif not damages:
+        display.show([{"run": str(path), "damage": "none"}])
+    if damages:
+        more = f" (and {len(damages) - 1} more)" if len(damages) > 1 else ""
+        raise CutawayError(f"{damages[0]}{more}")
+
+
+def rm(
+    *names: str,
+    yes: Annotated[bool, Parameter(negative=())] = False,
+    runs: Runs = Path("runs"),
+    json: bool = False,
+    csv: bool = False,
+) -> None:
+    """Delete runs, with everything in their folders. A run that is being written is refused.
+
+    Args:
+        names: Runs: folders, or names under --runs.
+        yes: Do not ask.
+        runs: The folder that holds the runs.
+        json: Print JSON.
+        csv: Print CSV.
+    """
+    from cutaway.runs.folder import Run
+    from cutaway.runs.store import find_run
+
+    format = output_format(json, csv)
+    if not names:
+        raise UserError("runs rm: name at least one run")
+    paths = list(dict.fromkeys(find_run(name, runs).resolve() for name in names))
+    for path in paths:
+        Run.require_removable(path)
+    if not yes and not _agreed(paths):
+        display.notice("nothing deleted")
+        return
+    for path in paths:
+        Run.remove(path)
+    display.show([{"deleted": str(path)} for path in paths], format)
+
+
+def _agreed(paths: list[Path]) -> bool:
+    if not sys.stdin.isatty():
+        raise UserError("runs rm: asks before it deletes, and there is no terminal; add --yes")
+    for path in paths:
+        print(path, file=sys.stderr)
+    print(f"delete {len(paths)} of these, with all they hold? [y/N] ", end="", file=sys.stderr)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _line(one: RunRecord) -> dict[str, Any]:
+    """A run in one line of a table."""
+    of = f" of {one.steps_planned:,}" if one.steps_planned != one.steps_done else ""
+    metrics = sorted(one.metrics, key=lambda name: not name.startswith("best_"))[:_SHOWN_METRICS]
+    return {
+        "run": one.name,
+        "study": one.study,
+        "status": one.status,
+        "steps": f"{one.steps_done:,}{of}",
+        "time": duration(one.seconds),
+        "started": one.started[:16].replace("T", " "),
+        "figures": ", ".join(f"{name} {display.cell(one.metrics[name])}" for name in metrics),
+    }
+
+
+def _facts(one: RunRecord) -> dict[str, Any]:
+    """A run for programs: plain fields, then its final figures."""
+    metrics = {f"metrics.{name}": value for name, value in one.metrics.items()}
+    return {"run": one.name, **{key: getattr(one, key) for key in _PLAIN}, **metrics}
+
+
+def _flat(value: Any) -> Any:
+    """Nested values as JSON, for one cell of a table."""
+    if isinstance(value, dict | list):
+        return jsonlib.dumps(display.finite(value), ensure_ascii=False, default=str)
+    return value
+
+
+def _text(value: Any) -> str:
+    """A value as text, so that a column of all kinds lines up."""
+    if value is None or isinstance(value, float | bool):
+        return display.cell(value)
+    return str(_flat(value))

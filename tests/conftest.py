@@ -1,0 +1,102 @@
+"""What all tests share: a small corpus, small settings, and the command line as a function."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Before torch is loaded: test processes run side by side, one thread each.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT.parent / "shared" / "data"
+
+SUBJECTS = "the cat|a small dog|our teacher|the old king|every sailor|my sister|the president".split("|")
+VERBS = "sees|likes|follows|remembers|asks about|writes to|paints".split("|")
+OBJECTS = "the river|a red house|the long road|her brother|the quiet sea|an open door|the vote".split("|")
+ENDS = "in the morning|at night|with great care|for the last time|without a word|again and again".split("|")
+
+TINY = {
+    "block_size": 16,
+    "n_layer": 1,
+    "n_head": 2,
+    "n_embd": 16,
+    "n_senses": 2,
+    "vocab_size": 300,
+    "batch_size": 4,
+    "eval_interval": 20,
+    "eval_iters": 2,
+    "max_iters": 60,
+    "learning_rate": 0.01,
+    "precision": "float32",
+}
+
+
+def sentences(seed: int, count: int) -> str:
+    """English-like text from a small grammar: the same for the same seed."""
+    draw = random.Random(seed)
+    made = [" ".join(draw.choice(words) for words in (SUBJECTS, VERBS, OBJECTS, ENDS)) for _ in range(count)]
+    return " ".join(sentence.capitalize() + "." for sentence in made)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Token files go to a folder of this test session's own, also those of child processes."""
+    os.environ["CUTAWAY_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of forty small text files."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for number in range(40):
+        (folder / f"text-{number:02d}.txt").write_text(sentences(number, 40))
+    return folder
+
+
+def settings_args(settings: dict) -> list[str]:
+    """`{"n_embd": 16}` → `["--n-embd", "16"]`."""
+    return [part for key, value in settings.items() for part in (f"--{key.replace('_', '-')}", str(value))]
+
+
+def command(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.Popen:
+    """`cutaway ...` as a real process."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "cutaway", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny(corpus: Path) -> dict:
+    """Settings of a language run that takes a second."""
+    return {"data": str(corpus), **TINY}
+
+
+@pytest.fixture(scope="session")
+def backpack_run(tmp_path_factory: pytest.TempPathFactory, tiny: dict) -> Path:
+    """A trained tiny Backpack's folder; tests only read it."""
+    from cutaway.studies.train import train
+
+    out = tmp_path_factory.mktemp("runs") / "backpack"
+    train("language", {**tiny, "max_iters": 300}, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def gpt2_run(tmp_path_factory: pytest.TempPathFactory, tiny: dict) -> Path:
+    """Its GPT-2 twin's folder; tests only read it."""
+    from cutaway.studies.train import train
+
+    out = tmp_path_factory.mktemp("runs") / "gpt2"
+    train("language", {**tiny, "model": "gpt2", "max_iters": 100}, out)
+    return out

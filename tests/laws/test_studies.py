@@ -1,0 +1,133 @@
+"""Laws for every registered study: it resumes exactly, and instruments leave it alone."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY, command
+from safetensors.torch import load_file
+
+from cutaway.runs.folder import Run
+from cutaway.studies.registry import STUDIES, config_of, study_of
+from cutaway.studies.settings import resolve
+from cutaway.training.loop import fit
+
+# The smallest settings of each study, as command-line fields; the name of its YAML file's study.
+SMALL = {"language": {**TINY, "max_iters": 400, "checkpoint_interval": 20, "dropout": 0.1}}
+
+
+def test_every_study_has_small_settings_here() -> None:
+    assert set(SMALL) == set(STUDIES)
+
+
+def final_state(run: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a run's last checkpoint: weights, moments, buffers, instruments."""
+    last = Run.open(run).checkpoints.load(Run.open(run).checkpoints.last())
+    return {f"{g}.{k}": v for g, named in last.tensors.items() for k, v in named.items()}
+
+
+def assert_same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    different = [name for name in one if not torch.equal(one[name], other[name])]
+    assert not different
+
+
+@pytest.fixture(scope="module", params=SMALL)
+def small(request: pytest.FixtureRequest, corpus: Path, tmp_path_factory) -> tuple[str, Path, list[str]]:
+    """A study's name, its settings as a YAML file, and the arguments that train it."""
+    settings = dict(SMALL[request.param])
+    if request.param == "language":
+        settings["data"] = str(corpus)
+    file = tmp_path_factory.mktemp("settings") / "small.yaml"
+    file.write_text("\n".join(f"{k}: {v}" for k, v in {"study": request.param, **settings}.items()))
+    return request.param, file, ["train", str(file)]
+
+
+@pytest.fixture(scope="module")
+def whole(small, tmp_path_factory) -> Path:
+    """An uninterrupted run."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    process = command(*small[2], "--out", out)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return out
+
+
+def cut_short(process: subprocess.Popen, run: Path, how: int, draw: random.Random) -> None:
+    """Signal a training process at a random moment after its first step."""
+    began = time.monotonic()
+    started = run / "checkpoints"
+    before = sorted(started.iterdir()) if started.exists() else []
+    while process.poll() is None and time.monotonic() - began < 60:
+        if started.exists() and sorted(started.iterdir()) != before:
+            break
+        time.sleep(0.002)
+    time.sleep(draw.uniform(0, 0.25))
+    if process.poll() is None:
+        process.send_signal(how)
+    process.communicate(timeout=60)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_run_cut_five_times_equals_the_whole_bit_for_bit(small, whole, tmp_path, how) -> None:
+    draw = random.Random(int(how))
+    out, codes = tmp_path / "run", []
+    for attempt in range(5):
+        process = command(*small[2], "--out", out, *(["--resume"] if attempt else []))
+        cut_short(process, out, how, draw)
+        codes.append(process.returncode)
+    process = command(*small[2], "--out", out, "--resume")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    expected = {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}[how]
+    assert expected in codes, f"no attempt was cut: exit codes {codes}"
+    assert_same_bits(final_state(out), final_state(whole))
+    cut, uncut = Run.open(out).read(), Run.open(whole).read()
+    assert cut["step"].to_pylist() == uncut["step"].to_pylist()  # neither gap nor duplicate
+    for column in set(uncut.column_names) - {"seconds"}:
+        assert cut[column].to_pylist() == uncut[column].to_pylist(), column
+    for table in Run.open(whole).tables():
+        if table != "history":
+            assert Run.open(out).read(table).equals(Run.open(whole).read(table))
+
+
+def test_instruments_leave_weights_and_moments_untouched(small, tmp_path) -> None:
+    name, file, _ = small
+    from cutaway.studies.settings import read_yaml
+
+    values = read_yaml(file)
+    values.pop("study")
+    config = resolve(config_of(name), values, {"max_iters": "40", "eval_interval": "10"})
+    for which in ("with", "without"):
+        prepared = study_of(name).prepare(config)
+        instruments = prepared.instruments if which == "with" else ()
+        with Run.create(tmp_path / which, study=name, config={}) as run:
+            fit(prepared.task, config.loop(), [run], instruments)
+    assert prepared.instruments
+    assert_same_bits(final_state(tmp_path / "with"), final_state(tmp_path / "without"))
+
+
+def test_extra_steps_equal_a_run_that_was_planned_longer(small, tmp_path) -> None:
+    """Beyond the schedule's end the rate stays at its floor, so both runs take the same path."""
+    args = [*small[2], "--max-iters", 60, "--lr-decay-iters", 60]
+    for out in ("a",):
+        process = command(*args, "--out", tmp_path / out)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    process = command("train", tmp_path / "a", "--extra-steps", 20)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    long = command(*small[2], "--max-iters", 80, "--lr-decay-iters", 60, "--out", tmp_path / "c")
+    _, errors = long.communicate(timeout=120)
+    assert long.returncode == 0, errors
+    assert_same_bits(final_state(tmp_path / "a"), final_state(tmp_path / "c"))
+    record = Run.open(tmp_path / "a").record
+    assert (record.steps_planned, record.steps_done, record.status) == (80, 80, "done")
+
+
