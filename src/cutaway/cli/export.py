@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from cutaway.base import display
-from cutaway.cli.common import run_folder
+from cutaway.runs.store import find_run
 
 
 def export(run: str, *, format: Literal["hf"] = "hf", out: Path | None = None) -> None:
@@ -20,7 +20,7 @@ def export(run: str, *, format: Literal["hf"] = "hf", out: Path | None = None) -
     from cutaway.nets.export import export_huggingface
     from cutaway.nets.reference import load
 
-    folder = run_folder(run)
+    folder = find_run(run)
     loaded = load(folder, device="cpu")
     written = export_huggingface(loaded.model, loaded.tokenizer, out or folder / f"export-{format}")
     display.notice(f"wrote {written} (step {loaded.step})")

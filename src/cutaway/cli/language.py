@@ -10,10 +10,12 @@ from cyclopts import Parameter
 
 from cutaway.base import display
 from cutaway.base.errors import UserError
-from cutaway.cli.common import output_format, readable, run_folder
+from cutaway.cli.common import output_format, readable
+from cutaway.runs.store import find_run
 
 if TYPE_CHECKING:
     from cutaway.nets.reference import LoadedModel
+    from cutaway.runs.foreign import Log
 
 _SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9}
 
@@ -138,10 +140,9 @@ def words(
 def _used(run: str, top: int, plot: Path | None, form: display.Format) -> None:
     from cutaway.runs.foreign import open_log
 
-    path = Path(run)
-    log = open_log(path if path.exists() else run_folder(run))
+    log = open_log(run)
     if log.words is None or not log.words.num_rows:
-        raise UserError(_no_words(path, log))
+        raise UserError(_no_words(log))
     steps = log.words["step"].to_pylist()
     last = [row for row in log.words.to_pylist() if row["step"] == steps[-1]]
     last.sort(key=lambda row: -row["activation"])
@@ -156,7 +157,8 @@ def _used(run: str, top: int, plot: Path | None, form: display.Format) -> None:
         display.notice(f"wrote {save(words_evolution(log.words, top=min(top, 20)), plot)}")
 
 
-def _no_words(path: Path, log) -> str:
+def _no_words(log: Log) -> str:
+    path = log.path
     if (path / "run.json").is_file():
         from cutaway.language.advice import why_no_words
         from cutaway.language.config import LanguageConfig
@@ -173,7 +175,7 @@ def backpack(run: str, step: str = "best") -> LoadedModel:
     from cutaway.nets.backpack import Backpack
     from cutaway.nets.reference import load
 
-    loaded = load(run_folder(run), step=_step(step))
+    loaded = load(find_run(run), step=_step(step))
     if not isinstance(loaded.model, Backpack):
         raise UserError(
             f"{run}: its model is {loaded.config.get('model')}; only a backpack has senses"
@@ -317,7 +319,7 @@ def sample(
     from cutaway.language.sampling import sample as draw
     from cutaway.nets.reference import load
 
-    loaded = load(run_folder(run), step=_step(step))
+    loaded = load(find_run(run), step=_step(step))
     tokenizer = loaded.tokenizer
     ids = list(tokenizer.encode(prompt)) or [tokenizer.end_of_text]
     start = torch.tensor([ids] * count, device=loaded.model.embedding.device)

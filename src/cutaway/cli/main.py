@@ -71,8 +71,14 @@ for _name, _help, _commands in GROUPS:
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns its exit code. Errors are one line unless `--debug`."""
     debug = "--debug" in arguments
-    display.quiet.set("--quiet" in arguments)
-    arguments = [one for one in arguments if one not in ("--debug", "--quiet")]
+    before = display.quiet.set("--quiet" in arguments)
+    try:
+        return _run([one for one in arguments if one not in ("--debug", "--quiet")], debug)
+    finally:
+        display.quiet.reset(before)
+
+
+def _run(arguments: Sequence[str], debug: bool) -> int:
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CutawayError as error:

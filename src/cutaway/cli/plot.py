@@ -9,7 +9,6 @@ from cyclopts import Parameter
 
 from cutaway.base import display
 from cutaway.base.errors import UserError
-from cutaway.cli.common import run_folder
 
 
 def plot(
@@ -37,7 +36,7 @@ def plot(
 
     if not runs:
         raise UserError(f"plot {what}: name at least one run or training_log.json")
-    logs = [open_log(Path(run) if Path(run).exists() else run_folder(run)) for run in runs]
+    logs = [open_log(run) for run in runs]
     if what == "all":
         if len(logs) > 1:
             raise UserError(f"plot all: one run at a time, {len(logs)} given")

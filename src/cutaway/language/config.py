@@ -78,7 +78,7 @@ class LanguageConfig(StudyConfig):
     words_interval: int | None = Field(None, ge=1)
     """Steps between readings of the most used words (Backpack only); default eval_interval / 2."""
     top_words: int = Field(20, ge=1)
-    """Words kept per reading."""
+    """Words per reading in training_log.json; the run's table `words` keeps more."""
     log_points: int = Field(1000, ge=10)
     """Most points training_log.json may hold; longer logs are thinned there, never in the history."""
 

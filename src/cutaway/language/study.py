@@ -54,11 +54,11 @@ class LanguageStudy(Study[LanguageConfig]):
             count = max(1, WORDS_TOKENS // config.block_size)
             places = spaced_windows(files.validation, config.block_size, count)
             windows = gather(files.validation, places, config.block_size)[:, :-1]
-            instruments.append(TopWords(config.words_every, windows, tokenizer, config.top_words))
+            instruments.append(TopWords(config.words_every, windows, tokenizer))
         return Prepared(
             task=task,
             instruments=instruments,
-            sinks=[TrainingLog(max_points=config.log_points)],
+            sinks=[TrainingLog(config.log_points, config.top_words)],
             parents=[{"kind": "tokens", "id": config.data, "sha256": files.fingerprint}],
             resolved={
                 "architecture": architecture,

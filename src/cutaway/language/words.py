@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cutaway.text.tokenizers import Tokenizer
 
 SEEN_AT_LEAST = 5  # a word seen less often has no reading worth ranking
+KEPT_WORDS = 500  # most words a reading keeps, so that a word's curve over training has few gaps
 _CHUNK_WORDS = 2048
 
 
@@ -131,12 +132,12 @@ class TopWords(Stateless):
 
     name = "words"
 
-    def __init__(self, every: int, windows: Tensor, tokenizer: Tokenizer, top: int):
-        self.every, self.windows, self.tokenizer, self.number = every, windows, tokenizer, top
+    def __init__(self, every: int, windows: Tensor, tokenizer: Tokenizer):
+        self.every, self.windows, self.tokenizer = every, windows, tokenizer
 
     def read(self, at: Moment) -> pa.Table:
         task: LanguageTask = at.task  # type: ignore[assignment]
-        rows = used(task.model, self.windows).top(self.number, [self.tokenizer.end_of_text])
+        rows = used(task.model, self.windows).top(KEPT_WORDS, [self.tokenizer.end_of_text])
         return self.table(at.step, rows)
 
     def table(self, step: int, rows: Sequence[dict[str, Any]]) -> pa.Table:

@@ -56,7 +56,8 @@ def train(
         sinks=_sinks(config, prepared),
     ) as run:
         prepared.write(run.path)
-        run.save_record(notices=list(prepared.notices))
+        for line in prepared.notices:
+            run.record.notices.append(line)
         _fit(study, config, prepared, run, None)
     return run
 

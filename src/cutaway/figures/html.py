@@ -1,0 +1,206 @@
+"""Self-contained HTML pages: text, figures, sortable tables and commands in one file.
+
+A page loads nothing: style, script and pictures are inside it, and its content security policy
+forbids the browser to fetch anything else. It follows the reader's light or dark scheme, prints,
+and works without its script (which only sorts and filters tables).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup, escape
+
+from cutaway.base.display import cell
+
+if TYPE_CHECKING:
+    import jinja2
+    from matplotlib.figure import Figure
+
+_FOLDER = Path(__file__).with_name("html")
+_SCALE = 1.3  # figures are set for paper; on a screen 7 points become 12 pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A figure with the sentence under it, which is also its description for screen readers."""
+
+    figure: Figure | Markup
+    caption: str
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of a table that readers sort by its heads and filter. Columns default to all seen."""
+
+    rows: Sequence[Mapping[str, Any]]
+    columns: Sequence[str] | None = None
+    caption: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of a page, shown in this order: paragraphs, pictures, table, commands to copy.
+
+    In a paragraph `**bold**` and backticks work; anything else is shown as it is. A `Markup` is
+    taken as HTML.
+    """
+
+    title: str
+    text: str | Markup | Sequence[str | Markup] = ()
+    pictures: Sequence[Picture] = ()
+    table: Table | None = None
+    commands: str = ""
+
+
+def page(title: str, sections: Sequence[Section], *, subtitle: str | None = None) -> str:
+    """The HTML of a whole page; the same content gives the same bytes."""
+    shown = []
+    for number, section in enumerate(sections, 1):
+        paragraphs = [section.text] if isinstance(section.text, str) else section.text
+        pictures = [
+            {
+                "body": _body(picture, f"figure-{number}-{place}-"),
+                "caption": inline(picture.caption),
+            }
+            for place, picture in enumerate(section.pictures, 1)
+        ]
+        shown.append(
+            {
+                "id": f"section-{number}",
+                "title": section.title,
+                "paragraphs": [inline(paragraph) for paragraph in paragraphs],
+                "pictures": pictures,
+                "table": _table(section.table) if section.table else None,
+                "commands": section.commands,
+            }
+        )
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            title=title,
+            subtitle=subtitle,
+            sections=shown,
+            style=Markup((_FOLDER / "theme.css").read_text("utf-8") + _figure_colors()),
+            script=Markup((_FOLDER / "table.js").read_text("utf-8")),
+        )
+    )
+
+
+def inline(text: str | Markup) -> Markup:
+    """A paragraph's text as HTML, escaped; backticks become code, `**` bold."""
+    if isinstance(text, Markup):
+        return text
+    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+    return Markup(re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", html))
+
+
+def figure_svg(figure: Figure, description: str = "", prefix: str | None = None) -> Markup:
+    """The figure as an inline SVG that fits its column and follows the page's colour scheme.
+
+    Every id in it begins with `prefix` (default: a hash of the picture), so that several figures
+    on a page don't take each other's clip paths.
+    """
+    from cutaway.figures import look
+
+    buffer = io.BytesIO()
+    look.write(figure, buffer, "svg")
+    svg = buffer.getvalue().decode("utf-8")
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(
+        r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.S
+    )
+    if prefix is None:
+        prefix = f"figure-{hashlib.sha256(svg.encode()).hexdigest()[:8]}-"
+    svg = re.sub(r'( id="|url\(#|href="#)', lambda found: found.group() + prefix, svg)
+    for light in look.dark_scheme():
+        name = light.removeprefix("#")
+        svg = re.sub(rf"(?<=: )#{name}\b", f"var(--figure-{name}, {light})", svg)
+    points = figure.get_figwidth() * 72
+    head = (
+        f'<svg role="img" aria-label="{escape(description)}" '
+        f'style="{_size(figure)}" viewBox="0 0 {points:g} {figure.get_figheight() * 72:g}">'
+    )
+    return Markup(re.sub(r"<svg[^>]*>", lambda _: head, svg, count=1).strip())
+
+
+def figure_png(figure: Figure, description: str = "") -> Markup:
+    """The figure as an image inside the page, for pictures with very many marks."""
+    from cutaway.figures import look
+
+    buffer = io.BytesIO()
+    look.write(figure, buffer, "png")
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return Markup('<img alt="{}" style="{}" src="data:image/png;base64,{}">').format(
+        description, _size(figure), data
+    )
+
+
+def _size(figure: Figure) -> str:
+    """As wide as the column up to full size; on a phone not below half, then it scrolls."""
+    points = figure.get_figwidth() * 72 * _SCALE
+    return f"width:{points:.0f}pt;min-width:{points * 0.55:.0f}pt"
+
+
+def _body(picture: Picture, prefix: str) -> Markup:
+    if isinstance(picture.figure, Markup):
+        return picture.figure
+    return figure_svg(picture.figure, picture.caption, prefix)
+
+
+def _table(table: Table) -> dict[str, Any]:
+    columns = table.columns or list(dict.fromkeys(key for row in table.rows for key in row))
+    rows = [[_cell(row.get(column)) for column in columns] for row in table.rows]
+    numeric = [
+        any(row[place]["number"] for row in rows) and not any(row[place]["words"] for row in rows)
+        for place in range(len(columns))
+    ]
+    heads = [
+        {"name": name, "numeric": is_number}
+        for name, is_number in zip(columns, numeric, strict=True)
+    ]
+    return {"heads": heads, "rows": rows, "caption": inline(table.caption)}
+
+
+def _cell(value: Any) -> dict[str, Any]:
+    """What a cell shows and, if it is a finite number, the exact value it sorts by."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    missing = value is None or (isinstance(value, float) and not math.isfinite(value))
+    return {
+        "shown": value if isinstance(value, Markup) else "–" if value is None else cell(value),
+        "value": repr(float(value)) if is_number and not missing else None,
+        "number": is_number,
+        "words": not is_number and not missing,
+    }
+
+
+def _figure_colors() -> str:
+    from cutaway.figures import look
+
+    colors = "".join(
+        f"--figure-{light.removeprefix('#')}:{dark};" for light, dark in look.dark_scheme().items()
+    )
+    return f"@media screen and (prefers-color-scheme: dark){{:root{{{colors}}}}}\n"
+
+
+@lru_cache
+def _environment() -> jinja2.Environment:
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

@@ -1,0 +1,84 @@
+"""Several charts on one page that share what can be shared: colours by name, and one legend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from matplotlib.figure import Figure
+
+from cutaway.base.errors import UserError
+from cutaway.figures import look
+from cutaway.figures.curves import Series, Style, decorate, draw, handles, legend
+from cutaway.figures.direct import label_ends
+from cutaway.figures.text import label
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One chart of a grid: its lines and what `curves` says of them."""
+
+    series: Sequence[Series]
+    x_label: str
+    y_label: str
+    title: str | None = None
+    log_x: bool = False
+    log_y: bool = False
+    levels: Mapping[str, float] = field(default_factory=dict)
+
+
+@look.styled()
+def panels(
+    charts: Sequence[Panel],
+    *,
+    columns: int = 2,
+    title: str | None = None,
+    key: Mapping[str, Style] | None = None,
+    width: look.Width = "page",
+    height: float | None = None,
+) -> Figure:
+    """Draw charts in a grid, row by row, with `columns` in a row.
+
+    A name keeps its colour in every chart. Names that occur in one chart only stand at the ends of
+    their lines; as soon as one occurs in two, all go into one legend below. Raises UserError where
+    a chart has nothing to draw.
+    """
+    if not charts:
+        raise UserError("nothing to draw: no charts given")
+    charts = _colored(charts)
+    columns = min(columns, len(charts))
+    rows = -(-len(charts) // columns)
+    figure, grid = look.new(width, height, rows, columns, squeeze=False)
+    used = grid.flat[: len(charts)]
+    for axes in grid.flat[len(charts) :]:
+        axes.remove()
+    ends = {}
+    for axes, chart in zip(used, charts, strict=True):
+        tips = draw(axes, chart.series, log_x=chart.log_x, log_y=chart.log_y, levels=chart.levels)
+        decorate(axes, chart.x_label, chart.y_label, chart.title, key)
+        ends[axes] = [tip for tip in tips if tip.name]
+    if title:
+        figure.suptitle(label(title), x=0.01, ha="left")
+    if _shared(ends.values()) or not label_ends(figure, ends):
+        legend(figure, handles([one for chart in charts for one in chart.series]))
+    return figure
+
+
+def _colored(charts: Sequence[Panel]) -> list[Panel]:
+    """The charts with every series' colour set: by name, in the order names first occur."""
+    places: dict[str, int] = {}
+    colored = []
+    for chart in charts:
+        series = [
+            one
+            if one.color is not None
+            else replace(one, color=places.setdefault(one.label, len(places)))
+            for one in chart.series
+        ]
+        colored.append(replace(chart, series=series))
+    return colored
+
+
+def _shared(ends) -> bool:
+    names = [{end.name for end in tips} for tips in ends]
+    return len(set().union(*names)) < sum(map(len, names))

@@ -1,0 +1,89 @@
+"""Logs, whoever wrote them, in one shape: a run of ours or a `training_log.json`.
+
+A further form (JSON lines, CSV) is one more reader that makes a `Log`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cutaway.base.errors import UserError
+from cutaway.runs import record, training_log
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Log:
+    """What was recorded in training.
+
+    `history` has `step` and, of a language model, `train_loss` and `val_loss` (nats per token);
+    `words` has `step`, `token_id`, `word`, `activation`, in our own runs also `sense`; None where
+    no words were recorded. `path` is the run's folder or the file.
+    """
+
+    name: str
+    path: Path
+    history: pa.Table
+    words: pa.Table | None
+
+
+def open_log(reference: str | os.PathLike[str], root: str | os.PathLike[str] = "runs") -> Log:
+    """The log at a path (a run, a training log, a folder with one) or of a run by name."""
+    from cutaway.runs.store import find_run
+
+    path = Path(reference)
+    if path.is_dir() and not (path / record.FILE).exists() and (path / training_log.FILE).exists():
+        path = path / training_log.FILE
+    if path.is_file():
+        return _of_file(path)
+    return _of_run(find_run(reference, root))
+
+
+def load_history(path: str | os.PathLike[str]) -> pa.Table:
+    """The history (`step`, `train_loss`, `val_loss`) in a `training_log.json` or a run."""
+    return open_log(path).history
+
+
+def _of_run(path: Path) -> Log:
+    from cutaway.runs.folder import HISTORY
+    from cutaway.runs.table import read
+
+    history = read(path, HISTORY)
+    if history is None:
+        raise UserError(f"{path}: this run has no history yet")
+    return Log(path.name, path, history, read(path, training_log.WORDS))
+
+
+def _of_file(path: Path) -> Log:
+    import pyarrow as pa
+
+    data = training_log.read_training_log(path)
+    history = pa.table(
+        {
+            "step": pa.array(data.iterations, pa.int64()),
+            "train_loss": pa.array(data.train_loss, pa.float64()),
+            "val_loss": pa.array(data.val_loss, pa.float64()),
+        }
+    )
+    rows = [
+        {"step": reading["iteration"], **word}
+        for reading in data.top_activating_words
+        for word in reading["words"]
+    ]
+    schema = pa.schema(
+        {
+            "step": pa.int64(),
+            "token_id": pa.int64(),
+            "word": pa.string(),
+            "activation": pa.float64(),
+        }
+    )
+    words = pa.Table.from_pylist(rows, schema) if rows else None
+    path = path.absolute()
+    name = path.parent.name if path.name == training_log.FILE else path.stem
+    return Log(name, path, history, words)

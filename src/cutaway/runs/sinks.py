@@ -1,0 +1,127 @@
+"""Where a run's figures also go while it trains: Weights & Biases, TensorBoard.
+
+Both packages are extras, imported when a sink is made. A sink that fails is dropped by the run
+with one notice; training never stops for it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import secrets
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from cutaway.base import files
+from cutaway.base.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from cutaway.runs.folder import Run
+    from cutaway.runs.record import RunRecord
+
+
+class Sink(Protocol):
+    """Told of everything a run records, in order."""
+
+    def start(self, run: Run) -> None:
+        """The run begins or goes on; its folder and record are there.
+
+        When a run goes on, its tables may still hold rows that the next `log` replaces.
+        """
+
+    def log(self, step: int, values: Mapping[str, float | int | None]) -> None:
+        """A row was added to the history."""
+
+    def table(self, name: str, table: pa.Table) -> None:
+        """Rows were added to an instrument's table."""
+
+    def finish(self, record: RunRecord) -> None:
+        """The run ended, well or not: `record.status` says how."""
+
+
+class WandbSink:
+    """Weights & Biases. A resumed run goes on under the same id, which its folder remembers."""
+
+    def __init__(
+        self,
+        project: str = "cutaway",
+        group: str | None = None,
+        mode: Literal["online", "offline"] = "online",
+    ):
+        _require("wandb", "wandb")
+        self.project, self.group, self.mode = project, group, mode
+
+    def start(self, run: Run) -> None:
+        import wandb
+
+        folder = run.path / "wandb"
+        folder.mkdir(exist_ok=True)
+        remembered = folder / "id"
+        known = remembered.exists()
+        if not known:
+            files.write_text(remembered, secrets.token_hex(4) + "\n")
+        try:
+            self._run = wandb.init(
+                project=self.project,
+                group=self.group,
+                mode=self.mode,
+                dir=run.path,
+                id=remembered.read_text().strip(),
+                resume="allow" if known and self.mode == "online" else None,
+                name=run.name,
+                job_type=run.record.study,
+                config=run.record.config | {"cutaway": run.record.versions.get("cutaway")},
+                reinit="create_new",
+                settings=wandb.Settings(console="off", silent=True, disable_code=True),
+            )
+        except wandb.errors.UsageError as error:  # most often: no key on this machine
+            raise UserError(f"Weights & Biases: {error}") from None
+
+    def log(self, step: int, values: Mapping[str, float | int | None]) -> None:
+        self._run.log({key: value for key, value in values.items() if value is not None}, step=step)
+
+    def table(self, name: str, table: pa.Table) -> None:
+        import wandb
+
+        rows = [list(row.values()) for row in table.to_pylist()]
+        # W&B takes steps in rising order only, and the history may be ahead of the instrument.
+        step = max([self._run.step, *table["step"].to_pylist()])
+        self._run.log({name: wandb.Table(columns=table.column_names, data=rows)}, step=step)
+
+    def finish(self, record: RunRecord) -> None:
+        self._run.summary.update({**record.metrics, "status": record.status})
+        self._run.finish(exit_code=0 if record.status == "done" else 1)
+
+
+class TensorBoardSink:
+    """TensorBoard events in the run's folder `tensorboard/`. It has no place for tables."""
+
+    def __init__(self) -> None:
+        _require("tensorboard", "tensorboard")
+        self._writer: Any = None
+
+    def start(self, run: Run) -> None:
+        self._folder = run.path / "tensorboard"
+
+    def log(self, step: int, values: Mapping[str, float | int | None]) -> None:
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # Events of steps that are trained again are withdrawn.
+            self._writer = SummaryWriter(str(self._folder), purge_step=step)
+        for name, value in values.items():
+            if value is not None:
+                self._writer.add_scalar(name, value, step)
+
+    def table(self, name: str, table: pa.Table) -> None:
+        return
+
+    def finish(self, record: RunRecord) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _require(package: str, extra: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"{package} is not installed: pip install 'cutaway[{extra}]'")

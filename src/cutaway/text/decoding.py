@@ -1,0 +1,131 @@
+"""Reading text files of unknown encoding: what it is, and its text as a stream.
+
+A byte order mark decides; else the whole file is UTF-8, strictly; else it is cp1252, or latin-1
+where bytes occur that cp1252 leaves undefined. Control bytes mean it is not text: refused.
+Gzip is unpacked on the way. Memory stays at a chunk, whatever the file's size.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+from cutaway.base.errors import UserError
+
+_CHUNK = 1 << 20
+_MARKS = (  # the longer ones first: UTF-32's little-endian mark begins with UTF-16's
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+# Everything below a space but tab, line ends, form feed, Ctrl-Z (DOS's end of file) and escape.
+_CONTROL = bytes(code for code in range(32) if chr(code) not in "\t\n\v\f\r\x1a\x1b")
+_UNDEFINED_IN_CP1252 = b"\x81\x8d\x8f\x90\x9d"
+
+
+def encoding(path: Path) -> str:
+    """The file's encoding, after reading all of it: `utf-8`, `utf-8-sig`, `utf-16`, `utf-32`,
+    `cp1252` or `latin-1`. Raises UserError for a binary, unreadable or damaged file.
+    """
+    with opened_bytes(path) as stream:
+        chunk = stream.read(_CHUNK)
+        marked = next((name for mark, name in _MARKS if chunk.startswith(mark)), None)
+        decoder = codecs.getincrementaldecoder(marked or "utf-8")("strict")
+        is_utf8, in_cp1252, offset = True, True, 0
+        while True:
+            if is_utf8:
+                try:
+                    text = decoder.decode(chunk, final=not chunk)
+                except UnicodeDecodeError as error:
+                    if marked:
+                        raise UserError(f"{path}: begins as {marked}, but {error.reason}") from None
+                    is_utf8 = False
+            # In wide encodings zero bytes are part of ordinary letters.
+            seen = text.encode("utf-8", "replace") if marked and "8" not in marked else chunk
+            _refuse_control_bytes(path, seen, offset)
+            if not chunk.isascii():
+                in_cp1252 = in_cp1252 and not _any_of(_UNDEFINED_IN_CP1252, chunk)
+            if not chunk:
+                break
+            offset += len(chunk)
+            chunk = stream.read(_CHUNK)
+    if marked:
+        return marked
+    return "utf-8" if is_utf8 else "cp1252" if in_cp1252 else "latin-1"
+
+
+@contextmanager
+def opened(path: Path, encoding: str) -> Iterator[TextIO]:
+    """The file as a text stream with every line end as `\\n`."""
+    with opened_bytes(path) as stream:
+        yield io.TextIOWrapper(stream, encoding=encoding, newline=None)
+
+
+def pieces(stream: TextIO, size: int, *, whole: int) -> Iterator[str]:
+    """The stream's text in pieces that add up to it: one if it has under `whole` characters,
+    else as many as it takes, of at most `size`.
+
+    A cut comes after the last empty line that fits, else after the last line end, else after the
+    last space, else anywhere.
+    """
+    rest = stream.read(whole)
+    if len(rest) < whole:
+        yield rest
+        return
+    while rest:
+        while len(rest) <= size and (more := stream.read(size)):
+            rest += more
+        cut = len(rest) if len(rest) <= size else _cut(rest, size)
+        yield rest[:cut]
+        rest = rest[cut:]
+
+
+def _cut(text: str, size: int) -> int:
+    for mark in ("\n\n", "\n", " "):
+        # A mark near the beginning only would make pieces of a few characters.
+        if (at := text.rfind(mark, size // 4, size)) >= 0:
+            return at + len(mark)
+    return size
+
+
+def normal_newlines(text: str) -> str:
+    """`text` with `\\r\\n` and `\\r` as `\\n`."""
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+@contextmanager
+def opened_bytes(path: Path) -> Iterator[BinaryIO]:
+    """The file's bytes, unpacked where gzipped; whatever fails is a UserError naming the file."""
+    try:
+        with open(path, "rb") as file:
+            if path.suffix.lower() == ".gz":
+                with gzip.open(file) as unpacked:
+                    yield unpacked
+            else:
+                yield file
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{path}: broken gzip file: {error}") from None
+    except UnicodeError as error:  # changed since its encoding was found
+        raise UserError(f"{path}: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _any_of(which: bytes, chunk: bytes) -> bool:
+    return len(chunk.translate(None, which)) != len(chunk)
+
+
+def _refuse_control_bytes(path: Path, chunk: bytes, offset: int) -> None:
+    if _any_of(_CONTROL, chunk):
+        at = next(index for index, byte in enumerate(chunk) if byte in _CONTROL)
+        raise UserError(
+            f"{path}: a binary file, not text (byte 0x{chunk[at]:02x} at offset {offset + at})"
+        )

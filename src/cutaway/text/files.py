@@ -1,0 +1,282 @@
+"""Files and folders as sources: plain text, JSON lines, Parquet, each also gzipped; Europarl's format.
+
+A folder is read recursively in the order of its paths; hidden files and files of other kinds
+are left out, said so. A plain file is one document; beyond a few megabytes it is cut at
+paragraphs into documents of about one, so that no file has to fit into memory. A file of
+Europarl's release is known by its tags and gives one document per chapter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cutaway.base.display import notice
+from cutaway.base.errors import UserError
+from cutaway.base.files import sha256
+from cutaway.text import decoding, europarl, rows
+from cutaway.text.sources import Document
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+SUFFIXES = (".txt", ".text", ".md", ".jsonl", ".json", ".parquet")
+PIECE = 1_000_000  # characters of one document of a large plain file
+_WHOLE = 4_000_000  # characters up to which a plain file is one document
+_HASHED = 64_000_000  # bytes up to which a file's content is hashed for the fingerprint
+_TABLES = (".csv", ".tsv")
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    path: Path
+    id: str
+    kind: str  # 'text', 'europarl', 'json' or 'parquet'
+    encoding: str = ""
+
+
+class FilesSource:
+    """The documents in a file or folder. `column` names the text column of records.
+
+    Paths are checked at once; contents (encodings, headers) on the first `documents()`, all of
+    them before the first document. Raises UserError naming the file and, in JSON, the line.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, column: str | None = None, name: str = ""):
+        self.path = Path(path)
+        self.name = name or str(path)
+        self._column = column
+        self._paths = _listed(self.path)
+        self._files: list[_File] | None = None
+
+    def documents(self) -> Iterator[Document]:
+        """Documents file by file; ids are paths relative to the folder, with a line or part."""
+        if self._files is None:
+            self._files = [self._examined(path) for path in self._paths]
+        some = False
+        for file in self._files:
+            for document in self._read(file):
+                some = True
+                yield document
+        if not some:
+            raise UserError(f"{self.path}: no text in it")
+
+    def fingerprint(self) -> str:
+        """Of names, sizes and contents; of large files the time of change instead of the content."""
+        facts = f"{PIECE} {_WHOLE} {rows.BLOCK} {self._column}"
+        return (
+            "files:"
+            + fingerprint((path, self._id(path)) for path in self._paths)[:48]
+            + (hashlib.sha256(facts.encode()).hexdigest()[:16])
+        )
+
+    def size(self) -> int | None:
+        """Bytes of the files, gzip and Parquet taken to unpack to three times theirs."""
+        return sum(
+            path.stat().st_size * (3 if path.suffix.lower() in (".gz", ".parquet") else 1)
+            for path in self._paths
+        )
+
+    def _id(self, path: Path) -> str:
+        return path.name if path == self.path else path.relative_to(self.path).as_posix()
+
+    def _examined(self, path: Path) -> _File:
+        kind = _suffix(path)
+        if kind == ".parquet":
+            _parquet(path)
+            return _File(path, self._id(path), "parquet")
+        encoding = decoding.encoding(path)
+        if encoding in ("cp1252", "latin-1"):
+            notice(f"{path}: not UTF-8, read as {encoding}")
+        if kind in (".jsonl", ".json"):
+            return _File(path, self._id(path), "json", encoding)
+        with decoding.opened(path, encoding) as stream:
+            tagged = europarl.is_europarl(stream.read(8192))
+        return _File(path, self._id(path), "europarl" if tagged else "text", encoding)
+
+    def _read(self, file: _File) -> Iterator[Document]:
+        if file.kind in ("json", "parquet"):
+            yield from self._records(file)
+            return
+        with decoding.opened(file.path, file.encoding) as stream:
+            if file.kind == "europarl":
+                parts = europarl.chapters(stream)
+            else:
+                parts = decoding.pieces(stream, PIECE, whole=_WHOLE)
+            yield from _numbered(file.id, parts, alone=file.kind == "text")
+
+    def _records(self, file: _File) -> Iterator[Document]:
+        if file.kind == "parquet":
+            found = _parquet(file.path)
+            records = _parquet_rows(file, rows.shape(found, str(file.path), self._column).columns)
+        else:
+            records = _json_rows(file)
+            first = next(records, None)
+            if first is None:
+                return
+            found = rows.kinds(first[1])
+            records = _chained(first, records)
+        yield from rows.documents(records, rows.shape(found, str(file.path), self._column), file.id)
+
+
+def split_column(spec: str) -> tuple[Path, str | None]:
+    """`'records.jsonl::body'` → the path and the column; a path that exists as written wins."""
+    path, mark, column = spec.rpartition("::")
+    if not mark or os.path.exists(spec):
+        return Path(spec), None
+    return Path(path), column
+
+
+def fingerprint(files: Iterable[tuple[Path, str]]) -> str:
+    """SHA-256 over (name, size, content) of files; beyond 64 MB over the time of change instead."""
+    digest = hashlib.sha256()
+    for path, name in files:
+        try:
+            status = path.stat()
+            content = sha256(path) if status.st_size <= _HASHED else str(status.st_mtime_ns)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        digest.update(f"{name}\0{status.st_size}\0{content}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _listed(path: Path) -> list[Path]:
+    """The files to read under `path`, sorted."""
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    if not path.is_dir():
+        if _suffix(path) in _TABLES:
+            raise UserError(f"{path}: tables are read as JSON lines or Parquet; convert it first")
+        return [path]
+    found: list[Path] = []
+    others: Counter[str] = Counter()
+    for folder, folders, names in os.walk(path, onerror=_refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            if name.startswith("."):
+                continue
+            if _suffix(Path(name)) in SUFFIXES:
+                found.append(Path(folder, name))
+            else:
+                others[Path(name).suffix or name] += 1
+    if any(_suffix(file) == ".parquet" for file in found):
+        # A folder of Parquet files is a data set: its card is not part of its text.
+        found = [file for file in found if file.name.lower() != "readme.md"]
+    if not found:
+        raise UserError(f"{path}: no {', '.join(SUFFIXES)} file (or .gz of one) in this folder")
+    if others:
+        kinds = ", ".join(f"{kind} ({count})" for kind, count in others.most_common(5))
+        notice(f"{path}: left out files of other kinds: {kinds}")
+    return sorted(found, key=lambda file: file.relative_to(path).as_posix())
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from None
+
+
+def _suffix(path: Path) -> str:
+    plain = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    return plain.suffix.lower()
+
+
+def _numbered(id: str, parts: Iterable[str], *, alone: bool) -> Iterator[Document]:
+    """Parts as documents `id#0001`, ...; a single part of a plain file is `id` itself."""
+    parts = iter(parts)
+    first, second = next(parts, ""), next(parts, None)
+    if alone and second is None:
+        if first.strip():
+            yield Document(id, first)
+        return
+    for number, part in enumerate(
+        _chained(first, parts if second is None else _chained(second, parts)), 1
+    ):
+        if part.strip():
+            yield Document(f"{id}#{number:04d}", part)
+
+
+def _chained(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
+    yield first
+    yield from rest
+
+
+def _json_rows(file: _File) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Objects of a JSON lines file, or of one array, which is read whole."""
+    with decoding.opened(file.path, file.encoding) as stream:
+        if _suffix(file.path) == ".json" and stream.read(4096).lstrip().startswith("["):
+            stream.seek(0)
+            entries: Iterable[tuple[int, Any]] = enumerate(_parsed(stream.read(), file.path), 1)
+            unit = "entry"
+        else:
+            stream.seek(0)
+            entries = (
+                (number, _parsed(line, file.path, number))
+                for number, line in enumerate(stream, 1)
+                if line.strip()
+            )
+            unit = "line"
+        for number, entry in entries:
+            if not isinstance(entry, dict):
+                raise UserError(f"{file.path}: {unit} {number}: expected a JSON object")
+            yield f"{file.id}:{number}", entry
+
+
+def _parsed(text: str, path: Path, line: int | None = None) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        at = line if line is not None else getattr(error, "lineno", 1)
+        raise UserError(f"{path}: line {at}: not JSON: {error}") from None
+
+
+def _parquet(path: Path) -> dict[str, Any]:
+    """The file's columns in the form `rows.shape` takes."""
+    import pyarrow as pa
+
+    def is_text(type: pa.DataType) -> bool:
+        if pa.types.is_dictionary(type):
+            type = type.value_type
+        return pa.types.is_string(type) or pa.types.is_large_string(type)
+
+    with _opened_parquet(path) as parquet:
+        schema = parquet.schema_arrow
+    kinds: dict[str, Any] = {}
+    for field in schema:
+        if pa.types.is_struct(field.type):
+            kinds[field.name] = [part.name for part in field.type if is_text(part.type)]
+        else:
+            kinds[field.name] = "text" if is_text(field.type) else None
+    return kinds
+
+
+def _parquet_rows(file: _File, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    number = 0
+    with _opened_parquet(file.path) as parquet:
+        for batch in parquet.iter_batches(batch_size=64, columns=list(columns)):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{file.id}:{number}", row
+
+
+@contextmanager
+def _opened_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """The file, read in small buffers; a gzipped one is unpacked into memory."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        if path.suffix.lower() == ".gz":
+            with decoding.opened_bytes(path) as stream:
+                yield pq.ParquetFile(pa.BufferReader(stream.read()))
+        else:
+            with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as parquet:
+                yield parquet
+    except (pa.ArrowException, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: broken Parquet file: {reason}") from None

@@ -1,0 +1,306 @@
+"""Tokenizers: byte-level BPE trained on a corpus, or any pretrained one, behind one small face."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from cutaway.base.display import notice
+from cutaway.base.errors import UserError
+from cutaway.base.files import write_json, write_text
+
+END_OF_TEXT = "<|endoftext|>"
+SMALLEST_VOCABULARY = 257  # every byte, and the end of text
+_TIMEOUT = 10  # seconds to wait for the hub's first answer
+TRAINING_PASSAGE = 32_000  # characters of one text for the trainer, which holds 256 at a time
+# Where a tokenizer does not say which token ends a text.
+_ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>", "[SEP]")
+
+
+class Tokenizer:
+    """Text to token ids and back. `end_of_text` is the id that stands between documents.
+
+    Text is taken as plain text: no token is added at its ends, and `<|endoftext|>` written in a
+    document is ordinary characters, so that a document cannot forge a boundary.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, end_of_text: int, name: str):
+        self._backend = backend
+        self._backend.encode_special_tokens = True
+        self._backend.no_padding()
+        self._backend.no_truncation()
+        self.end_of_text = end_of_text
+        self.name = name
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """One more than the largest id, so that an embedding of so many rows has a row for each."""
+        return max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    @cached_property
+    def has_exact_cuts(self) -> bool:
+        """Whether texts may be cut as `text.cuts` does without changing their tokens.
+
+        So for GPT-2's byte-level pretokenizer, which the trained ones have too, and no normalizer.
+        """
+        spec = json.loads(self._backend.to_str())
+        pre = spec["pre_tokenizer"] or {}
+        plain_additions = all(
+            not (token["lstrip"] or token["rstrip"]) and not any(map(str.isspace, token["content"]))
+            for token in spec["added_tokens"]
+        )
+        return (
+            pre.get("type") == "ByteLevel"
+            and pre.get("use_regex", True)
+            and not pre["add_prefix_space"]
+            and spec["normalizer"] is None
+            and plain_additions
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of one text."""
+        return self._backend.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, on all cores."""
+        return [encoding.ids for encoding in self.encodings(texts)]
+
+    def encodings(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+        """The library's own encodings, on all cores and with the interpreter free meanwhile."""
+        return self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids, special tokens written out; incomplete UTF-8 as U+FFFD."""
+        return self._backend.decode(list(map(int, ids)), skip_special_tokens=False)
+
+    def token(self, id: int) -> str:
+        """One token as readable text: `Ġthe` is `' the'`, bytes that are no text are `\\xNN`.
+
+        Raises IndexError for an id the tokenizer does not have.
+        """
+        piece = self._backend.id_to_token(int(id))
+        if piece is None:
+            raise IndexError(f"token {id}: this tokenizer has ids 0 to {self.vocab_size - 1}")
+        if not self._byte_level:
+            return piece.replace("▁", " ")
+        codes = [_byte_of().get(letter) for letter in piece]
+        if None in codes:  # an added token with letters outside the byte alphabet
+            return piece
+        return bytes(codes).decode("utf-8", "backslashreplace")
+
+    def sha256(self) -> str:
+        """Of the tokenizer's definition and its end of text: equal for equal behaviour."""
+        definition = json.dumps(json.loads(self._backend.to_str()), sort_keys=True)
+        return hashlib.sha256(f"{self.end_of_text} {definition}".encode()).hexdigest()
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`; transformers' AutoTokenizer reads them."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        end = self._backend.id_to_token(self.end_of_text)
+        write_text(folder / "tokenizer.json", self._backend.to_str())
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": end,
+            "eos_token": end,
+            "unk_token": end,
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": 1_000_000_000,
+            "name_or_path": self.name,
+        }
+        write_json(folder / "tokenizer_config.json", config)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Tokenizer:
+        """A tokenizer that `save` wrote, or any folder that `pretrained` takes."""
+        loaded = _from_folder(Path(folder))
+        loaded.name = _config(Path(folder)).get("name_or_path") or loaded.name
+        return loaded
+
+    @cached_property
+    def _byte_level(self) -> bool:
+        return '"ByteLevel"' in self._backend.to_str()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "definition": self._backend.to_str(),
+            "end_of_text": self.end_of_text,
+            "name": self.name,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        backend = tokenizers.Tokenizer.from_str(state["definition"])
+        self.__init__(backend, state["end_of_text"], state["name"])  # type: ignore[misc]
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.name!r}, vocab_size={self.vocab_size})"
+
+
+def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Byte-level BPE of `vocab_size` tokens learnt from `texts`, with GPT-2's pretokenizer.
+
+    Id 0 is `<|endoftext|>`, 1 to 256 are the bytes, then merges by falling frequency. The same
+    texts give the same tokenizer. A corpus too small for so many merges gives fewer, with a
+    notice. Long texts are best handed over in passages (`text.cuts.cut`): the library reads 256
+    at a time. Raises UserError under 257 tokens. Source: Sennrich et al. 2016; Radford et al. 2019.
+    """
+    if vocab_size < SMALLEST_VOCABULARY:
+        raise UserError(
+            f"vocab_size = {vocab_size}: a byte-level tokenizer has at least {SMALLEST_VOCABULARY} "
+            "tokens (256 bytes and the end of text)"
+        )
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE())
+    _make_byte_level(backend)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        show_progress=False,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+    )
+    backend.train_from_iterator(texts, trainer)
+    reached = backend.get_vocab_size()
+    if reached < vocab_size:
+        notice(
+            f"vocab_size: the corpus holds repeated pairs for {reached:,} tokens only, "
+            f"{vocab_size:,} were asked for"
+        )
+    return Tokenizer(backend, 0, f"bpe-{reached}")
+
+
+def pretrained(spec: str | os.PathLike[str]) -> Tokenizer:
+    """A tokenizer by Hugging Face id (`gpt2`), by folder, or by file.
+
+    A folder holds `tokenizer.json`, or GPT-2's `encoder.json` and `vocab.bpe`, or `vocab.json`
+    and `merges.txt`; a file is one of these. From the hub only what is not yet in its local
+    cache is fetched. Raises UserError for anything else.
+    """
+    path = Path(spec)
+    if path.is_dir():
+        return _from_folder(path)
+    if path.is_file():
+        return _from_folder(path.parent, only=path.name)
+    if isinstance(spec, os.PathLike) or spec.count("/") > 1 or spec.startswith((".", "/", "~")):
+        raise UserError(f"tokenizer = {str(spec)!r}: no such file or folder")
+    return _from_hub(spec)
+
+
+def _make_byte_level(backend: tokenizers.Tokenizer) -> None:
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = tokenizers.decoders.ByteLevel()
+
+
+_PAIRS = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
+
+
+def _from_folder(folder: Path, only: str | None = None) -> Tokenizer:
+    """From the files in a folder; `only` is the one file the user named."""
+    names = [name for pair in _PAIRS for name in pair]
+    if only is not None and only not in names and not only.endswith(".json"):
+        raise UserError(
+            f"tokenizer = '{folder / only}': expected tokenizer.json or one of {', '.join(names)}"
+        )
+    whole = folder / (only if only and only not in names else "tokenizer.json")
+    try:
+        if only not in names and whole.is_file():
+            backend = tokenizers.Tokenizer.from_file(str(whole))
+            return Tokenizer(backend, _end(backend, folder), folder.name)
+        for vocabulary, merges in _PAIRS:
+            if (folder / vocabulary).is_file() and (folder / merges).is_file():
+                return _from_merges(folder, vocabulary, merges)
+    except UserError:
+        raise
+    except Exception as error:  # the library raises plain Exception
+        raise UserError(f"tokenizer = '{folder}': not a readable tokenizer: {error}") from None
+    raise UserError(
+        f"tokenizer = '{folder}': no tokenizer.json, no encoder.json with vocab.bpe, "
+        "no vocab.json with merges.txt in it"
+    )
+
+
+def _from_merges(folder: Path, vocabulary: str, merges: str) -> Tokenizer:
+    model = tokenizers.models.BPE.from_file(str(folder / vocabulary), str(folder / merges))
+    backend = tokenizers.Tokenizer(model)
+    _make_byte_level(backend)
+    if END_OF_TEXT in backend.get_vocab():
+        backend.add_special_tokens([END_OF_TEXT])
+    return Tokenizer(backend, _end(backend, folder), folder.name)
+
+
+def _from_hub(id: str) -> Tokenizer:
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(_TIMEOUT))
+    from huggingface_hub import HfApi, hf_hub_download
+
+    def fetched(*, cached: bool) -> Path | None:
+        for names in (("tokenizer.json",), *reversed(_PAIRS)):
+            try:
+                found = [hf_hub_download(id, name, local_files_only=cached) for name in names]
+            except FileNotFoundError:  # both "not in this repository" and "not in the cache"
+                continue
+            if names == ("tokenizer.json",):
+                _optional(hf_hub_download, id, cached)
+            return Path(found[0]).parent
+        return None
+
+    try:
+        folder = fetched(cached=True)
+        if folder is None:
+            # One quick question first: without a network the download would retry for long.
+            HfApi().model_info(id, timeout=_TIMEOUT)
+            folder = fetched(cached=False)
+    except Exception as error:  # network, permissions, a malformed id
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"tokenizer = {id!r}: no such folder here, and the Hugging Face hub did not give it "
+            f"({reason})"
+        ) from None
+    if folder is None:
+        raise UserError(f"tokenizer = {id!r}: no tokenizer.json in this repository")
+    loaded = _from_folder(folder)
+    loaded.name = id
+    return loaded
+
+
+def _optional(download: Any, id: str, cached: bool) -> None:
+    try:
+        download(id, "tokenizer_config.json", local_files_only=cached)
+    except FileNotFoundError:
+        pass
+
+
+def _end(backend: tokenizers.Tokenizer, folder: Path) -> int:
+    """The id of the token that ends a text: the configuration's word, else a known name."""
+    said = _config(folder).get("eos_token")
+    said = said.get("content") if isinstance(said, dict) else said
+    for token in (said, *_ENDS):
+        if isinstance(token, str) and (id := backend.token_to_id(token)) is not None:
+            return id
+    raise UserError(
+        f"tokenizer = '{folder}': no end-of-text token; name it as eos_token in tokenizer_config.json"
+    )
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / 'tokenizer_config.json'}: not readable: {error}") from None
+    return config if isinstance(config, dict) else {}
+
+
+@lru_cache
+def _byte_of() -> dict[str, int]:
+    """GPT-2's letters for bytes, inverted: printable Latin-1 stands for itself, the rest from U+0100."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters = {chr(code): code for code in printable}
+    others = [code for code in range(256) if code not in set(printable)]
+    return letters | {chr(256 + place): code for place, code in enumerate(others)}

@@ -1,0 +1,9 @@
+"""The stations of the tour, in their order. Modules are named as strings: listing loads none.
+
+A station is a function `visit(out, fast)` that works below the folder `out` and returns sections
+of the report; each room adds its own here.
+"""
+
+STATIONS: dict[str, str] = {
+    "language": "cutaway.tour.stations.language:visit",
+}
