@@ -1,13 +1,15 @@
-"""Training speed and memory beside a plain PyTorch loop, interleaved in one process.
+"""Training speed and memory beside a plain PyTorch loop, interleaved.
 
-    python benchmarks/training.py [--shape medium|small] [--rounds 3] [--steps 12] [--memory]
+    python benchmarks/training.py [--shape medium|small] [--rounds 3] [--steps 12]
 
 The peer is the loop one writes by hand: the same GPT-2 in eager float32 (fused attention kernel,
 F.cross_entropy over whole logits, AdamW, clipping, cosine schedule), batches cut from the same
 memory-mapped tokens, nothing logged, nothing saved. Ours is `fit` with a run on disk, its history
 and its guards. Both start from the same seed and read the same number of tokens. A second peer is
 the same plain loop under bfloat16 autocast. What is compared is the step time at the 10th
-percentile over all rounds (the figure that repeats on a busy machine), and the medians beside it.
+percentile over all rounds (the figure that repeats on a busy machine), and the medians beside it;
+and the peak resident memory, of the process and of what training added to it. Each measurement runs
+in a process of its own, since how the C library keeps memory is a setting of the process.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import resource
 import subprocess
 import sys
 import tempfile
@@ -160,51 +163,41 @@ def tokens_file(folder: str) -> np.ndarray:
     return np.load(path, mmap_mode="r")
 
 
-def measure(name: str, shape: dict, rounds: int, steps: int) -> dict:
-    sides = {
-        "plain float32": lambda data: plain(shape, data, steps),
-        "plain bfloat16 autocast": lambda data: plain(shape, data, steps, autocast=True),
-        "cutaway float32": lambda data: ours(shape, data, steps, "float32"),
-        "cutaway bfloat16": lambda data: ours(shape, data, steps, "bfloat16"),
-    }
-    times: dict[str, list[float]] = {side: [] for side in sides}
-    with tempfile.TemporaryDirectory() as folder:
-        data = tokens_file(folder)
-        for _ in range(rounds):
-            for side, run in sides.items():
-                times[side] += run(data)[2:]  # the first steps warm caches
+SIDES = ("plain float32", "plain bfloat16 autocast", "cutaway float32", "cutaway bfloat16")
+
+
+def measure(name: str, rounds: int, steps: int) -> None:
+    """Print the table of one shape: every side once a round, each time in a fresh process."""
+    shape = SHAPES[name]
+    found: dict[str, list[dict]] = {side: [] for side in SIDES}
+    for _ in range(rounds):
+        for side in SIDES:
+            arguments = ["--shape", name, "--one", side, "--steps", str(steps)]
+            done = subprocess.run(
+                [sys.executable, __file__, *arguments], capture_output=True, text=True, check=True
+            )
+            found[side].append(json.loads(done.stdout.strip().splitlines()[-1]))
+    times = {side: [t for one in ones for t in one["times"]] for side, ones in found.items()}
     per_step = shape["batch_size"] * shape["block_size"]
-    base10 = float(np.percentile(times["plain float32"], 10))
-    base50 = float(np.median(times["plain float32"]))
+    base10 = float(np.percentile(times[SIDES[0]], 10))
+    base50 = float(np.median(times[SIDES[0]]))
     print(f"\n{name}: {shape}, vocabulary {VOCABULARY}, {rounds} rounds of {steps} steps")
-    print(f"{'':26}{'ms/step p10':>12}{'tokens/s':>10}{'ratio p10':>11}{'ratio median':>14}")
-    out = {}
+    print(
+        f"{'':24}{'ms/step p10':>12}{'median':>9}{'tokens/s':>10}{'ratio p10':>11}"
+        f"{'ratio median':>14}{'peak MB':>9}{'training MB':>13}"
+    )
     for side, each in times.items():
-        p10 = float(np.percentile(each, 10))
-        out[side] = {"p10_ms": 1e3 * p10, "ratio": base10 / p10}
+        p10, p50 = float(np.percentile(each, 10)), float(np.median(each))
+        peak = max(one["peak"] for one in found[side])
+        training = max(one["training"] for one in found[side])
         print(
-            f"{side:26}{1e3 * p10:12.1f}{per_step / p10:10,.0f}{base10 / p10:11.2f}"
-            f"{base50 / float(np.median(each)):14.2f}"
+            f"{side:24}{1e3 * p10:12.1f}{1e3 * p50:9.1f}{per_step / p10:10,.0f}{base10 / p10:11.2f}"
+            f"{base50 / p50:14.2f}{peak:9.0f}{training:13.0f}"
         )
-    return out
 
 
-def memory(shape_name: str) -> None:
-    """Peak resident memory of each side, each in a process of its own."""
-    for side in ("plain", "float32", "bfloat16"):
-        out = subprocess.run(
-            [sys.executable, __file__, "--shape", shape_name, "--one", side],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        figures = json.loads(out.strip().splitlines()[-1])
-        label = "plain float32" if side == "plain" else f"cutaway {side}"
-        print(f"{label:26}peak {figures['peak']:.0f} MB, of which training {figures['training']:.0f} MB")
-
-
-def one(side: str, shape: dict) -> None:
-    import resource
+def one(side: str, shape: dict, steps: int) -> None:
+    """Measure one side in this process; the last line printed is JSON."""
 
     def peak() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
@@ -216,8 +209,12 @@ def one(side: str, shape: dict) -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = tokens_file(folder)
         before = peak()
-        plain(shape, data, 4) if side == "plain" else ours(shape, data, 4, side)
-    print(json.dumps({"peak": peak(), "training": peak() - before}))
+        if side.startswith("plain"):
+            times = plain(shape, data, steps, autocast="bfloat16" in side)
+        else:
+            # the last interval holds the final evaluation and checkpoint, which the peer has not
+            times = ours(shape, data, steps + 1, side.split()[1])[:-1]
+    print(json.dumps({"times": times[2:], "peak": peak(), "training": peak() - before}))
 
 
 def main() -> None:
@@ -225,18 +222,15 @@ def main() -> None:
     parser.add_argument("--shape", choices=[*SHAPES, "both"], default="both")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--memory", action="store_true", help="peak memory too")
-    parser.add_argument("--one", choices=["plain", "float32", "bfloat16"], help=argparse.SUPPRESS)
+    parser.add_argument("--one", choices=SIDES, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
-        one(given.one, SHAPES[given.shape])
+        one(given.one, SHAPES[given.shape], given.steps)
         return
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     for name in SHAPES if given.shape == "both" else [given.shape]:
         steps = given.steps if name == "medium" else 10 * given.steps
-        measure(name, SHAPES[name], given.rounds, steps)
-        if given.memory:
-            memory(name)
+        measure(name, given.rounds, steps)
 
 
 if __name__ == "__main__":

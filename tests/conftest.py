@@ -16,10 +16,33 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"
 
-SUBJECTS = "the cat|a small dog|our teacher|the old king|every sailor|my sister|the president".split("|")
-VERBS = "sees|likes|follows|remembers|asks about|writes to|paints".split("|")
-OBJECTS = "the river|a red house|the long road|her brother|the quiet sea|an open door|the vote".split("|")
-ENDS = "in the morning|at night|with great care|for the last time|without a word|again and again".split("|")
+SUBJECTS = [
+    "the cat",
+    "a small dog",
+    "our teacher",
+    "the old king",
+    "every sailor",
+    "my sister",
+    "the president",
+]
+VERBS = ["sees", "likes", "follows", "remembers", "asks about", "writes to", "paints"]
+OBJECTS = [
+    "the river",
+    "a red house",
+    "the long road",
+    "her brother",
+    "the quiet sea",
+    "an open door",
+    "the vote",
+]
+ENDS = [
+    "in the morning",
+    "at night",
+    "with great care",
+    "for the last time",
+    "without a word",
+    "again and again",
+]
 
 TINY = {
     "block_size": 16,
@@ -40,7 +63,10 @@ TINY = {
 def sentences(seed: int, count: int) -> str:
     """English-like text from a small grammar: the same for the same seed."""
     draw = random.Random(seed)
-    made = [" ".join(draw.choice(words) for words in (SUBJECTS, VERBS, OBJECTS, ENDS)) for _ in range(count)]
+    made = [
+        " ".join(draw.choice(words) for words in (SUBJECTS, VERBS, OBJECTS, ENDS))
+        for _ in range(count)
+    ]
     return " ".join(sentence.capitalize() + "." for sentence in made)
 
 
@@ -61,7 +87,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings_args(settings: dict) -> list[str]:
     """`{"n_embd": 16}` → `["--n-embd", "16"]`."""
-    return [part for key, value in settings.items() for part in (f"--{key.replace('_', '-')}", str(value))]
+    return [
+        part
+        for key, value in settings.items()
+        for part in (f"--{key.replace('_', '-')}", str(value))
+    ]
 
 
 def command(*arguments: object, cwd: Path | None = None, **environment: str) -> subprocess.Popen:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import TINY, command, sentences, settings_args
 
+from conftest import TINY, command, sentences, settings_args
 from cutaway.cli.main import run
 
 
@@ -56,7 +56,7 @@ def runs(tmp_path_factory, corpus) -> Path:
 def place(tmp_path, runs, monkeypatch) -> Iterator[Place]:
     (tmp_path / "corpus.txt").write_bytes((runs / "corpus.txt").read_bytes())
     monkeypatch.chdir(tmp_path)
-    yield Place(tmp_path, runs)
+    return Place(tmp_path, runs)
 
 
 def snapshot(root: Path) -> dict[str, tuple[int, int]]:
@@ -78,7 +78,9 @@ def file(content: str) -> Make:
     """A settings file of the user's own."""
 
     def make(place: Place) -> list[str]:
-        rest = "".join(f"{key}: {value}\n" for key, value in TINY.items() if f"{key}:" not in content)
+        rest = "".join(
+            f"{key}: {value}\n" for key, value in TINY.items() if f"{key}:" not in content
+        )
         data = "" if "data:" in content else f"data: {place.root / 'corpus.txt'}\n"
         return ["train", str(place.write("mine.yaml", content + rest + data)), "--out", "new"]
 
@@ -94,7 +96,13 @@ def data(content: str | bytes, name: str = "bad.txt") -> Make:
 
 
 def log(content: str) -> Make:
-    return lambda place: ["plot", "loss", str(place.write("training_log.json", content)), "--out", "x.pdf"]
+    return lambda place: [
+        "plot",
+        "loss",
+        str(place.write("training_log.json", content)),
+        "--out",
+        "x.pdf",
+    ]
 
 
 def log_of(**changes: object) -> Make:
@@ -166,7 +174,10 @@ CASES: dict[str, tuple[Make, str]] = {
     "unknown preset": (lambda p: ["train", "europarl-tinny"], "did you mean 'europarl-tiny'"),
     "unknown field": (field("n-horses", 3), "has no field 'n_horses'"),
     "misspelt field": (field("learnig-rate", 0.1), "did you mean 'learning_rate'"),
-    "misspelt field in a file": (file("n_emdb: 16\n"), "has no field 'n_emdb'; did you mean 'n_embd'"),
+    "misspelt field in a file": (
+        file("n_emdb: 16\n"),
+        "has no field 'n_emdb'; did you mean 'n_embd'",
+    ),
     "a value without its field": (lambda p: [*p.train, "0.1"], "unexpected argument '0.1'"),
     "heads that do not divide": (field("n-head", 3), "n_head = 3: must divide n_embd = 16"),
     "senses that do not divide": (field("n-senses", 5), "n_senses = 5: must divide n_embd = 16"),
@@ -196,7 +207,10 @@ CASES: dict[str, tuple[Make, str]] = {
     "corpus of blanks": (data(" \n\n \t\n"), "bad.txt"),
     "corpus shorter than a block": (data("Only a few words here."), "fewer than block_size + 1"),
     "binary file": (data(b"\x7fELF\x00\x01\x02\x03" * 50), "bad.txt"),
-    "missing file": (lambda p: [*p.train, "--data", "gone/away.txt", "--out", "new"], "gone/away.txt"),
+    "missing file": (
+        lambda p: [*p.train, "--data", "gone/away.txt", "--out", "new"],
+        "gone/away.txt",
+    ),
     "unknown source": (lambda p: [*p.train, "--data", "docstring", "--out", "new"], "'docstrings'"),
     "empty folder": (
         lambda p: [(p.root / "void").mkdir(), *p.train, "--data", "void", "--out", "new"][1:],
@@ -210,7 +224,10 @@ CASES: dict[str, tuple[Make, str]] = {
     "output is a file": (out_is_a_file, "is a file, not a folder"),
     "output below a file": (out_below_a_file, "is a file, not a folder"),
     "read-only disk": (read_only_disk, "cannot write"),
-    "checkpoint of another configuration": (checkpoint_of_another_configuration, "another configuration"),
+    "checkpoint of another configuration": (
+        checkpoint_of_another_configuration,
+        "another configuration",
+    ),
     "no checkpoint left intact": (no_checkpoint_intact, "no checkpoint left intact"),
     "resume with nothing there": (lambda p: [*p.train, "--out", "none", "--resume"], "none"),
     "resume without a run": (lambda p: [*p.train, "--resume"], "say which run"),
@@ -250,7 +267,16 @@ CASES: dict[str, tuple[Make, str]] = {
         "scale = 'much'",
     ),
     "a checkpoint that was not kept": (
-        lambda p: ["words", str(p.runs / "backpack"), "--kind", "predicts", "--word", "the", "--step", "7"],
+        lambda p: [
+            "words",
+            str(p.runs / "backpack"),
+            "--kind",
+            "predicts",
+            "--word",
+            "the",
+            "--step",
+            "7",
+        ],
         "step = 7",
     ),
     "colder than zero": (
@@ -263,7 +289,10 @@ CASES: dict[str, tuple[Make, str]] = {
         "target = 'lots'",
     ),
     "no such run": (lambda p: ["runs", "show", "ghost"], "ghost"),
-    "SQL that writes": (lambda p: ["runs", "sql", "DROP TABLE runs", "--runs", str(p.runs)], "SELECT"),
+    "SQL that writes": (
+        lambda p: ["runs", "sql", "DROP TABLE runs", "--runs", str(p.runs)],
+        "SELECT",
+    ),
     "SQL that is none": (lambda p: ["runs", "sql", "SELEC 1", "--runs", str(p.runs)], ""),
     "a record from the future": (newer_record, "format 99"),
     "unknown command": (lambda p: ["trian"], "trian"),

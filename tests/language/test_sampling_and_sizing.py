@@ -23,7 +23,14 @@ def test_temperature_zero_takes_the_likeliest_token(backpack_run) -> None:
 
 
 def test_draws_follow_the_models_probabilities() -> None:
-    shape = {"name": "gpt2", "vocab_size": 6, "block_size": 4, "n_layer": 1, "n_head": 1, "n_embd": 8}
+    shape = {
+        "name": "gpt2",
+        "vocab_size": 6,
+        "block_size": 4,
+        "n_layer": 1,
+        "n_head": 1,
+        "n_embd": 8,
+    }
     model = build(shape).eval()
     with torch.no_grad():
         model.trunk.token_embedding.weight *= 60

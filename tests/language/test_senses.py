@@ -20,7 +20,9 @@ def model() -> torch.nn.Module:
     model = build(SHAPE).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.4 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+            parameter += 0.4 * torch.randn(
+                parameter.shape, generator=torch.Generator().manual_seed(1)
+            )
     return model.requires_grad_(False)
 
 

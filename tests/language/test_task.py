@@ -37,7 +37,9 @@ def test_validation_loss_is_the_mean_over_its_windows(task) -> None:
         measured = task.evaluate()
         losses = []
         for start in task.held_out:
-            window = torch.from_numpy(np.array(task.files.validation[start : start + 17], dtype=np.int64))
+            window = torch.from_numpy(
+                np.array(task.files.validation[start : start + 17], dtype=np.int64)
+            )
             logits = task.model(window[None, :-1])
             losses.append(torch.nn.functional.cross_entropy(logits[0], window[1:]).item())
     assert measured["val_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)

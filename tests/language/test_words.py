@@ -20,7 +20,9 @@ def shaken() -> torch.nn.Module:
     model = build(SHAPE).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.4 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+            parameter += 0.4 * torch.randn(
+                parameter.shape, generator=torch.Generator().manual_seed(1)
+            )
     return model
 
 
@@ -57,7 +59,9 @@ def test_top_leaves_out_the_rare_and_the_special() -> None:
     windows = torch.tensor([[1, 1, 1, 1, 1, 2, 3, 3, 3, 3], [3, 3, 1, 0, 0, 0, 0, 0, 0, 4]])
     rows = used(model, windows).top(10, without=[0])
     assert {row["token_id"] for row in rows} == {1, 3}
-    assert [row["activation"] for row in rows] == sorted((r["activation"] for r in rows), reverse=True)
+    assert [row["activation"] for row in rows] == sorted(
+        (r["activation"] for r in rows), reverse=True
+    )
     best = used(model, windows).activation[1].max().item()
     assert next(row["activation"] for row in rows if row["token_id"] == 1) == pytest.approx(best)
 

@@ -42,7 +42,9 @@ def test_its_seed_decides_its_weights(name) -> None:
 
 
 def test_an_unknown_architecture_or_field_is_named() -> None:
-    with pytest.raises(UserError, match=r"'gpt3': expected one of gpt2, backpack; did you mean 'gpt2'"):
+    with pytest.raises(
+        UserError, match=r"'gpt3': expected one of gpt2, backpack; did you mean 'gpt2'"
+    ):
         build({"name": "gpt3"})
     with pytest.raises(UserError, match="no field 'n_heads'"):
         build({**EXAMPLES["gpt2"], "n_heads": 2})

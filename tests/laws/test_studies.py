@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, command
-from safetensors.torch import load_file
 
+from conftest import TINY, command
 from cutaway.runs.folder import Run
 from cutaway.studies.registry import STUDIES, config_of, study_of
 from cutaway.studies.settings import resolve
@@ -39,7 +38,9 @@ def assert_same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor
 
 
 @pytest.fixture(scope="module", params=SMALL)
-def small(request: pytest.FixtureRequest, corpus: Path, tmp_path_factory) -> tuple[str, Path, list[str]]:
+def small(
+    request: pytest.FixtureRequest, corpus: Path, tmp_path_factory
+) -> tuple[str, Path, list[str]]:
     """A study's name, its settings as a YAML file, and the arguments that train it."""
     settings = dict(SMALL[request.param])
     if request.param == "language":
@@ -129,5 +130,3 @@ def test_extra_steps_equal_a_run_that_was_planned_longer(small, tmp_path) -> Non
     assert_same_bits(final_state(tmp_path / "a"), final_state(tmp_path / "c"))
     record = Run.open(tmp_path / "a").record
     assert (record.steps_planned, record.steps_done, record.status) == (80, 80, "done")
-
-

@@ -53,8 +53,12 @@ def test_senses_are_context_free() -> None:
     model = shaken()
     one = torch.tensor([[5, 9, 3, 7]])
     other = torch.tensor([[1, 7, 7, 2, 9]])
-    assert torch.allclose(model.sense_vectors(one)[0, 1], model.sense_vectors(other)[0, 4], atol=1e-6)
-    assert torch.allclose(model.sense_vectors(one)[0, 3], model.sense_vectors(other)[0, 1], atol=1e-6)
+    assert torch.allclose(
+        model.sense_vectors(one)[0, 1], model.sense_vectors(other)[0, 4], atol=1e-6
+    )
+    assert torch.allclose(
+        model.sense_vectors(one)[0, 3], model.sense_vectors(other)[0, 1], atol=1e-6
+    )
 
 
 def test_senses_differ_from_each_other() -> None:

@@ -12,7 +12,14 @@ from cutaway.nets.export import export_huggingface, to_huggingface
 from cutaway.nets.reference import load
 from cutaway.nets.trunk import set_attention
 
-SHAPE = {"name": "gpt2", "vocab_size": 90, "block_size": 20, "n_layer": 3, "n_head": 4, "n_embd": 32}
+SHAPE = {
+    "name": "gpt2",
+    "vocab_size": 90,
+    "block_size": 20,
+    "n_layer": 3,
+    "n_head": 4,
+    "n_embd": 32,
+}
 
 
 def tokens(seed: int = 0) -> torch.Tensor:
@@ -24,7 +31,9 @@ def test_logits_equal_those_of_transformers(bias: bool) -> None:
     model = build({**SHAPE, "bias": bias}).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+            parameter += 0.1 * torch.randn(
+                parameter.shape, generator=torch.Generator().manual_seed(1)
+            )
         theirs = to_huggingface(model)(tokens()).logits
         assert (model(tokens()) - theirs).abs().max() < 1e-5
 

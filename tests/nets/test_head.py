@@ -33,18 +33,24 @@ def test_loss_and_gradients_equal_autograd(monkeypatch: pytest.MonkeyPatch, chun
 
 def test_finite_differences_agree() -> None:
     hidden, embedding, targets = problem(6)
-    assert torch.autograd.gradcheck(lambda h, e: head_cross_entropy(h, e, targets), (hidden, embedding))
+    assert torch.autograd.gradcheck(
+        lambda h, e: head_cross_entropy(h, e, targets), (hidden, embedding)
+    )
 
 
 def test_huge_logits_stay_finite() -> None:
     hidden, embedding, targets = problem(20, torch.float32)
     loss = head_cross_entropy(hidden * 1e4, embedding, targets)
-    assert loss.item() == pytest.approx(plain_cross_entropy(hidden * 1e4, embedding, targets).item())
+    assert loss.item() == pytest.approx(
+        plain_cross_entropy(hidden * 1e4, embedding, targets).item()
+    )
 
 
 def test_only_what_is_needed_is_differentiated() -> None:
     hidden, embedding, targets = problem(20)
-    (gradient,) = torch.autograd.grad(head_cross_entropy(hidden, embedding.detach(), targets), hidden)
+    (gradient,) = torch.autograd.grad(
+        head_cross_entropy(hidden, embedding.detach(), targets), hidden
+    )
     (true,) = torch.autograd.grad(plain_cross_entropy(hidden, embedding.detach(), targets), hidden)
     assert torch.allclose(gradient.float(), true.float(), atol=1e-6)
 
@@ -53,7 +59,9 @@ def test_under_autocast_it_is_as_near_as_the_plain_head() -> None:
     hidden, embedding, targets = problem(300, torch.float32)
     exact = plain_cross_entropy(hidden, embedding, targets)
     with torch.autocast("cpu", torch.bfloat16):
-        ours, plain = (f(hidden, embedding, targets) for f in (head_cross_entropy, plain_cross_entropy))
+        ours, plain = (
+            f(hidden, embedding, targets) for f in (head_cross_entropy, plain_cross_entropy)
+        )
     assert abs(ours - exact) <= 2 * abs(plain - exact) + 1e-3
     mine = torch.autograd.grad(ours, embedding)[0]
     true = torch.autograd.grad(exact, embedding)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from functools import lru_cache
 
 from hypothesis import given, settings
@@ -18,14 +19,10 @@ TEXTS = st.text(st.sampled_from(LETTERS + SPACES * 3), max_size=60)
 
 @lru_cache
 def tokenizer() -> Tokenizer:
-    """Merges that would reach across every kind of place, were they let."""
-    words = [
-        "the cat's  hat.\n\nIt'll do ",
-        "a\n b \n c\t d",
-        "1 2  3\u3000 x \x1c y",
-        " . , ' s 't ",
-    ]
-    return train(words * 50, 400)
+    """Merges that reach across every kind of place where the pretokenizer lets them."""
+    drawn = random.Random(0)
+    words = ["".join(drawn.choices(LETTERS + SPACES * 3, k=6)) for _ in range(1000)]
+    return train([word * 3 for word in words], 2000)
 
 
 @settings(max_examples=1500, deadline=None)

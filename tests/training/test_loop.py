@@ -92,7 +92,10 @@ def test_clipping_scales_the_gradient_and_records_its_norm_before(tmp_path) -> N
 
 def test_a_loss_that_becomes_nan_fails_the_run_with_its_step_and_keeps_the_rest(tmp_path) -> None:
     task = Regression(lambda step: float("nan") if step == 13 else 1.0)
-    with new_run(tmp_path) as run, pytest.raises(RunFailed, match="loss became non-finite") as error:
+    with (
+        new_run(tmp_path) as run,
+        pytest.raises(RunFailed, match="loss became non-finite") as error,
+    ):
         fit(task, LOOP, [run])
     assert error.value.step == 13
     assert error.value.exit_code == 1
@@ -121,7 +124,9 @@ def test_a_gradient_that_overflows_is_told_apart_from_the_loss(tmp_path) -> None
 def test_an_evaluation_that_is_not_finite_fails_the_run(tmp_path) -> None:
     class Bad(Regression):
         def evaluate(self):
-            return {"val_loss": torch.tensor(float("inf")) if self.seen == 10 else torch.tensor(1.0)}
+            return {
+                "val_loss": torch.tensor(float("inf")) if self.seen == 10 else torch.tensor(1.0)
+            }
 
     with new_run(tmp_path) as run, pytest.raises(RunFailed, match="val_loss became non-finite"):
         fit(Bad(), LOOP, [run])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -10,7 +11,9 @@ from toys import LOOP
 
 from cutaway.training.schedule import learning_rate
 
-CONFIG = replace(LOOP, schedule_steps=110, warmup_steps=10, learning_rate=1.0, min_learning_rate=0.1)
+CONFIG = replace(
+    LOOP, schedule_steps=110, warmup_steps=10, learning_rate=1.0, min_learning_rate=0.1
+)
 
 
 @pytest.mark.parametrize(
@@ -32,4 +35,4 @@ def test_warm_up_then_half_a_cosine_then_the_floor(step, rate) -> None:
 
 def test_it_never_rises_after_the_warm_up() -> None:
     rates = [learning_rate(CONFIG, step) for step in range(10, 200)]
-    assert all(a >= b for a, b in zip(rates, rates[1:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates))

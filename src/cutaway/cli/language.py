@@ -149,12 +149,17 @@ def _used(run: str, top: int, plot: Path | None, form: display.Format) -> None:
     columns = [c for c in ("word", "sense", "activation", "count", "token_id") if c in last[0]]
     rows = [{**{c: row[c] for c in columns}, "word": readable(row["word"])} for row in last[:top]]
     display.show(rows, form, columns=columns)
-    display.notice(f"step {steps[-1]}; activation 1 = attended to as by chance")
+    ours = log.path.is_dir()
+    display.notice(
+        f"step {steps[-1]}" + ("; activation 1 = attended to as by chance" if ours else "")
+    )
     if plot is not None:
         from cutaway.figures.look import save
         from cutaway.language.pictures import words_evolution
 
-        display.notice(f"wrote {save(words_evolution(log.words, top=min(top, 20)), plot)}")
+        # what 1 means in a log written by others is not known
+        figure = words_evolution(log.words, top=min(top, 20), chance=ours)
+        display.notice(f"wrote {save(figure, plot)}")
 
 
 def _no_words(log: Log) -> str:

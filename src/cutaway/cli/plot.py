@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from cutaway.base import display
 from cutaway.base.errors import UserError
+
+if TYPE_CHECKING:
+    from cutaway.runs.foreign import Log
 
 
 def plot(
@@ -30,17 +33,20 @@ def plot(
         log_x: Steps on a logarithmic axis.
         log_y: The figure on a logarithmic axis.
     """
-    from cutaway.figures.look import save
+    from cutaway.figures.look import format_of, save
     from cutaway.language import pictures
     from cutaway.runs.foreign import open_log
+    from cutaway.studies.registry import pictures_of
 
     if not runs:
         raise UserError(f"plot {what}: name at least one run or training_log.json")
+    if what != "all":
+        format_of(out)
     logs = [open_log(run) for run in runs]
     if what == "all":
         if len(logs) > 1:
             raise UserError(f"plot all: one run at a time, {len(logs)} given")
-        for name, draw in pictures.PICTURES.items():
+        for name, draw in pictures_of(_study(logs[0])).items():
             figure = draw(logs[0])
             if figure is not None:
                 display.notice(f"wrote {save(figure, out / f'{name}.png')}")
@@ -52,3 +58,10 @@ def plot(
             logs, what, labels or None, log_x=log_x, log_y=log_y, title=title
         )
     display.notice(f"wrote {save(figure, out)}")
+
+
+def _study(log: Log) -> str:
+    """The study whose pictures suit a log: its run's own, language for a training_log.json."""
+    from cutaway.runs.folder import Run
+
+    return Run.open(log.path).record.study if log.path.is_dir() else "language"

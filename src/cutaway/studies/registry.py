@@ -6,7 +6,7 @@ and the command line serve rooms they do not know.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -14,17 +14,20 @@ from typing import TYPE_CHECKING, Any
 from cutaway.base.errors import UserError, nearest
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from cutaway.studies.settings import StudyConfig
     from cutaway.studies.study import Study
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a study lives: its config (loads no torch), its code, the folder of its presets."""
+    """Where a study lives: its config (loads no torch), its code, its presets, its pictures."""
 
     config: str
     study: str
     presets: str
+    pictures: str
 
 
 STUDIES: dict[str, Entry] = {
@@ -32,6 +35,7 @@ STUDIES: dict[str, Entry] = {
         config="cutaway.language.config:LanguageConfig",
         study="cutaway.language.study:LanguageStudy",
         presets="cutaway.language.presets",
+        pictures="cutaway.language.pictures:PICTURES",
     ),
 }
 
@@ -44,6 +48,11 @@ def config_of(name: str) -> type[StudyConfig]:
 def study_of(name: str) -> Study:
     """The study itself; loads its room."""
     return _fetch(_entry(name).study)()
+
+
+def pictures_of(name: str) -> Mapping[str, Callable[[Any], Figure | None]]:
+    """Every picture of a study's runs: name → from a log to a figure, or None."""
+    return _fetch(_entry(name).pictures)
 
 
 def infer(keys: Iterable[str]) -> str:

@@ -19,6 +19,7 @@ from typing import BinaryIO, TextIO
 from cutaway.base.errors import UserError
 
 _CHUNK = 1 << 20
+_BEGINNING = 1 << 14  # bytes
 _MARKS = (  # the longer ones first: UTF-32's little-endian mark begins with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -31,12 +32,15 @@ _CONTROL = bytes(code for code in range(32) if chr(code) not in "\t\n\v\f\r\x1a\
 _UNDEFINED_IN_CP1252 = b"\x81\x8d\x8f\x90\x9d"
 
 
-def encoding(path: Path) -> str:
-    """The file's encoding, after reading all of it: `utf-8`, `utf-8-sig`, `utf-16`, `utf-32`,
-    `cp1252` or `latin-1`. Raises UserError for a binary, unreadable or damaged file.
+def examined(path: Path) -> tuple[str, str]:
+    """The file's encoding, after reading all of it, and how its text begins (some thousand letters).
+
+    The encoding is `utf-8`, `utf-8-sig`, `utf-16`, `utf-32`, `cp1252` or `latin-1`. Raises
+    UserError for a binary, unreadable or damaged file.
     """
     with opened_bytes(path) as stream:
         chunk = stream.read(_CHUNK)
+        beginning = chunk[:_BEGINNING]
         marked = next((name for mark, name in _MARKS if chunk.startswith(mark)), None)
         decoder = codecs.getincrementaldecoder(marked or "utf-8")("strict")
         is_utf8, in_cp1252, offset = True, True, 0
@@ -57,9 +61,8 @@ def encoding(path: Path) -> str:
                 break
             offset += len(chunk)
             chunk = stream.read(_CHUNK)
-    if marked:
-        return marked
-    return "utf-8" if is_utf8 else "cp1252" if in_cp1252 else "latin-1"
+    encoding = marked or ("utf-8" if is_utf8 else "cp1252" if in_cp1252 else "latin-1")
+    return encoding, beginning.decode(encoding, "replace")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,13 +54,13 @@ class FilesSource:
         self.path = Path(path)
         self.name = name or str(path)
         self._column = column
-        self._paths = _listed(self.path)
+        self._listed = _listed(self.path)
         self._files: list[_File] | None = None
 
     def documents(self) -> Iterator[Document]:
         """Documents file by file; ids are paths relative to the folder, with a line or part."""
         if self._files is None:
-            self._files = [self._examined(path) for path in self._paths]
+            self._files = [_examined(path, id) for path, id in self._listed]
         some = False
         for file in self._files:
             for document in self._read(file):
@@ -70,36 +71,16 @@ class FilesSource:
 
     def fingerprint(self) -> str:
         """Of names, sizes and contents; of large files the time of change instead of the content."""
-        facts = f"{PIECE} {_WHOLE} {rows.BLOCK} {self._column}"
-        return (
-            "files:"
-            + fingerprint((path, self._id(path)) for path in self._paths)[:48]
-            + (hashlib.sha256(facts.encode()).hexdigest()[:16])
-        )
+        content = fingerprint(self._listed)
+        facts = f"{content} {PIECE} {_WHOLE} {rows.BLOCK} {self._column}"
+        return "files:" + hashlib.sha256(facts.encode()).hexdigest()
 
     def size(self) -> int | None:
         """Bytes of the files, gzip and Parquet taken to unpack to three times theirs."""
         return sum(
             path.stat().st_size * (3 if path.suffix.lower() in (".gz", ".parquet") else 1)
-            for path in self._paths
+            for path, _ in self._listed
         )
-
-    def _id(self, path: Path) -> str:
-        return path.name if path == self.path else path.relative_to(self.path).as_posix()
-
-    def _examined(self, path: Path) -> _File:
-        kind = _suffix(path)
-        if kind == ".parquet":
-            _parquet(path)
-            return _File(path, self._id(path), "parquet")
-        encoding = decoding.encoding(path)
-        if encoding in ("cp1252", "latin-1"):
-            notice(f"{path}: not UTF-8, read as {encoding}")
-        if kind in (".jsonl", ".json"):
-            return _File(path, self._id(path), "json", encoding)
-        with decoding.opened(path, encoding) as stream:
-            tagged = europarl.is_europarl(stream.read(8192))
-        return _File(path, self._id(path), "europarl" if tagged else "text", encoding)
 
     def _read(self, file: _File) -> Iterator[Document]:
         if file.kind in ("json", "parquet"):
@@ -118,11 +99,11 @@ class FilesSource:
             records = _parquet_rows(file, rows.shape(found, str(file.path), self._column).columns)
         else:
             records = _json_rows(file)
-            first = next(records, None)
-            if first is None:
+            beginning = list(islice(records, 1))
+            if not beginning:
                 return
-            found = rows.kinds(first[1])
-            records = _chained(first, records)
+            found = rows.kinds(beginning[0][1])
+            records = chain(beginning, records)
         yield from rows.documents(records, rows.shape(found, str(file.path), self._column), file.id)
 
 
@@ -147,69 +128,78 @@ def fingerprint(files: Iterable[tuple[Path, str]]) -> str:
     return digest.hexdigest()
 
 
-def _listed(path: Path) -> list[Path]:
-    """The files to read under `path`, sorted."""
+def _listed(path: Path) -> list[tuple[Path, str]]:
+    """The files to read under `path` with their ids, sorted by these."""
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     if not path.is_dir():
-        if _suffix(path) in _TABLES:
+        if _suffix(path.name) in _TABLES:
             raise UserError(f"{path}: tables are read as JSON lines or Parquet; convert it first")
-        return [path]
-    found: list[Path] = []
+        return [(path, path.name)]
+    found: list[str] = []
     others: Counter[str] = Counter()
     for folder, folders, names in os.walk(path, onerror=_refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inside = os.path.relpath(folder, path).replace(os.sep, "/")
         for name in names:
             if name.startswith("."):
                 continue
-            if _suffix(Path(name)) in SUFFIXES:
-                found.append(Path(folder, name))
+            if _suffix(name) in SUFFIXES:
+                found.append(name if inside == "." else f"{inside}/{name}")
             else:
-                others[Path(name).suffix or name] += 1
-    if any(_suffix(file) == ".parquet" for file in found):
+                others[os.path.splitext(name)[1] or name] += 1
+    if any(_suffix(id) == ".parquet" for id in found):
         # A folder of Parquet files is a data set: its card is not part of its text.
-        found = [file for file in found if file.name.lower() != "readme.md"]
+        found = [id for id in found if id.rpartition("/")[2].lower() != "readme.md"]
     if not found:
         raise UserError(f"{path}: no {', '.join(SUFFIXES)} file (or .gz of one) in this folder")
     if others:
         kinds = ", ".join(f"{kind} ({count})" for kind, count in others.most_common(5))
         notice(f"{path}: left out files of other kinds: {kinds}")
-    return sorted(found, key=lambda file: file.relative_to(path).as_posix())
+    return [(path / id, id) for id in sorted(found)]
+
+
+def _examined(path: Path, id: str) -> _File:
+    """The file's kind and encoding, from reading it."""
+    kind = _suffix(path.name)
+    if kind == ".parquet":
+        _parquet(path)
+        return _File(path, id, "parquet")
+    encoding, beginning = decoding.examined(path)
+    if encoding in ("cp1252", "latin-1"):
+        notice(f"{path}: not UTF-8, read as {encoding}")
+    if kind in (".jsonl", ".json"):
+        return _File(path, id, "json", encoding)
+    form = "europarl" if europarl.is_europarl(beginning) else "text"
+    return _File(path, id, form, encoding)
 
 
 def _refuse(error: OSError) -> None:
     raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from None
 
 
-def _suffix(path: Path) -> str:
-    plain = path.with_suffix("") if path.suffix.lower() == ".gz" else path
-    return plain.suffix.lower()
+def _suffix(name: str) -> str:
+    name = name.lower().removesuffix(".gz")
+    return os.path.splitext(name)[1]
 
 
 def _numbered(id: str, parts: Iterable[str], *, alone: bool) -> Iterator[Document]:
     """Parts as documents `id#0001`, ...; a single part of a plain file is `id` itself."""
     parts = iter(parts)
-    first, second = next(parts, ""), next(parts, None)
-    if alone and second is None:
-        if first.strip():
-            yield Document(id, first)
+    beginning = list(islice(parts, 2))
+    if alone and len(beginning) < 2:
+        if beginning and beginning[0].strip():
+            yield Document(id, beginning[0])
         return
-    for number, part in enumerate(
-        _chained(first, parts if second is None else _chained(second, parts)), 1
-    ):
+    for number, part in enumerate(chain(beginning, parts), start=1):
         if part.strip():
             yield Document(f"{id}#{number:04d}", part)
-
-
-def _chained(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
-    yield first
-    yield from rest
 
 
 def _json_rows(file: _File) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Objects of a JSON lines file, or of one array, which is read whole."""
     with decoding.opened(file.path, file.encoding) as stream:
-        if _suffix(file.path) == ".json" and stream.read(4096).lstrip().startswith("["):
+        if _suffix(file.path.name) == ".json" and stream.read(4096).lstrip().startswith("["):
             stream.seek(0)
             entries: Iterable[tuple[int, Any]] = enumerate(_parsed(stream.read(), file.path), 1)
             unit = "entry"

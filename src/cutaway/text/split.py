@@ -50,10 +50,7 @@ def plan(source: Source, fraction: float) -> Split:
     `fraction` is the part of the text that validation should hold, over 0 and at most 0.5.
     Raises UserError for another fraction and for a source without text.
     """
-    if not 0 < fraction <= 0.5:
-        raise UserError(
-            f"validation_fraction = {fraction}: expected a number over 0 and at most 0.5"
-        )
+    require_fraction(fraction)
     few = max(FEW, round(_ENOUGH / fraction))
     sizes = [
         (document.id, len(document.text.encode())) for document in islice(source.documents(), few)
@@ -76,6 +73,14 @@ def plan(source: Source, fraction: float) -> Split:
             f"validation_fraction = {fraction:g}: validation holds {reached:.1%} of the text"
         )
     return Split(fraction, chosen=chosen, notices=notices)
+
+
+def require_fraction(fraction: float) -> None:
+    """Refuse a validation fraction that is not over 0 and at most 0.5."""
+    if not 0 < fraction <= 0.5:
+        raise UserError(
+            f"validation_fraction = {fraction}: expected a number over 0 and at most 0.5"
+        )
 
 
 def share(id: str, purpose: str = "validation") -> float:

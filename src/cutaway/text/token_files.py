@@ -26,7 +26,7 @@ from cutaway.text import tokenizers
 from cutaway.text.cuts import cut
 from cutaway.text.encoding import encoded, token_dtype
 from cutaway.text.sources import Document, Source
-from cutaway.text.split import Split, plan, share
+from cutaway.text.split import Split, plan, require_fraction, share
 from cutaway.text.tokenizers import Tokenizer
 
 FORMAT = 1
@@ -70,6 +70,7 @@ def token_files(
     build them once; a damaged folder is built again, with a notice. Raises UserError for what
     cannot be read, for an empty corpus and for settings out of range.
     """
+    require_fraction(validation_fraction)
     given = None if tokenizer == "train" else tokenizers.pretrained(tokenizer)
     if given is None and (vocab_size is None or vocab_size < tokenizers.SMALLEST_VOCABULARY):
         raise UserError(

@@ -103,6 +103,8 @@ class _Fitting:
     ):
         self.task, self.config, self.runs, self.instruments = task, config, runs, instruments
         self.device = hardware.device(config.device)
+        if self.device.type == "cpu":
+            hardware.keep_freed_memory()
         self.observer = Observer(task, config, runs, instruments, self.device)
         self.step = 0
         self.began = False  # whether a first step has begun
@@ -143,7 +145,11 @@ class _Fitting:
             if stop.signal:
                 self.save(step)
                 raise Interrupted(f"stopped at step {step}; --resume goes on", stop.signal)
-            if self.saver.improved or last or (step > first and step % config.checkpoint_every == 0):
+            if (
+                self.saver.improved
+                or last
+                or (step > first and step % config.checkpoint_every == 0)
+            ):
                 self.save(step)
             torch.manual_seed(stream(config.seed, step, "step"))
             self.began = True
