@@ -48,7 +48,9 @@ def main() -> None:
                 outcome = fit(prepared.task, loop, [run], prepared.instruments if on else ())[0]
                 seconds[on].append(time.perf_counter() - began)
             if on:
-                spent = (v for k, v in outcome.metrics.items() if k.startswith("instrument_seconds"))
+                spent = (
+                    v for k, v in outcome.metrics.items() if k.startswith("instrument_seconds")
+                )
                 clocked.append(sum(spent) / seconds[on][-1])
     names = ", ".join(f"{i.name} every {i.every}" for i in prepared.instruments)
     print(f"{given.preset}: {names}; {given.rounds} rounds of {given.steps} steps")

@@ -13,7 +13,7 @@ from cutaway.studies.registry import STUDIES, pictures_of
 ALL = [(study, name) for study in STUDIES for name in pictures_of(study)]
 
 
-@pytest.mark.parametrize("study,name", ALL)
+@pytest.mark.parametrize(("study", "name"), ALL)
 @pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
 def test_it_renders(study, name, ending, request, tmp_path) -> None:
     run = request.getfixturevalue({"language": "backpack_run"}[study])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -256,20 +258,23 @@ def test_missing_and_empty_folders_are_refused_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("which", ["folder", "file"])
-def test_what_may_not_be_read_is_named(tmp_path: Path, which: str) -> None:
+def test_what_may_not_be_read_is_named(request: pytest.FixtureRequest, which: str) -> None:
     """In a child without root's rights, which chmod does not bind."""
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "a.txt").write_text("secret")
-    locked = tmp_path / "sub" if which == "folder" else tmp_path / "sub" / "a.txt"
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    # pytest's own folders are closed to others, so one beside them
+    open_to_all = Path(tempfile.mkdtemp())
+    request.addfinalizer(lambda: shutil.rmtree(open_to_all))
+    open_to_all.chmod(0o755)
+    (open_to_all / "sub").mkdir()
+    (open_to_all / "sub" / "a.txt").write_text("secret")
+    list(FilesSource(open_to_all).documents())  # what it imports may be closed to others too
+    locked = open_to_all / "sub" if which == "folder" else open_to_all / "sub" / "a.txt"
     locked.chmod(0)
     reading, writing = os.pipe()
     if (child := os.fork()) == 0:
         try:
             if os.geteuid() == 0:
                 os.setuid(65534)
-            list(FilesSource(tmp_path).documents())
+            list(FilesSource(open_to_all).documents())
         except UserError as error:
             os.write(writing, str(error).encode())
         finally:

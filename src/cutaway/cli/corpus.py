@@ -19,10 +19,8 @@ def ls(*, json: bool = False, csv: bool = False) -> None:
     """List the sources of text that `--data` takes.
 
     Args:
-        json
-            Print JSON.
-        csv
-            Print CSV.
+        json: Print JSON.
+        csv: Print CSV.
     """
     from cutaway.text import known
 
@@ -45,18 +43,12 @@ def show(
     """Count a source's documents, bytes and words, and show how it begins.
 
     Args:
-        source
-            A name that `cutaway corpus ls` lists, or a path to a file or folder.
-        tokenizer
-            Count tokens too: `train`, a Hugging Face id, or a folder with a tokenizer.
-        vocab_size
-            Count tokens with a tokenizer of this size trained on the source.
-        documents
-            Read so many documents only; 1,000 of a hub corpus unless given.
-        json
-            Print JSON.
-        csv
-            Print CSV.
+        source: A name that `cutaway corpus ls` lists, or a path to a file or folder.
+        tokenizer: Count tokens too: `train`, a Hugging Face id, or a folder with a tokenizer.
+        vocab_size: Count tokens with a tokenizer of this size trained on the source.
+        documents: Read so many documents only; 1,000 of a hub corpus unless given.
+        json: Print JSON.
+        csv: Print CSV.
     """
     from cutaway.text import First
     from cutaway.text import source as source_of

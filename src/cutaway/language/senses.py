@@ -80,13 +80,14 @@ def sense_effect(
     """The next token after `tokens` (T,), before and after the edits.
 
     Rows of token_id, logit_before, logit_after, change, probability_before, probability_after for
-    the `top` tokens whose logits changed most.
+    the `top` tokens whose probability changed most.
     """
     before = model(tokens[None])[0, -1]
     with editing(model, edits):
         after = model(tokens[None])[0, -1]
     change = after - before
-    order = change.abs().topk(min(top, len(change))).indices
+    moved = (after.softmax(0) - before.softmax(0)).abs()
+    order = moved.topk(min(top, len(moved))).indices
     columns = {
         "token_id": order,
         "logit_before": before[order],

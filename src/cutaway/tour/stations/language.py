@@ -14,15 +14,14 @@ if TYPE_CHECKING:
     from cutaway.nets.reference import LoadedModel
     from cutaway.runs.folder import Run
 
+PRESETS = ("docstrings-tiny", "docstrings-tiny-gpt2")
 PROMPT = "Return the"
 _WORDS = ("file", "string", "list", "class", "value", "module", "object", "number")
 
 
 def visit(out: Path, fast: bool) -> list[Section]:
     """Train both, draw their curves and words, read and change senses, sample."""
-    runs = {
-        name: _train(name, out / name, fast) for name in ("docstrings-tiny", "docstrings-tiny-gpt2")
-    }
+    runs = {name: _train(name, out / name, fast) for name in PRESETS}
     backpack, twin = runs.values()
     return [_curves(backpack, twin, out), _words(backpack, out), *_senses(backpack), _samples(runs)]
 
@@ -139,8 +138,8 @@ def _senses(backpack: Run) -> list[Section]:
         ),
         Section(
             "Changing a sense",
-            f"Sense {strongest} of “{word}” is switched off; these logits after `{PROMPT} {word}` move "
-            "the most.",
+            f"Sense {strongest} of “{word}” is switched off: the next tokens after `{PROMPT} {word}` whose "
+            "probability moves the most.",
             table=Table(changed),
             commands=f"cutaway senses {backpack.path} --word {word} --scale {strongest}=0 "
             f'--prompt "{PROMPT} {word}"',
