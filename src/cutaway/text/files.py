@@ -86,6 +86,11 @@ class FilesSource:
         if file.kind in ("json", "parquet"):
             yield from self._records(file)
             return
+        if file.kind == "text":
+            text = decoding.small_text(file.path, file.encoding, _WHOLE - 1)
+            if text is not None:
+                yield from _numbered(file.id, [text], alone=True)
+                return
         with decoding.opened(file.path, file.encoding) as stream:
             if file.kind == "europarl":
                 parts = europarl.chapters(stream)
