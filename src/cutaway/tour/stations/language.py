@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,11 @@ def visit(out: Path, fast: bool) -> list[Section]:
     runs = {name: _train(name, out / name, fast) for name in PRESETS}
     backpack, twin = runs.values()
     return [_curves(backpack, twin, out), _words(backpack, out), *_senses(backpack), _samples(runs)]
+
+
+def _typed(run: Run) -> str:
+    """The run's folder as one would type it here."""
+    return os.path.relpath(run.path)
 
 
 def _train(preset: str, out: Path, fast: bool) -> Run:
@@ -54,8 +60,8 @@ def _curves(backpack: Run, twin: Run, out: Path) -> Section:
         "in nats per token on held-out documents; bits per byte compare across tokenizers.",
         pictures=[Picture(figure, "Training (light) and validation (strong) loss over the steps.")],
         table=Table(rows),
-        commands=f"cutaway train docstrings-tiny --out {backpack.path.name}\n"
-        f"cutaway plot loss {backpack.path} {twin.path} --labels Backpack GPT-2 --out loss.pdf",
+        commands="cutaway train docstrings-tiny --out out/docs\n"
+        f"cutaway plot loss {_typed(backpack)} {_typed(twin)} --labels Backpack GPT-2 --out loss.pdf",
     )
 
 
@@ -91,7 +97,7 @@ def _words(backpack: Run, out: Path) -> Section:
         "attention (1 is chance), for words seen at least five times.",
         pictures=[Picture(figure, "The words most used at the end, over training.")],
         table=Table(rows[:20]),
-        commands=f"cutaway words {backpack.path} --top 20 --plot words.pdf",
+        commands=f"cutaway words {_typed(backpack)} --top 20 --plot words.pdf",
     )
 
 
@@ -134,14 +140,14 @@ def _senses(backpack: Run) -> list[Section]:
                 f"{error:.1e}."
             ],
             table=Table(read),
-            commands=f"cutaway senses {backpack.path} --word {word}",
+            commands=f"cutaway senses {_typed(backpack)} --word {word}",
         ),
         Section(
             "Changing a sense",
             f"Sense {strongest} of “{word}” is switched off: the next tokens after `{PROMPT} {word}` whose "
             "probability moves the most.",
             table=Table(changed),
-            commands=f"cutaway senses {backpack.path} --word {word} --scale {strongest}=0 "
+            commands=f"cutaway senses {_typed(backpack)} --word {word} --scale {strongest}=0 "
             f'--prompt "{PROMPT} {word}"',
         ),
     ]
@@ -178,7 +184,7 @@ def _samples(runs: dict[str, Run]) -> Section:
         )
         drawn = sample(loaded.model, start, 60, temperature=0.7, top_k=50)[0].tolist()
         rows.append({"model": name, "text": loaded.tokenizer.decode(drawn)})
-    path = next(iter(runs.values())).path
+    path = _typed(next(iter(runs.values())))
     return Section(
         "What they write",
         f"Sampled after `{PROMPT}`. Models this small learn the look of the text, not its sense.",
