@@ -1,0 +1,82 @@
+"""Runs that fail on the way: exit 1, the reason in the record, what was recorded stays readable."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from conftest import TINY, command, settings_args
+from cutaway.cli.main import run
+from cutaway.runs.folder import Run
+
+
+def test_a_loss_that_becomes_nan_ends_the_process_with_1(corpus, tmp_path) -> None:
+    """A rate so high that the weights overflow after some steps of warm-up."""
+    settings = {
+        **TINY,
+        "eval_interval": 5,
+        "learning_rate": 1e25,
+        "warmup_iters": 50,
+        "grad_clip": "none",
+    }
+    arguments = ["train", "docstrings-tiny", *settings_args(settings), "--data", corpus]
+    process = command(*arguments, "--out", tmp_path / "run")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1, errors
+    complaints = [line for line in errors.splitlines() if line.startswith("cutaway: ")]
+    assert len(complaints) == 1
+    assert "non-finite at step" in complaints[0]
+    failed = Run.open(tmp_path / "run")
+    assert failed.status == failed.record.status == "failed"
+    step = failed.record.steps_done
+    assert f"step {step}" in failed.record.reason
+    assert max(failed.read()["step"].to_pylist()) < step
+    kept, damage = failed.checkpoints.latest_intact()
+    assert damage == []
+    assert all(bool(weight.isfinite().all()) for weight in kept.tensors["model"].values())
+    log = json.loads((failed.path / "training_log.json").read_text())
+    assert log["iterations"][0] == 0
+    assert run(["plot", "loss", str(failed.path), "--out", str(tmp_path / "loss.png")]) == 0
+
+
+def test_a_resume_of_the_failed_run_fails_at_the_same_step(corpus, tmp_path) -> None:
+    settings = {
+        **TINY,
+        "eval_interval": 5,
+        "learning_rate": 1e25,
+        "warmup_iters": 50,
+        "grad_clip": "none",
+    }
+    arguments = ["train", "docstrings-tiny", *settings_args(settings), "--data", str(corpus)]
+    arguments = ["--quiet", *arguments, "--out", str(tmp_path / "run")]
+    assert run(arguments) == 1
+    first = Run.open(tmp_path / "run").record
+    assert run([*arguments, "--resume"]) == 1
+    again = Run.open(tmp_path / "run").record
+    assert (again.reason, again.steps_done) == (first.reason, first.steps_done)
+
+
+def test_a_run_killed_by_force_reads_as_interrupted_and_its_figures_can_be_asked(
+    corpus, tmp_path
+) -> None:
+    settings = {**TINY, "max_iters": 100_000}
+    process = command(
+        "train",
+        "docstrings-tiny",
+        *settings_args(settings),
+        "--data",
+        corpus,
+        "--out",
+        tmp_path / "run",
+    )
+    for _ in range(600):
+        if (tmp_path / "run" / "checkpoints" / "step-000020").exists():
+            break
+        time.sleep(0.05)
+    assert Run.open(tmp_path / "run").status == "running"
+    process.kill()
+    process.communicate(timeout=60)
+    killed = Run.open(tmp_path / "run")
+    assert killed.record.status == "running"  # nobody was left to write it
+    assert killed.status == "interrupted"
+    assert killed.read().num_rows > 0
