@@ -27,7 +27,7 @@ $(VENV)/bin/pip:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cutaway needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 
-# torch first and pinned: an unpinned one brings gigabytes of CUDA libraries
+# the constraints pin torch: an unpinned one brings gigabytes of CUDA libraries
 $(VENV)/installed: $(VENV)/bin/pip pyproject.toml constraints.txt
 	$(BIN)/pip install -q -c constraints.txt -e .
 	touch $@

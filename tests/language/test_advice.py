@@ -44,7 +44,7 @@ def test_curves(table, said, field) -> None:
     ("table", "change", "said"),
     [
         (None, {}, "raise eval_iters"),
-        (None, {"words_interval": 5000}, "words_interval"),
+        (words([2.0, 1.0]), {"words_interval": 5000}, "words_interval"),
         (words([1.01, 1.005, 1.0]), {}, "within"),
     ],
 )

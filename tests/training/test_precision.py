@@ -45,10 +45,3 @@ def test_a_resume_uses_what_the_record_says(tmp_path, kept) -> None:
         checkpoint = run.checkpoints.load(10 if 10 in run.checkpoints.steps() else 20)
         fit(Regression(), replace(LOOP, precision="auto", steps=25), [run], checkpoint=checkpoint)
     assert run.record.resolved["precision"] == kept
-
-
-def test_float16_is_refused_with_its_reason() -> None:
-    from cutaway.base.errors import UserError
-
-    with pytest.raises(UserError, match="overflows to NaN"):
-        hardware.dtype("float16")

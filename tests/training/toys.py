@@ -24,13 +24,13 @@ class Regression(Task):
     unit = "rows"
     units_per_step = 12
 
-    def __init__(self, trouble: Callable[[int], float] = lambda step: 1.0, uneven: bool = False):
+    def __init__(self, trouble: Callable[[int], float] = lambda step: 1.0):
         super().__init__()
         self.model = nn.Linear(3, 1)
         with torch.no_grad():
             self.model.weight.copy_(torch.tensor([[0.5, -0.5, 0.1]]))
             self.model.bias.zero_()
-        self.trouble, self.uneven = trouble, uneven
+        self.trouble = trouble
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
     def data(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:

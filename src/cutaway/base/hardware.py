@@ -37,18 +37,11 @@ def device(name: str = "auto") -> torch.device:
     raise UserError(f"device = {name!r}: expected auto, cpu, cuda, cuda:N or mps")
 
 
-def dtype(precision: str) -> torch.dtype:
-    """`float32` or `bfloat16` as a torch dtype; float16 is refused with its reason."""
+def wide(on: torch.device) -> torch.dtype:
+    """The dtype for sums that must not lose digits: float64, but float32 on Metal, which has none."""
     import torch
 
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    if precision in known:
-        return known[precision]
-    if precision in ("float16", "fp16", "half"):
-        raise UserError(
-            "precision = 'float16': refused, its range overflows to NaN in some models; use bfloat16"
-        )
-    raise UserError(f"precision = {precision!r}: expected float32 or bfloat16")
+    return torch.float32 if on.type == "mps" else torch.float64
 
 
 def precisions(on: torch.device) -> tuple[str, ...]:

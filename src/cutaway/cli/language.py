@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -16,6 +17,7 @@ from cutaway.runs.store import find_run
 if TYPE_CHECKING:
     from cutaway.nets.reference import LoadedModel
     from cutaway.runs.foreign import Log
+    from cutaway.text.tokenizers import Tokenizer
 
 _SUFFIXES = {"k": 1e3, "m": 1e6, "b": 1e9}
 
@@ -33,19 +35,21 @@ def params(
         what: A preset, a YAML file, or a run.
         settings: Fields of the config, as --field value.
         target: A number of parameters (500k, 1.5M): print the nearest configurations that have it.
+        json: Print JSON.
+        csv: Print CSV.
     """
-    from cutaway.language.sizing import components, nearest_configurations
+    from cutaway.language.sizing import components, nearest_configurations, sized
     from cutaway.studies.registry import config_of
     from cutaway.studies.settings import overrides, resolve
 
-    study, values, vocabulary = _settings_of(what)
-    config = resolve(config_of(study), values, overrides(settings))
+    study, values = _settings_of(what)
+    config = sized(resolve(config_of(study), values, overrides(settings)))
     form = output_format(json, csv)
     if target is not None:
         rows = nearest_configurations(config, _number(target))
         display.show(rows, form, empty=f"no field alone comes within 10 % of {target}")
         return
-    counts = components(config, vocabulary)
+    counts = components(config)
     total = sum(counts.values())
     rows = [
         {"component": name, "parameters": count, "share": f"{count / total:.1%}"}
@@ -54,18 +58,19 @@ def params(
     display.show(rows, form)
 
 
-def _settings_of(what: str) -> tuple[str, dict, int | None]:
+def _settings_of(what: str) -> tuple[str, dict]:
+    """A study and its settings, those of a run with the vocabulary it turned out to have."""
     folder = Path(what)
     if (folder / "run.json").is_file():
         from cutaway.runs.folder import Run
 
         record = Run.open(folder).record
         architecture = record.resolved.get("architecture", {})
-        return record.study, dict(record.config), architecture.get("vocab_size")
+        return record.study, {**record.config, "vocab_size": architecture.get("vocab_size")}
     from cutaway.studies.presets import find_preset
 
     preset = find_preset(what)
-    return preset.study, preset.values, None
+    return preset.study, preset.values
 
 
 def _number(text: str) -> int:
@@ -100,11 +105,15 @@ def words(
         top: How many.
         plot: Also draw how the words evolved over training, into this PDF, PNG or SVG file.
         step: Checkpoint: best, last, or a step.
+        json: Print JSON.
+        csv: Print CSV.
     """
     if top < 1:
         raise UserError(f"top = {top}: expected 1 or more")
     form = output_format(json, csv)
     if kind == "used":
+        if word is not None or step != "best":
+            raise UserError("--word and --step are for --kind predicts and evoked-by")
         _used(run, top, plot, form)
         return
     if plot is not None:
@@ -114,13 +123,13 @@ def words(
     from cutaway.language import words as asked
 
     loaded = backpack(run, step)
-    tokenizer = loaded.tokenizer
+    tokenizer = loaded.reads
     token = asked.token_of(tokenizer, word)
     if kind == "predicts":
         rows = [
             {
                 "sense": row["sense"],
-                "token": readable(tokenizer.token(row["token_id"])),
+                "token": shown(tokenizer, row["token_id"], form),
                 "logit": row["logit"],
             }
             for row in asked.predicts(loaded.model, token, top)
@@ -128,7 +137,7 @@ def words(
     else:
         rows = [
             {
-                "word": readable(tokenizer.token(row["token_id"])),
+                "word": shown(tokenizer, row["token_id"], form),
                 "sense": row["sense"],
                 "logit": row["logit"],
             }
@@ -147,7 +156,13 @@ def _used(run: str, top: int, plot: Path | None, form: display.Format) -> None:
     last = [row for row in log.words.to_pylist() if row["step"] == steps[-1]]
     last.sort(key=lambda row: -row["activation"])
     columns = [c for c in ("word", "sense", "activation", "count", "token_id") if c in last[0]]
-    rows = [{**{c: row[c] for c in columns}, "word": readable(row["word"])} for row in last[:top]]
+    rows = [
+        {
+            **{c: row[c] for c in columns},
+            "word": row["word"] if form != "table" else readable(row["word"]),
+        }
+        for row in last[:top]
+    ]
     display.show(rows, form, columns=columns)
     ours = log.path.is_dir()
     display.notice(
@@ -171,8 +186,14 @@ def _no_words(log: Log) -> str:
 
         record = Run.open(path).record
         if record.study == "language":
-            return f"{path}: {why_no_words(LanguageConfig(**record.config), record.steps_done)}"
+            return f"{path}: {why_no_words(LanguageConfig(**record.config))}"
     return f"{path}: holds no top_activating_words (only a Backpack's log does)"
+
+
+def shown(tokenizer: Tokenizer, token: int, form: display.Format) -> str:
+    """A token's text: as it is for programs, with its blanks visible for people."""
+    text = tokenizer.token(token)
+    return readable(text) if form == "table" else text
 
 
 def backpack(run: str, step: str = "best") -> LoadedModel:
@@ -222,14 +243,20 @@ def senses(
         sense: The only sense that --remove and --add change.
         prompt: Text before the next word, for a change; default the word itself.
         similar_to: Another word: cosine sense by sense, and the smallest of them.
+        top: How many tokens, of each sense or of the change.
+        step: Checkpoint: best, last, or a step.
+        json: Print JSON.
+        csv: Print CSV.
     """
+    if top < 1:
+        raise UserError(f"top = {top}: expected 1 or more")
     import torch
 
     from cutaway.language import senses as room
     from cutaway.language.words import predicts, token_of
 
     loaded = backpack(run, step)
-    model, tokenizer = loaded.model, loaded.tokenizer
+    model, tokenizer = loaded.model, loaded.reads
     token, form = token_of(tokenizer, word), output_format(json, csv)
     count = model.config.n_senses
     if sense is not None:
@@ -256,7 +283,7 @@ def senses(
         rows = [
             {
                 "sense": row["sense"],
-                "token": readable(tokenizer.token(row["token_id"])),
+                "token": shown(tokenizer, row["token_id"], form),
                 "logit": row["logit"],
             }
             for row in predicts(model, token, top)
@@ -268,7 +295,7 @@ def senses(
         raise UserError(f"prompt = {prompt!r}: does not hold the word {tokenizer.token(token)!r}")
     ids = list(ids)[-model.config.block_size :]
     effect = room.sense_effect(model, torch.tensor(ids, device=model.embedding.device), edits, top)
-    rows = [{"token": readable(tokenizer.token(row.pop("token_id"))), **row} for row in effect]
+    rows = [{"token": shown(tokenizer, row.pop("token_id"), form), **row} for row in effect]
     display.show(rows, form)
 
 
@@ -287,9 +314,12 @@ def _check_sense(sense: int, count: int) -> None:
 
 def _float(name: str, text: str) -> float:
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
-        raise UserError(f"{name} = {text!r}: expected a number") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"{name} = {text!r}: expected a number")
+    return number
 
 
 def sample(
@@ -312,10 +342,12 @@ def sample(
         count: How many texts.
         temperature: 0 takes the likeliest token; 1 draws from the model's own probabilities.
         top_k: Draw among this many likeliest tokens.
+        seed: The same seed draws the same text.
+        step: Checkpoint: best, last, or a step.
     """
     if length < 1 or count < 1:
         raise UserError(f"length = {length}, count = {count}: expected 1 or more")
-    if temperature < 0:
+    if not 0 <= temperature < math.inf:
         raise UserError(f"temperature = {temperature}: expected 0 or more")
     if top_k is not None and top_k < 1:
         raise UserError(f"top_k = {top_k}: expected 1 or more")
@@ -325,7 +357,7 @@ def sample(
     from cutaway.nets.reference import load
 
     loaded = load(find_run(run), step=_step(step))
-    tokenizer = loaded.tokenizer
+    tokenizer = loaded.reads
     ids = list(tokenizer.encode(prompt)) or [tokenizer.end_of_text]
     start = torch.tensor([ids] * count, device=loaded.model.embedding.device)
     for drawn in draw(loaded.model, start, length, temperature=temperature, top_k=top_k, seed=seed):

@@ -46,6 +46,10 @@ def plot(
     if what == "all":
         if len(logs) > 1:
             raise UserError(f"plot all: one run at a time, {len(logs)} given")
+        if labels or log_x or log_y or title:
+            raise UserError(
+                "plot all: --labels, --log-x, --log-y and --title are for single pictures"
+            )
         for name, draw in pictures_of(_study(logs[0])).items():
             figure = draw(logs[0])
             if figure is not None:

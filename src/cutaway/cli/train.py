@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
 from cutaway.base import display
 from cutaway.base.errors import UserError
+from cutaway.cli.common import output_format
 from cutaway.studies.registry import STUDIES, config_of
 from cutaway.studies.settings import describe
+
+if TYPE_CHECKING:
+    from cutaway.runs.folder import Run
+    from cutaway.studies.presets import Preset
+    from cutaway.studies.settings import StudyConfig
 
 
 def _settings_help() -> str:
@@ -56,37 +62,64 @@ def train(
     if extra_steps < 0:
         raise UserError(f"extra_steps = {extra_steps}: expected 0 or more")
     going_on = resume or extra_steps > 0
-    if going_on and (Path(what) / "run.json").is_file():
-        out = out or Path(what)
-    if going_on and out is None:
-        raise UserError("--resume: say which run, with --out FOLDER or as the first argument")
-    if going_on and Path(what) == out:
-        from cutaway.studies.train import recorded_config
-
-        study, values = recorded_config(out)
+    is_run = (Path(what) / "run.json").is_file()
+    if is_run and not going_on:
+        raise UserError(f"{what}: is a run; --resume or --extra-steps N goes on with it")
+    if going_on:
+        out = out or (Path(what) if is_run else None)
+        if out is None:
+            raise UserError("--resume: say which run, with --out FOLDER or as the first argument")
+        run = _go_on(what, out, is_run, changes, resume, extra_steps)
     else:
         preset = find_preset(what)
-        study, values = preset.study, preset.values
-        out = out or _fresh(preset.name)
-    config = resolve(config_of(study), values, changes)
-
-    from cutaway.studies.train import train as start
-
-    run = start(study, config, out, resume=resume, extra_steps=extra_steps)
+        config = resolve(config_of(preset.study), preset.values, changes)
+        run = _start(preset, config, out)
     _report(run)
 
 
-def _fresh(name: str) -> Path:
-    """`runs/<name>`, or `runs/<name>-2`, -3, ... where that is taken."""
+def _go_on(
+    what: str, out: Path, is_run: bool, changes: dict[str, Any], resume: bool, extra_steps: int
+) -> Run:
+    """The recorded settings count, and above them only what the command line says."""
+    from cutaway.studies.presets import find_preset
+    from cutaway.studies.settings import resolve
+    from cutaway.studies.train import recorded_config, train
+
+    study, values = recorded_config(out)
+    if not is_run and (named := find_preset(what).study) != study:
+        raise UserError(f"{out}: a {study} run; {what} is a preset of {named}")
+    config = resolve(config_of(study), values, changes)
+    return train(study, config, out, resume=resume, extra_steps=extra_steps)
+
+
+def _start(preset: Preset, config: StudyConfig, out: Path | None) -> Run:
+    from cutaway.studies.train import train
+
+    if out is not None:
+        return train(preset.study, config, out)
+    out = _claimed(preset.name)
+    try:
+        return train(preset.study, config, out)
+    finally:  # refused: neither the folder nor one made to hold it stays
+        for folder in (out, out.parent):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _claimed(name: str) -> Path:
+    """`runs/<name>`, or `runs/<name>-2`, -3, ... where that is taken; made, so that it is ours."""
     root = Path("runs")
     number, folder = 1, root / name
-    while folder.exists():
-        number += 1
-        folder = root / f"{name}-{number}"
-    return folder
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
+            folder = root / f"{name}-{number}"
 
 
-def _report(run) -> None:
+def _report(run: Run) -> None:
     record = run.record
     figures = [
         f"{name} {record.metrics[name]:.4f}"
@@ -104,8 +137,13 @@ def _shown(path: Path) -> str:
 
 
 def presets(*, json: bool = False, csv: bool = False) -> None:
-    """List the presets: name, study, what it is for."""
+    """List the presets: name, study, what it is for.
+
+    Args:
+        json: Print JSON.
+        csv: Print CSV.
+    """
     from cutaway.studies.presets import presets as every
 
     rows = [{"preset": p.name, "study": p.study, "about": p.about} for p in every()]
-    display.show(rows, "json" if json else "csv" if csv else "table")
+    display.show(rows, output_format(json, csv))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cutaway.base import hardware
 from cutaway.training.instruments import Moment, Stateless
 
 
@@ -27,8 +28,9 @@ class WeightNorms(Stateless):
             owners = [component(name) for name, _ in named]
             self._components = list(dict.fromkeys(owners))
             self._member = torch.tensor([self._components.index(owner) for owner in owners])
-        norms = torch.stack(torch._foreach_norm([p for _, p in named])).double()
-        squares = torch.zeros(len(self._components), dtype=torch.float64, device=norms.device)
+        norms = torch.stack(torch._foreach_norm([p for _, p in named]))
+        norms = norms.to(hardware.wide(norms.device))
+        squares = norms.new_zeros(len(self._components))
         squares.index_add_(0, self._member.to(norms.device), norms.square())
         row = {"weight_norm": squares.sum().sqrt()}
         for index, name in enumerate(self._components):

@@ -22,7 +22,7 @@ def advice(history: pa.Table, words: pa.Table | None, config: LanguageConfig) ->
     """
     return [
         *_about_the_curve(history, config),
-        *_about_words(words, history, config),
+        *_about_words(words, config),
     ]
 
 
@@ -61,12 +61,17 @@ def _about_the_curve(history: pa.Table, config: LanguageConfig) -> list[str]:
     return notes
 
 
-def _about_words(words: pa.Table | None, history: pa.Table, config: LanguageConfig) -> list[str]:
+def _about_words(words: pa.Table | None, config: LanguageConfig) -> list[str]:
     if config.model != "backpack":
         return []
     if words is None or not words.num_rows:
-        return [why_no_words(config, int(history["step"][-1].as_py()) if history.num_rows else 0)]
+        return [why_no_words(config)]
     last = words["step"].to_pylist()[-1]
+    if 0 < last < config.words_every:
+        return [
+            f"words were read at the first and the last step only: the run of {last} steps ended "
+            f"before words_interval ({config.words_every}; half of eval_interval unless set)"
+        ]
     activations = [
         a
         for step, a in zip(words["step"].to_pylist(), words["activation"].to_pylist(), strict=True)
@@ -81,16 +86,11 @@ def _about_words(words: pa.Table | None, history: pa.Table, config: LanguageConf
     return []
 
 
-def why_no_words(config: LanguageConfig, steps: int) -> str:
+def why_no_words(config: LanguageConfig) -> str:
     """Why a run has no readings of words, and the field to change."""
     if config.model != "backpack":
         return (
             f"no words: model is {config.model}, and only a backpack has senses (model: backpack)"
-        )
-    if steps < config.words_every:
-        return (
-            f"no words: the run ended at step {steps}, before the first reading at "
-            f"{config.words_every} (words_interval, or half of eval_interval)"
         )
     return (
         "no words: none was seen five times in the held-out windows; raise eval_iters or "

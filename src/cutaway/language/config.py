@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import os
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from cutaway.base.errors import UserError
 from cutaway.studies.settings import StudyConfig
 from cutaway.training.config import LoopConfig
+
+_NAMES = ("docstrings", "europarl", "wikipedia", "gutenberg", "truthfulqa", "train")
 
 
 class LanguageConfig(StudyConfig):
     """A Backpack or GPT-2 language model on a text source."""
+
+    free: ClassVar[frozenset[str]] = StudyConfig.free | {
+        *("data", "log_interval", "checkpoint_interval", "keep_checkpoints"),
+        *("top_words", "log_points"),
+    }
 
     model: Literal["backpack", "gpt2"] = "backpack"
     """Which network: a Backpack, or the GPT-2 baseline."""
@@ -19,8 +28,8 @@ class LanguageConfig(StudyConfig):
     """Text: a source by name, a file or a folder (`cutaway corpus ls`)."""
     tokenizer: str = "train"
     """`train` a byte-level BPE on the data, or a pretrained one by id, folder or file."""
-    vocab_size: int | None = Field(8192, ge=257)
-    """Tokens of a trained tokenizer; with a pretrained one, what it has."""
+    vocab_size: int | None = Field(None, ge=257)
+    """Tokens of a trained tokenizer, default 8192; of a pretrained one, what it has or more."""
     validation_fraction: float = Field(0.1, gt=0, le=0.5)
     """Share of the tokens kept for validation, by document."""
 
@@ -101,13 +110,32 @@ class LanguageConfig(StudyConfig):
                 f"{self.lr_decay_iters or self.max_iters}, where the learning rate is lowest"
             )
         if self.tokenizer == "train" and self.vocab_size is None:
-            raise ValueError("vocab_size = None: training a tokenizer needs a size")
+            self.vocab_size = 8192
         return self
 
     @property
     def words_every(self) -> int:
         """Steps between readings of words: half the evaluation interval unless set."""
         return self.words_interval or max(1, self.eval_interval // 2)
+
+    def vocabulary(self, tokens: int) -> int:
+        """Rows of the embedding for a tokenizer of so many tokens.
+
+        With a pretrained tokenizer vocab_size may ask for more rows (to round a size up).
+        """
+        if self.tokenizer == "train" or self.vocab_size is None:
+            return tokens
+        if tokens > self.vocab_size:
+            raise UserError(
+                f"vocab_size = {self.vocab_size}: tokenizer {self.tokenizer!r} has {tokens} tokens; "
+                f"leave vocab_size out, or set it to {tokens} or more"
+            )
+        return self.vocab_size
+
+    def anchored(self) -> LanguageConfig:
+        """The same with relative paths made absolute, so that it works from any folder."""
+        changes = {name: _absolute(getattr(self, name)) for name in ("data", "tokenizer")}
+        return self.model_copy(update=changes)
 
     def architecture(self, vocab_size: int) -> dict[str, Any]:
         """What `nets.build` needs to make this network."""
@@ -145,6 +173,14 @@ class LanguageConfig(StudyConfig):
             precision=self.precision,
             compile=self.compile,
         )
+
+
+def _absolute(text: str) -> str:
+    """A path that exists, with its `::column` if it has one, made absolute; names stay names."""
+    path, mark, column = text.partition("::")
+    if not os.path.exists(path) or text.split(":")[0].split("@")[0] in _NAMES:
+        return text
+    return os.path.abspath(path) + mark + column
 
 
 def _divisors(number: int) -> str:

@@ -40,7 +40,6 @@ NAMES = {
     "gradient_norm": "L2 norm of the gradient",
     "weight_norm": "L2 norm of all weights",
     "seconds": "seconds since the start",
-    "tokens": "tokens seen",
 }
 _LOSS = "loss (nats per token)"
 _KEY = {"validation": "strong", "training": "light"}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
+from cutaway.base.errors import UserError
 from cutaway.language.config import LanguageConfig
 from cutaway.nets.architectures import build
 from cutaway.nets.parameters import parameters_by_component
@@ -15,10 +17,22 @@ _LARGEST_WIDTH = 2048
 _LARGEST_VOCABULARY = 262_144
 
 
-def components(config: LanguageConfig, vocab_size: int | None = None) -> dict[str, int]:
+def sized(config: LanguageConfig) -> LanguageConfig:
+    """The config with its vocabulary's size in it, asked of its pretrained tokenizer if it has one."""
+    if config.vocab_size is not None:
+        return config
+    from cutaway.text.tokenizers import pretrained
+
+    try:
+        return config.model_copy(update={"vocab_size": pretrained(config.tokenizer).vocab_size})
+    except UserError as error:
+        raise UserError(f"{error}; or say its size with --vocab-size") from None
+
+
+def components(config: LanguageConfig) -> dict[str, int]:
     """Parameters per component of the network this config makes (no memory is taken)."""
     with torch.device("meta"):
-        return parameters_by_component(build(config.architecture(vocab_size or config.vocab_size)))
+        return parameters_by_component(build(config.architecture(config.vocab_size)))
 
 
 def total(config: LanguageConfig) -> int:
@@ -32,7 +46,7 @@ def nearest_configurations(config: LanguageConfig, target: int) -> list[dict[str
     Rows of field, value, parameters, off (parameters less target). Widths keep the heads and
     senses dividing them; a field that cannot come within 10 % is left out.
     """
-    step = config.n_head if config.model == "gpt2" else _common(config.n_head, config.n_senses)
+    step = config.n_head if config.model == "gpt2" else math.lcm(config.n_head, config.n_senses)
     ways: dict[str, Iterable[int]] = {
         "vocab_size": range(257, _LARGEST_VOCABULARY),
         "n_embd": range(step, _LARGEST_WIDTH + 1, step),
@@ -61,9 +75,3 @@ def _nearest(values: list[int], target: int, count: Callable[[int], int]) -> tup
         low, high = (middle, high) if count(values[middle]) <= target else (low, middle)
     candidates = [(values[i], count(values[i])) for i in {low, high}]
     return min(candidates, key=lambda pair: abs(pair[1] - target))
-
-
-def _common(a: int, b: int) -> int:
-    import math
-
-    return math.lcm(a, b)

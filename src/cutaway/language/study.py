@@ -32,21 +32,14 @@ class LanguageStudy(Study[LanguageConfig]):
             validation_fraction=config.validation_fraction,
         )
         tokenizer = files.tokenizer
-        if config.tokenizer != "train" and config.vocab_size is not None:
-            explicit = "vocab_size" in config.model_fields_set
-            if explicit and tokenizer.vocab_size > config.vocab_size:
-                raise UserError(
-                    f"vocab_size = {config.vocab_size}: tokenizer {config.tokenizer!r} has "
-                    f"{tokenizer.vocab_size} tokens; leave vocab_size out, or set it to "
-                    f"{tokenizer.vocab_size} or more"
-                )
+        rows = config.vocabulary(tokenizer.vocab_size)
         for part, tokens in (("training", files.train), ("validation", files.validation)):
             if len(tokens) <= config.block_size:
                 raise UserError(
                     f"data = {config.data!r}: {len(tokens)} {part} tokens, fewer than block_size + 1 "
                     f"= {config.block_size + 1}; give more text or a smaller block_size"
                 )
-        architecture = config.architecture(self._vocabulary(config, tokenizer.vocab_size))
+        architecture = config.architecture(rows)
         model = build(architecture, config.seed)
         task = LanguageTask(model, config, files)
         instruments: list = [WeightNorms(config.eval_interval)]
@@ -68,13 +61,6 @@ class LanguageStudy(Study[LanguageConfig]):
             notices=files.notices,
             write=lambda folder: tokenizer.save(Path(folder) / "tokenizer"),
         )
-
-    @staticmethod
-    def _vocabulary(config: LanguageConfig, tokens: int) -> int:
-        """Rows of the embedding: the tokenizer's tokens, or more where the user asked for more."""
-        if config.tokenizer != "train" and "vocab_size" in config.model_fields_set:
-            return max(tokens, config.vocab_size or 0)
-        return tokens
 
     def advise(self, run: Run, config: LanguageConfig) -> list[str]:
         history, words = run.read("history"), run.read("words")

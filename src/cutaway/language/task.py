@@ -49,7 +49,7 @@ class LanguageTask(Task):
     def read(self, tokens: np.ndarray, places: np.ndarray) -> TokenBatch:
         """The windows that start at `places`, on the model's device."""
         windows = gather(tokens, places, self.config.block_size)
-        windows = windows.to(self.model.embedding.device, non_blocking=True)
+        windows = windows.to(self.model.embedding.device)
         return TokenBatch(windows[:, :-1], windows[:, 1:])
 
     def loss(self, batch: TokenBatch) -> Loss:
@@ -66,11 +66,7 @@ class LanguageTask(Task):
         total = torch.zeros((), dtype=torch.float64)
         for start in range(0, len(self.held_out), size):
             batch = self.read(self.files.validation, self.held_out[start : start + size])
-            total += self.model.loss(*batch).double().cpu() * len(batch.tokens)
+            total += self.model.loss(*batch).cpu().double() * len(batch.tokens)
         loss = float(total) / len(self.held_out)
         per_byte = len(self.files.validation) / self.files.validation_bytes
         return {"val_loss": loss, "val_bits_per_byte": loss / math.log(2) * per_byte}
-
-    def decays(self, name: str, parameter: torch.nn.Parameter) -> bool:
-        """Matrices decay, the tied embedding among them (as in nanoGPT); biases and norms don't."""
-        return parameter.ndim >= 2

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cutaway.base import hardware
+
 CHUNK_TOKENS = 512  # (512, 8192) logits fit a CPU's cache; 256 to 1024 measured within 10 %
 _CHUNK_TOKENS_CUDA = 8192  # a GPU wants fewer, larger products
 
@@ -63,7 +65,8 @@ def _chunked(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     tokens = hidden.shape[0]
     chunk = CHUNK_TOKENS if hidden.device.type == "cpu" else _CHUNK_TOKENS_CUDA
-    total = torch.zeros((), dtype=torch.float64, device=hidden.device)
+    wide = hardware.wide(hidden.device)
+    total = torch.zeros((), dtype=wide, device=hidden.device)
     d_hidden = torch.empty_like(hidden) if wants_hidden else None
     d_embedding = None
     for start in range(0, tokens, chunk):
@@ -75,7 +78,7 @@ def _chunked(
         at_target = logits.gather(1, target)
         probabilities = logits.exp_()
         normaliser = probabilities.sum(1, keepdim=True)
-        total += (normaliser.log() - at_target).sum(dtype=torch.float64)
+        total += (normaliser.log() - at_target).sum(dtype=wide)
         if not (wants_hidden or wants_embedding):
             continue
         probabilities /= normaliser

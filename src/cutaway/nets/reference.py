@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from cutaway.base import hardware
+from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.nets.architectures import build
 
 if TYPE_CHECKING:
+    from cutaway.runs.checkpoint import Checkpoint
+    from cutaway.runs.folder import Run
     from cutaway.text.tokenizers import Tokenizer
 
 
@@ -25,37 +28,56 @@ class LoadedModel:
     name: str
     step: int
     config: dict[str, Any]
+    path: Path
+
+    @property
+    def reads(self) -> Tokenizer:
+        """The tokenizer; UserError where the model came without one."""
+        if self.tokenizer is None:
+            raise UserError(
+                f"{self.path / 'tokenizer'}: missing, and words need the run's tokenizer"
+            )
+        return self.tokenizer
 
 
 def load(run: str | Path, *, step: int | str = "best", device: str = "auto") -> LoadedModel:
-    """The model of a run, at its `best` checkpoint, its `last`, or a step that was kept."""
+    """The model of a run, at its `best` checkpoint, its `last`, or a step that was kept.
+
+    Where the best or last one is damaged the newest intact one is taken, with a notice.
+    """
     from cutaway.runs.folder import Run
     from cutaway.text.tokenizers import Tokenizer
 
     opened = Run.open(run)
-    chosen = _step(opened, step)
     description = opened.record.resolved.get("architecture")
     if description is None:
         raise UserError(f"{run}: this run's record names no architecture to load")
-    checkpoint = opened.checkpoints.load(chosen)
+    checkpoint = _checkpoint(opened, step)
     model = build(description)
     model.load_state_dict(checkpoint.tensors["model"])
     folder = opened.path / "tokenizer"
     tokenizer = Tokenizer.load(folder) if folder.is_dir() else None
     model.to(hardware.device(device)).eval().requires_grad_(False)
-    return LoadedModel(model, tokenizer, opened.name, chosen, dict(opened.record.config))
+    return LoadedModel(
+        model, tokenizer, opened.name, checkpoint.step, dict(opened.record.config), opened.path
+    )
 
 
-def _step(run: Any, wanted: int | str) -> int:
-    steps = run.checkpoints.steps()
-    if not steps:
+def _checkpoint(run: Run, wanted: int | str) -> Checkpoint:
+    from cutaway.runs.checkpoint import DamagedCheckpoint
+
+    kept = run.checkpoints.steps()
+    if not kept:
         raise UserError(f"{run.path}: no checkpoint was written yet")
-    if wanted == "best":
-        best = run.checkpoints.best()
-        return steps[-1] if best is None else best
-    if wanted == "last":
-        return steps[-1]
-    if int(wanted) not in steps:
-        kept = ", ".join(map(str, steps))
-        raise UserError(f"step = {wanted}: {run.path} keeps checkpoints of steps {kept}")
-    return int(wanted)
+    if wanted not in ("best", "last"):
+        if wanted not in kept:
+            there = ", ".join(map(str, kept))
+            raise UserError(f"step = {wanted}: {run.path} keeps checkpoints of steps {there}")
+        return run.checkpoints.load(int(wanted), groups=["model"])
+    best = run.checkpoints.best() if wanted == "best" else None
+    for step in dict.fromkeys([*([] if best is None else [best]), *reversed(kept)]):
+        try:
+            return run.checkpoints.load(step, groups=["model"])
+        except DamagedCheckpoint as error:
+            notice(f"{error}; taking another checkpoint")
+    raise UserError(f"{run.path}: no checkpoint left intact")

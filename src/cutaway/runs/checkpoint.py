@@ -15,7 +15,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,24 +96,37 @@ class Checkpoints:
         matches = (_NAME.fullmatch(entry.name) for entry in self.folder.iterdir())
         return sorted(int(match[1]) for match in matches if match)
 
-    def load(self, step: int, device: str | torch.device = "cpu") -> Checkpoint:
-        """The checkpoint of `step`, verified. `DamagedCheckpoint` says which file is wrong, and how."""
+    def load(
+        self,
+        step: int,
+        device: str | torch.device = "cpu",
+        groups: Collection[str] | None = None,
+    ) -> Checkpoint:
+        """The checkpoint of `step`, verified. `DamagedCheckpoint` says which file is wrong, and how.
+
+        `groups` names those wanted (`["model"]` to look at a network); the others are not read.
+        """
         from safetensors.torch import load_file
 
-        content = self.verify(step)
+        content = self.verify(step, groups)
         place = self.path(step)
         tensors = {
             name.removesuffix(".safetensors"): load_file(place / name, device=str(device))
             for name in content["files"]
+            if groups is None or name.removesuffix(".safetensors") in groups
         }
         return Checkpoint(step, tensors, content["state"], place)
 
-    def verify(self, step: int) -> dict[str, Any]:
-        """Check every file of `step` against its size and SHA-256; the content of `state.json`."""
+    def verify(self, step: int, groups: Collection[str] | None = None) -> dict[str, Any]:
+        """Check the files of `step` (of `groups` only) against their sizes and SHA-256.
+
+        Returns the content of `state.json`.
+        """
         place = self.path(step)
         content = _read_state(place / STATE)
         for name, expected in content["files"].items():
-            _check_file(place / name, expected)
+            if groups is None or name.removesuffix(".safetensors") in groups:
+                _check_file(place / name, expected)
         return content
 
     def latest_intact(

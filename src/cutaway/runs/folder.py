@@ -106,7 +106,12 @@ class Run:
             if isinstance(error, UserError):
                 raise
             raise UserError(f"{path}: cannot write: {error.strerror or error}") from None
-        return cls(path, content, held, sinks)._started()
+        run = cls(path, content, held, sinks)
+        try:
+            return run._started()
+        except Exception:  # a sink refused to start: the run never was
+            cls.remove(path)
+            raise
 
     @classmethod
     def resume(cls, folder: str | Path, *, sinks: Sequence[Sink] = ()) -> Run:

@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    Self,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,7 +29,14 @@ if TYPE_CHECKING:
 
 
 class StudyConfig(BaseModel):
-    """What every study's config has; rooms add their own fields."""
+    """What every study's config has; rooms add their own fields.
+
+    `free` names the fields a resumed run may change: they do not touch the path of its weights.
+    """
+
+    free: ClassVar[frozenset[str]] = frozenset(
+        {"device", "compile", "wandb", "wandb_project", "tensorboard"}
+    )
 
     model_config = ConfigDict(
         extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True, validate_default=True
@@ -39,6 +56,10 @@ class StudyConfig(BaseModel):
     """Weights & Biases project."""
     tensorboard: bool = False
     """Also write TensorBoard events into the run folder (needs the extra `tensorboard`)."""
+
+    def anchored(self) -> Self:
+        """The same settings with relative paths made absolute, as a run's record keeps them."""
+        return self
 
     def loop(self) -> LoopConfig:
         """These settings in the loop's own names."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from cutaway.runs.sinks import Sink
 from cutaway.studies.registry import config_of, study_of
 from cutaway.studies.settings import StudyConfig, resolve
 from cutaway.studies.study import Prepared
+from cutaway.training.config import LoopConfig
 
-CHECKPOINT_HEADROOM = 4  # checkpoints of weights and two moments, each twice, and the tables
+_ADVICE = "note: "  # how a line of advice begins in a record's notices
 
 
 def train(
@@ -32,33 +34,38 @@ def train(
 
     A new run refuses a folder that holds another. `resume` goes on from the newest intact
     checkpoint (from step 0 where none was written yet). `extra_steps` adds to a run's length, at
-    its final learning rate. Raises UserError, RunFailed or Interrupted.
+    its final learning rate. Raises UserError (nothing is left behind, a resumed run is as it was),
+    RunFailed or Interrupted.
     """
     if not isinstance(config, StudyConfig):
         config = resolve(config_of(study), config)
-    out = Path(out)
-    if resume or extra_steps:
-        return _resume(study, config, out, extra_steps)
+    config, out = config.anchored(), Path(out)
     hardware.device(config.device)
     require_writable(out)
+    if resume or extra_steps:
+        return _resume(study, config, out, extra_steps)
     Run.require_free(out)
     prepared = study_of(study).prepare(config)
-    parameters = sum(p.numel() for p in prepared.task.parameters())
-    require_writable(out, CHECKPOINT_HEADROOM * 4 * parameters)
-    with Run.create(
+    loop = config.loop()
+    _require_disk(out, prepared, loop)
+    run = Run.create(
         out,
         study=study,
         config=config.model_dump(mode="json"),
         seed=config.seed,
-        steps_planned=config.loop().steps,
+        steps_planned=loop.steps,
         parents=prepared.parents,
         resolved=prepared.resolved,
         sinks=_sinks(config, prepared),
-    ) as run:
-        prepared.write(run.path)
-        for line in prepared.notices:
-            run.record.notices.append(line)
-        _fit(study, config, prepared, run, None)
+    )
+    try:
+        with run:
+            prepared.write(run.path)
+            run.record.notices.extend(prepared.notices)
+            _fit(study, config, prepared, run, None, loop)
+    except UserError:
+        Run.remove(run.path)
+        raise
     return run
 
 
@@ -71,28 +78,48 @@ def recorded_config(folder: str | Path) -> tuple[str, dict[str, Any]]:
 def _resume(study: str, config: StudyConfig, out: Path, extra_steps: int) -> Run:
     from cutaway.training.saving import matching_state
 
-    record = Run.open(out).record
-    _require_same(record.config, config.model_dump(mode="json"), out)
+    opened = Run.open(out)
+    record = opened.record
+    if opened.status == "running":
+        Run.require_free(out)  # refuses, naming the process that writes it
+    _require_same(record.config, config, out)
     loop = config.loop()
-    steps = max(record.steps_planned, loop.steps) + extra_steps
+    loop = replace(loop, steps=max(record.steps_planned, loop.steps) + extra_steps)
     if record.status == "done" and not extra_steps:
         notice(f"{out}: already done at step {record.steps_done}; --extra-steps N trains on")
-        return Run.open(out)
+        return opened
     prepared = study_of(study).prepare(config)
     for before, now in zip(record.parents, prepared.parents, strict=False):
         if before.get("sha256") != now.get("sha256"):
             raise UserError(
                 f"{out}: {now.get('id')} has changed since this run began; start a new run"
             )
-    checkpoint, damage = _checkpoint(Run.open(out))
+    _require_disk(out, prepared, loop)
+    checkpoint, damage = _checkpoint(opened)
     if checkpoint is not None:
         matching_state(checkpoint, prepared.task, loop)
     with Run.resume(out, sinks=_sinks(config, prepared)) as run:
         for line in damage:
             run.notice(line)
         prepared.write(run.path)
-        _fit(study, config, prepared, run, checkpoint, steps)
+        try:
+            _fit(study, config, prepared, run, checkpoint, loop)
+        except UserError:
+            run.save_record(**{name: getattr(record, name) for name in type(record).model_fields})
+            raise
     return run
+
+
+def _require_disk(out: Path, prepared: Prepared, loop: LoopConfig) -> None:
+    """Room for the checkpoints that will be kept, the best and one being written.
+
+    Each holds the weights and Adam's two moments, four bytes each.
+    """
+    kept = loop.keep_checkpoints
+    if kept is None:
+        kept = -(-loop.steps // loop.checkpoint_every)
+    parameters = sum(p.numel() for p in prepared.task.parameters())
+    require_writable(out, 12 * parameters * (kept + 2))
 
 
 def _checkpoint(run: Run) -> tuple[Checkpoint | None, list[str]]:
@@ -103,9 +130,9 @@ def _checkpoint(run: Run) -> tuple[Checkpoint | None, list[str]]:
     return checkpoint, damage
 
 
-def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
-    for name, value in now.items():
-        if name in before and before[name] != value:
+def _require_same(before: Mapping[str, Any], config: StudyConfig, out: Path) -> None:
+    for name, value in config.model_dump(mode="json").items():
+        if name in before and before[name] != value and name not in config.free:
             raise UserError(
                 f"{name} = {value!r}: {out} was trained with {before[name]!r}; "
                 "leave the field out to go on, or start a new run"
@@ -129,17 +156,14 @@ def _fit(
     prepared: Prepared,
     run: Run,
     checkpoint: Checkpoint | None,
-    steps: int | None = None,
+    loop: LoopConfig,
 ) -> None:
-    from dataclasses import replace
-
     from cutaway.training.loop import fit
 
-    loop = config.loop()
-    if steps is not None:
-        loop = replace(loop, steps=steps)
     fit(prepared.task, loop, [run], prepared.instruments, checkpoint=checkpoint)
-    advice = study_of(study).advise(run, config)
+    advice = [_ADVICE + line for line in study_of(study).advise(run, config)]
     for line in advice:
-        notice(f"note: {line}")
-    run.save_record(notices=[*run.record.notices, *advice])
+        notice(line)
+    # what was said when the run ended earlier than now no longer holds
+    lasting = [line for line in run.record.notices if not line.startswith(_ADVICE)]
+    run.save_record(notices=[*lasting, *advice])

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cutaway.base.display import notice
 from cutaway.base.errors import RunFailed
+from cutaway.base.seeds import stream
 from cutaway.training.precision import autocast
 from cutaway.training.task import Loss, Part, Task
 from cutaway.training.updaters import Updater
@@ -22,7 +22,8 @@ class Gradients:
     """Leaves in `.grad` the gradient of the batch's mean loss.
 
     `parts` starts as configured and doubles when a device runs out of memory: batches are pure
-    functions of (seed, step, part), so the step is simply worked again in smaller slices.
+    functions of (seed, step, part), so the step is worked again, from the same random stream, in
+    smaller slices. `tell` is called with a line for the user when that happens.
     """
 
     def __init__(
@@ -33,27 +34,35 @@ class Gradients:
         device: torch.device,
         precision: str,
         parts: int,
+        seed: int,
+        tell: Callable[[str], None],
     ):
         self.task, self.compute_loss, self.updater = task, compute_loss, updater
         self.device, self.precision, self.parts = device, precision, parts
+        self.seed, self.tell = seed, tell
 
-    def compute(self, step: int) -> tuple[Any, Loss]:
-        """The last part's batch, and its loss with `total` replaced by the whole batch's mean."""
+    def compute(self, step: int, recorded: bool) -> tuple[Any, Loss]:
+        """The last part's batch, and its loss with `total` made the whole batch's mean.
+
+        Where the step is `recorded`, so are the loss's `parts`.
+        """
         while True:
             try:
-                return self._in_parts(step)
+                return self._in_parts(step, recorded)
             except torch.OutOfMemoryError as error:
                 if not self.task.separable or self.parts >= _MOST_PARTS:
                     raise RunFailed(f"out of memory: {str(error).splitlines()[0]}", step) from error
                 self.parts *= 2
             # outside the handler, so that what the failed pass held is free
-            notice(f"out of memory at step {step}: going on with {self.parts} parts a batch")
+            self.tell(f"out of memory at step {step}: going on with {self.parts} parts a batch")
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _in_parts(self, step: int) -> tuple[Any, Loss]:
+    def _in_parts(self, step: int, recorded: bool) -> tuple[Any, Loss]:
+        torch.manual_seed(stream(self.seed, step, "step"))
         self.updater.zero()
         mean: Tensor | None = None
+        means: dict[str, Tensor] = {}
         for index in range(self.parts):
             batch = self.task.batch(step, Part(index, self.parts))
             with autocast(self.device, self.precision):
@@ -62,4 +71,7 @@ class Gradients:
             weighted = loss.total if weight == 1 else loss.total * weight
             weighted.sum().backward()
             mean = weighted.detach() if mean is None else mean + weighted.detach()
-        return batch, replace(loss, total=mean)
+            for name, value in loss.parts().items() if recorded else ():
+                share = value.detach() * weight
+                means[name] = share if name not in means else means[name] + share
+        return batch, replace(loss, total=mean, parts=lambda: means)

@@ -12,7 +12,7 @@ from types import FrameType
 import torch
 from torch import Tensor
 
-from cutaway.base.errors import RunFailed
+from cutaway.base.errors import CutawayError, RunFailed
 
 
 class Stop:
@@ -71,16 +71,30 @@ class FiniteGuard:
             raise RunFailed(f"the {self.what} became non-finite at step {min(steps)}", min(steps))
 
 
+def reason(error: Exception) -> str:
+    """Why a run failed, in one line, from what was raised."""
+    if isinstance(error, StopIteration):
+        return "the data source stopped yielding"
+    if isinstance(error, CutawayError | OSError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
+
+
 @contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
-    """On a GPU, ask torch for kernels that give the same bits every time."""
+    """On a GPU, ask torch for kernels that give the same bits every time, where it has them.
+
+    Where it has none it warns and goes on: the gradient of fused attention may then differ in its
+    last bits from one run to the next. On a CPU everything is repeatable as it is.
+    """
     if device.type != "cuda":
         yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled()
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(before, warn_only=warned)

@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 from cutaway.base import hardware
-from cutaway.base.errors import CutawayError, Interrupted, RunFailed, UserError
+from cutaway.base.errors import Interrupted, RunFailed, UserError
 from cutaway.base.progress import Progress, progress
-from cutaway.base.seeds import stream
 from cutaway.training.config import LoopConfig
 from cutaway.training.gradients import Gradients
-from cutaway.training.guards import FiniteGuard, Stop, repeatable
+from cutaway.training.guards import FiniteGuard, Stop, reason, repeatable
 from cutaway.training.instruments import Instrument
 from cutaway.training.observing import Observer
 from cutaway.training.precision import resolve
@@ -58,6 +57,8 @@ def fit(
     """
     if config.steps < 1:
         raise UserError(f"steps = {config.steps}: a run needs at least one step")
+    if config.parts > 1 and not task.separable:
+        raise UserError(f"{config.parts} parts: this task's batches cannot be cut into parts")
     if len(runs) != task.members:
         raise UserError(f"{len(runs)} runs for a task of {task.members} members")
     fitting = _Fitting(task, config, runs, instruments)
@@ -76,19 +77,16 @@ def fit(
         fitting.leave(lambda run: run.interrupt("a second Ctrl-C"))
         raise Interrupted("stopped at once; the last checkpoint is kept") from None
     except Exception as error:
-        failure = error if isinstance(error, RunFailed) else RunFailed(_reason(error), fitting.step)
+        if isinstance(error, UserError) and not fitting.attempted:
+            raise  # nothing had started: the request was wrong, and the caller puts the run back
+        failure = error if isinstance(error, RunFailed) else RunFailed(reason(error), fitting.step)
+        if not fitting.attempted:
+            failure.exit_code = UserError.exit_code
+        if failure.step is not None:
+            fitting.observer.recorder.discard_from(failure.step)
+            fitting.step, fitting.attempted = failure.step, min(fitting.attempted, failure.step + 1)
         fitting.leave(lambda run: run.fail(failure.reason, failure.step))
-        if isinstance(error, UserError) and not fitting.began:
-            raise  # nothing had started: the request was wrong
         raise failure from (None if failure is error else error)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, StopIteration):
-        return "the data source stopped yielding"
-    if isinstance(error, CutawayError | OSError):
-        return str(error)
-    return f"{type(error).__name__}: {error}"
 
 
 class _Fitting:
@@ -106,8 +104,8 @@ class _Fitting:
         if self.device.type == "cpu":
             hardware.keep_freed_memory()
         self.observer = Observer(task, config, runs, instruments, self.device)
-        self.step = 0
-        self.began = False  # whether a first step has begun
+        self.step = self.attempted = 0  # the step at hand, and how many have begun
+        self.marked = {config.steps}  # steps that are evaluated and read whatever the intervals say
 
     def prepare(self, checkpoint: Checkpoint | None) -> None:
         """Everything before the first step: device, updater, restored state, precision."""
@@ -119,10 +117,14 @@ class _Fitting:
         if checkpoint is not None:
             self.step = self.saver.restore(checkpoint)
             parts = checkpoint.state["parts"]
+            if checkpoint.state["final"]:  # the end of a run that now goes on keeps its row
+                self.marked.add(self.step)
         resolved = resolve(task, config, self.device, self.runs[0].record.resolved)
         compute_loss = torch.compile(task.loss) if config.compile else task.loss
-        precision = resolved["precision"]
-        self.gradients = Gradients(task, compute_loss, self.updater, self.device, precision, parts)
+        self.gradients = Gradients(
+            *(task, compute_loss, self.updater, self.device, resolved["precision"], parts),
+            *(config.seed, self.runs[0].notice),
+        )
         for run in self.runs:
             run.truncate(self.step)
             run.save_record(
@@ -138,7 +140,7 @@ class _Fitting:
         for step in range(first, config.steps + 1):
             self.step, last = step, step == config.steps
             evaluated: dict[str, Tensor | float] = {}
-            if step % config.eval_every == 0 or last:
+            if step % config.eval_every == 0 or step in self.marked:
                 self.guard.check()
                 evaluated = observer.evaluate(step, self.gradients.precision)
                 self.saver.judge(step, evaluated)
@@ -151,15 +153,16 @@ class _Fitting:
                 or (step > first and step % config.checkpoint_every == 0)
             ):
                 self.save(step)
-            torch.manual_seed(stream(config.seed, step, "step"))
-            self.began = True
+            self.attempted = min(step + 1, config.steps)
             rate = learning_rate(config, step)
-            batch, loss = self.gradients.compute(step)
+            due = [i for i in self.instruments if step % i.every == 0 or step in self.marked]
+            recorded = bool(evaluated or due) or step % config.log_every == 0
+            batch, loss = self.gradients.compute(step, recorded)
             norm = self.updater.clip(config.gradient_clip)
             self.guard.watch(step, loss.total, norm)
-            row = evaluated | observer.read(step, batch, loss, self.updater, norm)
-            if row or step % config.log_every == 0 or last:
-                observer.record(step, row, loss, norm, rate)
+            if recorded:
+                read = observer.read(due, step, batch, loss, self.updater, norm)
+                observer.record(step, evaluated | read, loss, norm, rate)
             if evaluated or observer.recorder.due:  # those who watch want evaluations at once
                 self.flush()
             if last:
@@ -177,7 +180,7 @@ class _Fitting:
         self.flush()
         for run in self.runs:
             run.record.steps_attempted = run.record.steps_done = step
-        self.saver.save(step, {"parts": self.gradients.parts})
+        self.saver.save(step, {"parts": self.gradients.parts, "final": step == self.config.steps})
 
     def finish(self) -> list[Outcome]:
         """Mark every run done, with its last recorded figures."""
@@ -194,6 +197,6 @@ class _Fitting:
             self.observer.recorder.flush()
         finally:
             for run in self.runs:
-                run.record.steps_attempted = self.step + self.began
+                run.record.steps_attempted = self.attempted
                 run.record.steps_done = self.step
                 mark(run)

@@ -34,7 +34,6 @@ class Observer:
         device: torch.device,
     ):
         self.task, self.config, self.runs, self.device = task, config, runs, device
-        self.instruments = instruments
         self.recorder = Recorder(runs)
         self.instrument_seconds = dict.fromkeys((i.name for i in instruments), 0.0)
         self.started, self.first = time.monotonic(), 0
@@ -53,13 +52,17 @@ class Observer:
         return figures
 
     def read(
-        self, step: int, batch: object, loss: Loss, updater: Updater, norm: Tensor
+        self,
+        due: Sequence[Instrument],
+        step: int,
+        batch: object,
+        loss: Loss,
+        updater: Updater,
+        norm: Tensor,
     ) -> dict[str, Tensor | float]:
-        """Readings due at this step, as one row; tables go to the recorder."""
+        """Readings of the instruments due, as one row; tables go to the recorder."""
         row: dict[str, Tensor | float] = {}
-        for instrument in self.instruments:
-            if step % instrument.every and step != self.config.steps:
-                continue
+        for instrument in due:
             began = time.perf_counter()
             purpose = f"instrument.{instrument.name}"
             generator = torch_generator(self.config.seed, step, purpose, self.device)
@@ -101,7 +104,8 @@ class Observer:
     def metrics(self, member: int) -> dict[str, float]:
         """The newest value of every figure, and what each instrument cost."""
         figures = dict(self.recorder.latest(member))
-        figures.pop("step", None)
+        for name in ("step", "seconds"):  # the record has them
+            figures.pop(name, None)
         for name, spent in self.instrument_seconds.items():
             figures[f"instrument_seconds.{name}"] = spent
         return figures

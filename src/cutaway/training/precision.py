@@ -30,10 +30,24 @@ def resolve(
     if config.precision == "auto":
         resolved["precision"] = before.get("precision")
         if resolved["precision"] is None:
-            resolved["precision"], timings = choose(task, device, config.parts)
+            resolved["precision"], timings = _choose_within_memory(task, device, config.parts)
             if timings:
                 resolved["precision_ms"] = timings
     return resolved
+
+
+def _choose_within_memory(
+    task: Task, device: torch.device, parts: int
+) -> tuple[str, dict[str, float]]:
+    """`choose` on as small a part of the batch as it takes."""
+    while True:
+        try:
+            return choose(task, device, parts)
+        except torch.OutOfMemoryError:
+            if not task.separable or parts >= 1024:
+                raise
+            task.zero_grad(set_to_none=True)
+            parts *= 2
 
 
 def choose(task: Task, device: torch.device, parts: int = 1) -> tuple[str, dict[str, float]]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from cutaway.base import hardware
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -30,6 +32,11 @@ class Recorder:
     def row(self, step: int, values: Mapping[str, Tensor | float]) -> None:
         """Everything recorded about one step; the tensors are read later."""
         kept = {k: v.detach() if isinstance(v, Tensor) else v for k, v in values.items()}
+        for name, value in kept.items():
+            if isinstance(value, Tensor) and value.numel() not in (1, len(self.runs)):
+                raise ValueError(
+                    f"{name} at step {step}: {value.numel()} values for {len(self.runs)} runs"
+                )
         self.pending.append((step, kept))
 
     def table(self, name: str, table: pa.Table) -> None:
@@ -39,6 +46,13 @@ class Recorder:
     def latest(self, member: int) -> dict[str, float]:
         """The newest value of every figure of one member."""
         return self._latest[member]
+
+    def discard_from(self, step: int) -> None:
+        """Forget what waits of `step` and later: figures of weights that were no numbers any more."""
+        self.pending = [(at, row) for at, row in self.pending if at < step]
+        self.tables = [
+            (n, t) for n, t in self.tables if max(t["step"].to_pylist(), default=0) < step
+        ]
 
     @property
     def due(self) -> bool:
@@ -50,7 +64,7 @@ class Recorder:
         tensors = [
             v.reshape(-1) for _, row in self.pending for v in row.values() if isinstance(v, Tensor)
         ]
-        wide = torch.float32 if tensors and tensors[0].device.type == "mps" else torch.float64
+        wide = hardware.wide(tensors[0].device) if tensors else torch.float64
         numbers = torch.cat([t.to(wide) for t in tensors]).tolist() if tensors else []
         rows: list[list[dict[str, float]]] = [[] for _ in self.runs]
         position = 0

@@ -111,7 +111,11 @@ class Saver:
             run.checkpoints.prune(self.config.keep_checkpoints)
 
     def restore(self, checkpoint: Checkpoint) -> int:
-        """Load a checkpoint's state everywhere; returns its step."""
+        """Load a checkpoint's state everywhere; returns its step. Of one member only."""
+        if self.task.members > 1:
+            raise UserError(
+                f"{checkpoint.path}: stacked runs are not resumed together; resume each"
+            )
         state = matching_state(checkpoint, self.task, self.config)
         extra = checkpoint.tensors["task"]
         self.task.load_state_dict(state)
@@ -122,6 +126,8 @@ class Saver:
         best = checkpoint.state.get("best")
         if best is not None:
             self.best, self.best_at = [best], [checkpoint.state["best_step"]]
+            if self.best_at[0] == checkpoint.step:  # a kill may have come before it was marked
+                self.runs[0].checkpoints.mark_best(checkpoint.step, self.sign * best)
         return checkpoint.step
 
 

@@ -110,7 +110,7 @@ def _senses(backpack: Run) -> list[Section]:
     from cutaway.nets.reference import load
 
     loaded = load(backpack.path)
-    model, tokenizer = loaded.model, loaded.tokenizer
+    model, tokenizer = loaded.model, loaded.reads
     word, token = _a_word(loaded)
     spoken = predicts(model, token, top=8)
     read = [
