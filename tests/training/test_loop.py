@@ -71,6 +71,7 @@ def test_accumulating_parts_equals_the_whole_batch(tmp_path, parts) -> None:
     for one, other in zip(whole, cut, strict=True):
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
         assert one["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=1e-4)
+        assert one["doubled"] == pytest.approx(other["doubled"], rel=1e-4)
 
 
 def test_clipping_scales_the_gradient_and_records_its_norm_before(tmp_path) -> None:
@@ -106,6 +107,26 @@ def test_a_loss_that_becomes_nan_fails_the_run_with_its_step_and_keeps_the_rest(
     kept = Run.open(run.path).checkpoints.latest_intact()[0]
     assert kept.step == 10
     assert all(bool(tensor.isfinite().all()) for tensor in kept.tensors["model"].values())
+
+
+def test_a_nan_noticed_late_leaves_the_same_record(tmp_path, monkeypatch) -> None:
+    """On a GPU the flag is read when rows are written: steps later, but nothing of them stays."""
+    from cutaway.training import guards
+
+    build = guards.FiniteGuard.__init__
+
+    def deferred(self, device, members):
+        build(self, device, members)
+        self.immediate = False
+
+    monkeypatch.setattr(guards.FiniteGuard, "__init__", deferred)
+    task = Regression(lambda step: float("nan") if step == 12 else 1.0)
+    with new_run(tmp_path) as run, pytest.raises(RunFailed) as error:
+        fit(task, LOOP, [run])
+    assert error.value.step == 12
+    assert (run.record.steps_attempted, run.record.steps_done) == (13, 12)
+    assert run.read()["step"].to_pylist() == list(range(12))
+    assert Run.open(run.path).checkpoints.steps()[-1] == 10
 
 
 def test_a_gradient_that_overflows_is_told_apart_from_the_loss(tmp_path) -> None:
@@ -174,6 +195,35 @@ def test_when_memory_runs_out_the_batch_is_halved_and_training_goes_on(tmp_path,
     assert run.checkpoints.load(20).state["parts"] == 4
 
 
+def test_a_step_worked_again_draws_the_same_dropout(tmp_path) -> None:
+    """Memory runs out at step 0 after the whole batch's draw; it must not shift the halves'."""
+
+    class Dropping(Regression):
+        fails = True
+
+        def loss(self, batch):
+            x, y, factor = batch
+            loss = super().loss((torch.nn.functional.dropout(x, 0.5), y, factor))
+            if self.fails and len(x) == 12:
+                raise torch.OutOfMemoryError("after the draw")
+            return loss
+
+    class Planned(Dropping):
+        fails = False
+
+    halved = trained(tmp_path / "a", Dropping()).read().to_pylist()
+    planned = trained(tmp_path / "b", Planned(), replace(LOOP, parts=2)).read().to_pylist()
+    assert [r["train_loss"] for r in halved] == [r["train_loss"] for r in planned]
+
+
+def test_a_task_that_may_not_be_cut_refuses_accumulation(tmp_path) -> None:
+    class Whole(Regression):
+        separable = False
+
+    with new_run(tmp_path) as run, pytest.raises(UserError, match="cannot be cut into parts"):
+        fit(Whole(), replace(LOOP, parts=2), [run])
+
+
 def test_a_batch_that_may_not_be_cut_is_not_halved(tmp_path) -> None:
     class Whole(Regression):
         separable = False
@@ -181,6 +231,55 @@ def test_a_batch_that_may_not_be_cut_is_not_halved(tmp_path) -> None:
     task = Whole(raising(torch.OutOfMemoryError("no memory"), 2))
     with new_run(tmp_path) as run, pytest.raises(RunFailed, match="out of memory"):
         fit(task, LOOP, [run])
+
+
+def test_when_memory_is_gone_before_the_first_step_nothing_has_started(
+    tmp_path, monkeypatch
+) -> None:
+    from cutaway.base import hardware
+
+    monkeypatch.setattr(hardware, "precisions", lambda device: ("float32", "bfloat16"))
+
+    class Whole(Regression):
+        separable = False
+
+    task = Whole(raising(torch.OutOfMemoryError("no memory"), 0))
+    config = replace(LOOP, precision="auto")
+    with new_run(tmp_path) as run, pytest.raises(RunFailed) as error:
+        fit(task, config, [run])
+    assert run.record.status == "failed"
+    assert error.value.exit_code == 2
+
+
+def test_a_reading_of_the_wrong_size_is_an_error_not_a_wrong_number(tmp_path) -> None:
+    class Three(Stateless):
+        name, every = "three", 5
+
+        def read(self, at):
+            return {"three": torch.ones(3)}
+
+    with new_run(tmp_path) as run, pytest.raises(RunFailed, match="3 values for 1 runs"):
+        fit(Regression(), LOOP, [run], [Three()])
+
+
+def test_best_is_marked_again_after_a_kill_that_came_before_it(tmp_path) -> None:
+    run = trained(tmp_path, Regression(), replace(LOOP, keep_checkpoints=None))
+    best = run.checkpoints.best()
+    run.checkpoints.mark_best(0, 9.0)  # what the kill left
+    stops_at_once = Regression(raising(KeyError("enough"), best))
+    config = replace(LOOP, steps=25, keep_checkpoints=None)
+    with Run.resume(run.path) as again, pytest.raises(RunFailed):
+        fit(stops_at_once, config, [again], checkpoint=again.checkpoints.load(best))
+    assert again.checkpoints.best() == best
+
+
+def test_stacked_runs_are_not_resumed_together(tmp_path) -> None:
+    runs = [Run.create(tmp_path / str(i), study="toy", config={}) for i in range(3)]
+    fit(Stacked(), LOOP, runs)
+    with pytest.raises(UserError, match="stacked runs are not resumed together"):
+        fit(Stacked(), LOOP, runs, checkpoint=runs[0].checkpoints.load(20))
+    for run in runs:
+        run.close()
 
 
 def test_zero_steps_are_refused(tmp_path) -> None:
