@@ -186,6 +186,11 @@ CASES: dict[str, tuple[Make, str]] = {
     "infinite learning rate": (field("learning-rate", "inf"), "learning_rate = 'inf'"),
     "word for a number": (field("max-iters", "many"), "max_iters = 'many'"),
     "half a layer": (field("n-layer", "1.5"), "n_layer = '1.5'"),
+    "a field without its value": (
+        lambda p: [*p.train, "--learning-rate", "--out", "new"],
+        "learning_rate: needs a value",
+    ),
+    "a study that is a list": (file("study: [language]\n"), "study = ['language']"),
     "zero steps": (field("max-iters", 0), "max_iters = '0'"),
     "dropout of one": (field("dropout", 1), "dropout = '1'"),
     "unknown model": (field("model", "lstm"), "model = 'lstm'"),

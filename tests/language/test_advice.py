@@ -30,6 +30,7 @@ def test_a_good_run_is_left_alone() -> None:
     ("table", "said", "field"),
     [
         (history([9.0] * 11), "flat", "learning_rate"),
+        (history([6.2, 7.0, 50.0, 153.0, 153.0, 153.8]), "diverged", "lower learning_rate"),
         (history([9.0, 7.0, 6.99]), "too coarse", "eval_interval"),
         (history([9.0, 6.0, 5.0, 5.2, 5.5, 6.0]), "rose from 5.000 at step 200", "max_iters"),
         (history([9.0, 8.0, 7.0, 6.0, 5.0, 4.0]), "still falling", "--extra-steps"),

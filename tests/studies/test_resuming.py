@@ -170,3 +170,25 @@ def test_sizes_are_known_for_every_preset(capsys) -> None:
         rows = json.loads(capsys.readouterr().out)
         assert rows[-1]["component"] == "total"
         assert rows[-1]["parameters"] == sum(row["parameters"] for row in rows[:-1])
+
+
+def test_a_run_whose_checkpoints_were_deleted_is_not_retrained(short, tmp_path, capsys) -> None:
+    import shutil
+
+    assert run([*short, "--out", "a"]) == 0
+    shutil.rmtree("a/checkpoints")
+    assert run(["train", "a", "--extra-steps", "2"]) == 2
+    assert "no checkpoint left" in capsys.readouterr().err
+    assert Run.open("a").read()["step"].to_pylist()[-1] == 20
+
+
+def test_a_preset_of_another_model_does_not_go_on_with_the_run(short, capsys) -> None:
+    assert run([*short, "--out", "a"]) == 0
+    assert run(["train", "docstrings-tiny-gpt2", "--out", "a", "--extra-steps", "2"]) == 2
+    assert "model gpt2" in capsys.readouterr().err
+
+
+def test_a_brought_tokenizer_sets_the_presets_vocabulary_aside(backpack_run, short) -> None:
+    own = [part for part in short if part not in ("--vocab-size", "300")]
+    assert run([*own, "--tokenizer", str(backpack_run / "tokenizer"), "--out", "a"]) == 0
+    assert Run.open("a").record.resolved["architecture"]["vocab_size"] == 300

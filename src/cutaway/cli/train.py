@@ -86,8 +86,15 @@ def _go_on(
     from cutaway.studies.train import recorded_config, train
 
     study, values = recorded_config(out)
-    if not is_run and (named := find_preset(what).study) != study:
-        raise UserError(f"{out}: a {study} run; {what} is a preset of {named}")
+    if not is_run:
+        preset = find_preset(what)
+        if preset.study != study:
+            raise UserError(f"{out}: a {study} run; {what} is a preset of {preset.study}")
+        mine = preset.values.get("model", values.get("model"))
+        if mine != values.get("model"):
+            raise UserError(
+                f"{out}: a run of model {values.get('model')}; {what} is of model {mine}"
+            )
     config = resolve(config_of(study), values, changes)
     return train(study, config, out, resume=resume, extra_steps=extra_steps)
 

@@ -41,6 +41,12 @@ def _about_the_curve(history: pa.Table, config: LanguageConfig) -> list[str]:
             f"only {len(evaluations)} evaluations in {steps} steps: too coarse for a curve; "
             f"set eval_interval to {max(1, steps // 20)} (it is {config.eval_interval})"
         )
+    if losses[-1] > losses[0] * (1 + _OVERFIT):
+        notes.append(
+            f"the validation loss rose from {losses[0]:.3f} to {losses[-1]:.3f}: training diverged; "
+            f"lower learning_rate (it is {config.learning_rate:g}) or raise warmup_iters"
+        )
+        return notes
     if len(losses) > 1 and losses[0] - min(losses) < _FLAT * losses[0]:
         notes.append(
             f"the validation loss is flat ({losses[0]:.3f} to {losses[-1]:.3f}): raise "

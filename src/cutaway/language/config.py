@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -17,6 +18,8 @@ _NAMES = ("docstrings", "europarl", "wikipedia", "gutenberg", "truthfulqa", "tra
 class LanguageConfig(StudyConfig):
     """A Backpack or GPT-2 language model on a text source."""
 
+    # a preset's vocabulary is that of the tokenizer it trains, not of one the user brings
+    displaces: ClassVar[Mapping[str, tuple[str, ...]]] = {"tokenizer": ("vocab_size",)}
     free: ClassVar[frozenset[str]] = StudyConfig.free | {
         *("data", "log_interval", "checkpoint_interval", "keep_checkpoints"),
         *("top_words", "log_points"),

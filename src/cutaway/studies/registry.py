@@ -63,9 +63,9 @@ def infer(keys: Iterable[str]) -> str:
 
 
 def _entry(name: str) -> Entry:
-    if name not in STUDIES:
+    if not isinstance(name, str) or name not in STUDIES:
         raise UserError(
-            f"study = {name!r}: expected one of {', '.join(STUDIES)}{nearest(name, STUDIES)}"
+            f"study = {name!r}: expected one of {', '.join(STUDIES)}{nearest(str(name), STUDIES)}"
         )
     return STUDIES[name]
 

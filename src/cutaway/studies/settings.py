@@ -32,7 +32,10 @@ class StudyConfig(BaseModel):
     """What every study's config has; rooms add their own fields.
 
     `free` names the fields a resumed run may change: they do not touch the path of its weights.
+    `displaces` says which fields of a file are void where another is given on the command line.
     """
+
+    displaces: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     free: ClassVar[frozenset[str]] = frozenset(
         {"device", "compile", "wandb", "wandb_project", "tensorboard"}
@@ -133,8 +136,16 @@ def resolve(model: type[C], file: Mapping[str, Any], over: Mapping[str, Any] | N
             raise UserError(
                 f"{name} = {value!r}: expected {_kind(field.annotation)}, found text; write it without quotes"
             )
+    over = over or {}
+    for given, void in getattr(model, "displaces", {}).items():
+        if given in over:
+            file = {name: value for name, value in file.items() if name not in void}
+    for name, value in {**file, **over}.items():
+        field = model.model_fields.get(name)
+        if field and isinstance(value, bool) and bool not in _kinds(field.annotation):
+            raise UserError(f"{name}: needs a value, {_kind(field.annotation)}")
     try:
-        return model.model_validate({**file, **(over or {})})
+        return model.model_validate({**file, **over})
     except ValidationError as error:
         raise UserError("; ".join(_complaint(model, one) for one in error.errors())) from None
 
@@ -155,9 +166,13 @@ def _takes_text(annotation: Any) -> bool:
     return annotation not in (int, float, bool, type(None))
 
 
+def _kinds(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) or (annotation,)
+
+
 def _kind(annotation: Any) -> str:
     plain = [one for one in get_args(annotation) or (annotation,) if one is not type(None)]
-    names = {int: "a whole number", float: "a number", bool: "true or false"}
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     return " or ".join(names.get(one, str(one)) for one in plain)
 
 

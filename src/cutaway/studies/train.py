@@ -125,7 +125,7 @@ def _require_disk(out: Path, prepared: Prepared, loop: LoopConfig) -> None:
 def _checkpoint(run: Run) -> tuple[Checkpoint | None, list[str]]:
     """The newest intact checkpoint, and what was damaged; None where none was ever written."""
     checkpoint, damage = run.checkpoints.latest_intact()
-    if checkpoint is None and damage:
+    if checkpoint is None and (damage or run.record.steps_done):
         raise UserError(f"{run.path}: no checkpoint left intact; start a new run")
     return checkpoint, damage
 

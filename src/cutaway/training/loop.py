@@ -146,7 +146,8 @@ class _Fitting:
                 self.saver.judge(step, evaluated)
             if stop.signal:
                 self.save(step)
-                raise Interrupted(f"stopped at step {step}; --resume goes on", stop.signal)
+                where = self.runs[0].path
+                raise Interrupted(f"{where}: stopped at step {step}; --resume goes on", stop.signal)
             if (
                 self.saver.improved
                 or last

@@ -61,14 +61,17 @@ class Recorder:
 
     def flush(self) -> None:
         """Write all pending rows, in order, to each member's run."""
+        # taken out first: a second Ctrl-C in the middle must not write them twice
+        pending, self.pending = self.pending, []
+        tables, self.tables = self.tables, []
         tensors = [
-            v.reshape(-1) for _, row in self.pending for v in row.values() if isinstance(v, Tensor)
+            v.reshape(-1) for _, row in pending for v in row.values() if isinstance(v, Tensor)
         ]
         wide = hardware.wide(tensors[0].device) if tensors else torch.float64
         numbers = torch.cat([t.to(wide) for t in tensors]).tolist() if tensors else []
         rows: list[list[dict[str, float]]] = [[] for _ in self.runs]
         position = 0
-        for step, row in self.pending:
+        for step, row in pending:
             out: list[dict[str, float]] = [{"step": step} for _ in self.runs]
             for key, value in row.items():
                 if isinstance(value, Tensor):
@@ -84,11 +87,9 @@ class Recorder:
         for run, run_rows in zip(self.runs, rows, strict=True):
             if run_rows:
                 run.append(run_rows)
-            for name, table in self.tables:
+            for name, table in tables:
                 run.append_table(name, table)
         for latest, run_rows in zip(self._latest, rows, strict=True):
             for row in run_rows:
                 latest.update(row)
-        self.pending.clear()
-        self.tables.clear()
         self.flushed = time.monotonic()
