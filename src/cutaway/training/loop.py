@@ -2,8 +2,8 @@
 
 At step s, with weights θ_s: evaluate if due, save if due, draw the batch, loss, backward, read the
 instruments, record the row of s, update to θ_{s+1}. After the last update one more pass records
-the row of the final weights. Row s of the history therefore describes θ_s, and a checkpoint of
-step s is all that is needed to go on: every random stream belongs to (seed, step, purpose).
+the row of the final weights. So row s of the history describes θ_s, and a checkpoint of step s is
+all that is needed to go on.
 """
 
 from __future__ import annotations
@@ -148,21 +148,18 @@ class _Fitting:
                 self.save(step)
                 where = self.runs[0].path
                 raise Interrupted(f"{where}: stopped at step {step}; --resume goes on", stop.signal)
-            if (
-                self.saver.improved
-                or last
-                or (step > first and step % config.checkpoint_every == 0)
-            ):
+            due = step > first and step % config.checkpoint_every == 0
+            if due or last or self.saver.improved:
                 self.save(step)
             self.attempted = min(step + 1, config.steps)
             rate = learning_rate(config, step)
-            due = [i for i in self.instruments if step % i.every == 0 or step in self.marked]
-            recorded = bool(evaluated or due) or step % config.log_every == 0
+            reading = [i for i in self.instruments if step % i.every == 0 or step in self.marked]
+            recorded = bool(evaluated or reading) or step % config.log_every == 0
             batch, loss = self.gradients.compute(step, recorded)
             norm = self.updater.clip(config.gradient_clip)
             self.guard.watch(step, loss.total, norm)
             if recorded:
-                read = observer.read(due, step, batch, loss, self.updater, norm)
+                read = observer.read(reading, step, batch, loss, self.updater, norm)
                 observer.record(step, evaluated | read, loss, norm, rate)
             if evaluated or observer.recorder.due:  # those who watch want evaluations at once
                 self.flush()
