@@ -18,7 +18,7 @@ from cutaway.text.sources import source
 from cutaway.text.token_files import token_files
 from cutaway.text.windows import gather, spaced_windows
 
-WORDS_TOKENS = 4096  # held-out tokens per reading of words: under 2 % of training time
+WORDS_TOKENS = 4096  # held-out tokens per reading of words: 0.4 to 2.2 % of training time, measured
 
 
 class LanguageStudy(Study[LanguageConfig]):

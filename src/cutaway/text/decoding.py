@@ -75,7 +75,7 @@ def opened(path: Path, encoding: str) -> Iterator[TextIO]:
 def small_text(path: Path, encoding: str, limit: int) -> str | None:
     """The whole text of a file of at most `limit` bytes, line ends as `\\n`; None of a larger one.
 
-    A fifth of the time that a text stream takes, which tells in a folder of many small files.
+    Cheaper than a text stream, which tells in a folder of many small files.
     """
     with opened_bytes(path) as stream:
         content = stream.read(limit + 1)
