@@ -60,6 +60,20 @@ TINY = {
 }
 
 
+GROK = {
+    "p": 11,
+    "model_type": "routed",
+    "hidden_dim": 16,
+    "n_heads": 3,
+    "gate_dim": 8,
+    "train_frac": 0.6,
+    "epochs": 60,
+    "lr": 0.01,
+    "log_every": 10,
+    "weight_curvature_interval": 20,
+}
+
+
 def sentences(seed: int, count: int) -> str:
     """English-like text from a small grammar: the same for the same seed."""
     draw = random.Random(seed)
@@ -129,4 +143,14 @@ def gpt2_run(tmp_path_factory: pytest.TempPathFactory, tiny: dict) -> Path:
 
     out = tmp_path_factory.mktemp("runs") / "gpt2"
     train("language", {**tiny, "model": "gpt2", "max_iters": 100}, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def grokking_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny routed network's folder; tests only read it."""
+    from cutaway.studies.train import train
+
+    out = tmp_path_factory.mktemp("runs") / "grokking"
+    train("grokking", {**GROK, "epochs": 200}, out)
     return out

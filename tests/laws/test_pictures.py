@@ -16,7 +16,8 @@ ALL = [(study, name) for study in STUDIES for name in pictures_of(study)]
 @pytest.mark.parametrize(("study", "name"), ALL)
 @pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
 def test_it_renders(study, name, ending, request, tmp_path) -> None:
-    run = request.getfixturevalue({"language": "backpack_run"}[study])
+    fixture = {"language": "backpack_run", "grokking": "grokking_run"}[study]
+    run = request.getfixturevalue(fixture)
     figure = pictures_of(study)[name](open_log(run))
     assert figure is not None, "the example run has nothing for this picture"
     path = save(figure, tmp_path / f"{name}.{ending}")

@@ -75,3 +75,20 @@ def test_small_presets_have_gpt2_smalls_shape() -> None:
 
     config = resolve(config_of("language"), find_preset("gpt2-small").values)
     assert total(config.model_copy(update={"vocab_size": 50257})) == 124_439_808
+
+
+def test_the_promised_grokking_presets_and_sweeps_are_there() -> None:
+    from cutaway.sweeps.grid import read_sweep
+
+    names = {preset.name for preset in ALL}
+    assert {"baseline", "validate", "transformer", "validate-transformer", "routed"} <= names
+    assert "grok-in-seconds" in names
+    transformers = read_sweep("transformer-sweep")
+    assert len(transformers.runs) == 18
+    assert transformers.runs[4].name == "p17_lr1e-3_wd1.0"
+    assert {(run.config.p, run.config.train_frac) for run in transformers.runs} == {
+        (17, 0.5), (113, 0.5),
+    }  # fmt: skip
+    decays = read_sweep("weight-decay-sweep")
+    assert [run.config.weight_decay for run in decays.runs] == [0.5, 0.75, 1.0, 1.25, 1.5]
+    assert {run.config.lr for run in decays.runs} == {3e-4}

@@ -43,5 +43,7 @@ def test_a_resume_uses_what_the_record_says(tmp_path, kept) -> None:
         fit(Regression(), config, [run])
     with Run.resume(tmp_path / "run") as run:
         checkpoint = run.checkpoints.load(10 if 10 in run.checkpoints.steps() else 20)
-        fit(Regression(), replace(LOOP, precision="auto", steps=25), [run], checkpoint=checkpoint)
+        fit(
+            Regression(), replace(LOOP, precision="auto", steps=25), [run], checkpoints=[checkpoint]
+        )
     assert run.record.resolved["precision"] == kept

@@ -9,18 +9,22 @@ import csv
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, Literal
 
 Format = Literal["table", "json", "csv"]
 
 quiet: ContextVar[bool] = ContextVar("quiet", default=False)
+# Takes notices instead of stderr, in a process that works for another one.
+notices_to: ContextVar[Callable[[str], None] | None] = ContextVar("notices_to", default=None)
 
 
 def notice(message: str) -> None:
     """One line for the user on stderr, unless `--quiet`."""
-    if not quiet.get():
+    if (take := notices_to.get()) is not None:
+        take(message)
+    elif not quiet.get():
         print(message, file=sys.stderr, flush=True)
 
 

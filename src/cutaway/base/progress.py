@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from cutaway.base.display import quiet
@@ -46,6 +47,9 @@ class Progress:
         self.done = done
         if figures:
             self.figures.update(figures)
+        if (take := progress_to.get()) is not None:
+            take(self)
+            return
         now = time.monotonic()
         if quiet.get() or now - self._started < _PATIENCE:
             return
@@ -56,6 +60,15 @@ class Progress:
         elif now - self._shown >= _LINE_EVERY or self._shown == self._started:
             print(self.line(now), file=sys.stderr, flush=True)
             self._shown = now
+
+    def tell(self, line: str) -> None:
+        """A line that stays, above the bar."""
+        if quiet.get() or progress_to.get() is not None:
+            return
+        if self._terminal and self._bar is not None:
+            self._bar.console.print(line, markup=False, highlight=False)
+        else:
+            print(line, file=sys.stderr, flush=True)
 
     def rate(self, now: float | None = None) -> float:
         """Units per second since the start."""
@@ -105,6 +118,10 @@ class Progress:
         )
         self._bar.start()
         self._task = self._bar.add_task(self.title, total=self.total, speed="", extra="")
+
+
+# Takes every update instead of stderr, in a process that works for another one.
+progress_to: ContextVar[Callable[[Progress], None] | None] = ContextVar("progress_to", default=None)
 
 
 @contextmanager

@@ -38,18 +38,21 @@ def params(
         json: Print JSON.
         csv: Print CSV.
     """
-    from cutaway.language.sizing import components, nearest_configurations, sized
-    from cutaway.studies.registry import config_of
+    from cutaway.language.sizing import nearest_configurations, sized
+    from cutaway.nets.parameters import parameters_of
+    from cutaway.studies.registry import config_of, study_of
     from cutaway.studies.settings import overrides, resolve
 
     study, values = _settings_of(what)
-    config = sized(resolve(config_of(study), values, overrides(settings)))
+    config = resolve(config_of(study), values, overrides(settings))
     form = output_format(json, csv)
     if target is not None:
-        rows = nearest_configurations(config, _number(target))
+        if study != "language":
+            raise UserError(f"--target: of language models only; {what} is of {study}")
+        rows = nearest_configurations(sized(config), _number(target))
         display.show(rows, form, empty=f"no field alone comes within 10 % of {target}")
         return
-    counts = components(config)
+    counts = parameters_of(study_of(study).architecture(config))
     total = sum(counts.values())
     rows = [
         {"component": name, "parameters": count, "share": f"{count / total:.1%}"}
@@ -66,7 +69,8 @@ def _settings_of(what: str) -> tuple[str, dict]:
 
         record = Run.open(folder).record
         architecture = record.resolved.get("architecture", {})
-        return record.study, {**record.config, "vocab_size": architecture.get("vocab_size")}
+        known = {"vocab_size": architecture["vocab_size"]} if "vocab_size" in architecture else {}
+        return record.study, {**record.config, **known}
     from cutaway.studies.presets import find_preset
 
     preset = find_preset(what)

@@ -24,6 +24,7 @@ app = App(
 COMMANDS: list[tuple[str, str, str]] = [
     ("tour", "cutaway.cli.tour:tour", "The whole story on an embedded corpus, in minutes."),
     ("train", "cutaway.cli.train:app", "Train anything: a preset or a YAML file."),
+    ("sweep", "cutaway.cli.sweep:app", "Train many runs: every combination of settings."),
     ("presets", "cutaway.cli.train:presets", "List the presets."),
     (
         "params",
@@ -53,6 +54,8 @@ GROUPS: list[tuple[str, str, list[tuple[str, str, str]]]] = [
             ("show", "cutaway.cli.runs:show", "All about one run."),
             ("sql", "cutaway.cli.runs:sql", "Ask all runs in SQL."),
             ("compare", "cutaway.cli.runs:compare", "What differs between runs."),
+            ("phases", "cutaway.cli.history:phases", "When runs memorised and grokked."),
+            ("import", "cutaway.cli.history:import_", "Make runs of histories recorded by others."),
             ("verify", "cutaway.cli.runs:verify", "Check a run's files against their checksums."),
             ("rm", "cutaway.cli.runs:rm", "Delete runs."),
         ],

@@ -15,7 +15,6 @@ from cutaway.studies.settings import describe
 
 if TYPE_CHECKING:
     from cutaway.runs.folder import Run
-    from cutaway.studies.presets import Preset
     from cutaway.studies.settings import StudyConfig
 
 
@@ -44,7 +43,7 @@ def train(
     *settings: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
     out: Path | None = None,
     resume: bool = False,
-    extra_steps: int = 0,
+    extra_steps: Annotated[int, Parameter(name=["--extra-steps", "--extra-epochs"])] = 0,
 ) -> None:
     """Train a preset, a YAML file, or (with --resume or --extra-steps) an existing run.
 
@@ -73,7 +72,7 @@ def train(
     else:
         preset = find_preset(what)
         config = resolve(config_of(preset.study), preset.values, changes)
-        run = _start(preset, config, out)
+        run = _start(getattr(config, "name", None) or preset.name, preset.study, config, out)
     _report(run)
 
 
@@ -99,14 +98,14 @@ def _go_on(
     return train(study, config, out, resume=resume, extra_steps=extra_steps)
 
 
-def _start(preset: Preset, config: StudyConfig, out: Path | None) -> Run:
+def _start(name: str, study: str, config: StudyConfig, out: Path | None) -> Run:
     from cutaway.studies.train import train
 
     if out is not None:
-        return train(preset.study, config, out)
-    out = _claimed(preset.name)
+        return train(study, config, out)
+    out = _claimed(name)
     try:
-        return train(preset.study, config, out)
+        return train(study, config, out)
     finally:  # refused: neither the folder nor one made to hold it stays
         for folder in (out, out.parent):
             if folder.is_dir() and not any(folder.iterdir()):
@@ -127,11 +126,13 @@ def _claimed(name: str) -> Path:
 
 
 def _report(run: Run) -> None:
+    from cutaway.studies.registry import study_of
+
     record = run.record
     figures = [
         f"{name} {record.metrics[name]:.4f}"
-        for name in ("val_loss", "best_val_loss", "val_bits_per_byte")
-        if name in record.metrics
+        for name in study_of(record.study).headline
+        if record.metrics.get(name) is not None
     ]
     print(f"{_shown(run.path)}: {record.status} at step {record.steps_done}, {', '.join(figures)}")
 
@@ -152,5 +153,5 @@ def presets(*, json: bool = False, csv: bool = False) -> None:
     """
     from cutaway.studies.presets import presets as every
 
-    rows = [{"preset": p.name, "study": p.study, "about": p.about} for p in every()]
+    rows = [{"preset": p.name, "study": p.study, "about": p.about} for p in every(sweeps=True)]
     display.show(rows, output_format(json, csv))

@@ -12,7 +12,7 @@ from cutaway.training.instruments import Moment, Stateless
 class WeightNorms(Stateless):
     """`weight_norm` = ‖θ‖₂ over all parameters, and `weight_norm.<component>` for each component.
 
-    A component is a parameter's path without its last two names: `blocks.0.attention`, `norm`.
+    Of a stack each member's own. A component is a parameter's path without its last two names: `blocks.0.attention`, `norm`.
     """
 
     name = "weight_norms"
@@ -28,11 +28,14 @@ class WeightNorms(Stateless):
             owners = [component(name) for name, _ in named]
             self._components = list(dict.fromkeys(owners))
             self._member = torch.tensor([self._components.index(owner) for owner in owners])
-        norms = torch.stack(torch._foreach_norm([p for _, p in named]))
+        if at.task.members == 1:
+            norms = torch.stack(torch._foreach_norm([p for _, p in named]))
+        else:  # (parameters, members)
+            norms = torch.stack([torch.linalg.vector_norm(p.flatten(1), dim=1) for _, p in named])
         norms = norms.to(hardware.wide(norms.device))
-        squares = norms.new_zeros(len(self._components))
+        squares = norms.new_zeros(len(self._components), *norms.shape[1:])
         squares.index_add_(0, self._member.to(norms.device), norms.square())
-        row = {"weight_norm": squares.sum().sqrt()}
+        row = {"weight_norm": squares.sum(0).sqrt()}
         for index, name in enumerate(self._components):
             row[f"weight_norm.{name}"] = squares[index].sqrt()
         return row

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
@@ -17,6 +18,7 @@ from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.figures import look, ticks
 from cutaway.figures.direct import SIZE, End, label_ends
+from cutaway.figures.spans import Span, name_spans, patches, shade
 from cutaway.figures.text import label, width
 
 Style = Literal["strong", "light", "dashed", "dotted"]
@@ -56,22 +58,25 @@ def curves(
     title: str | None = None,
     key: Mapping[str, Style] | None = None,
     levels: Mapping[str, float] | None = None,
+    spans: Sequence[Span] = (),
     width: look.Width = "column",
     height: float | None = None,
 ) -> Figure:
     """Draw lines with their names at their ends, or in a legend below where there are too many.
 
     `key` says what the styles mean (`{"validation": "strong", "training": "light"}`); `levels` are
-    named horizontal lines. NaN and infinities are gaps; a point alone is drawn as a dot; beyond
+    named horizontal lines, `spans` shaded stretches of x. NaN and infinities are gaps; a point alone is drawn as a dot; beyond
     4,000 points a line is thinned, keeping each column's minimum and maximum. What a logarithmic
     axis cannot show is left out with a notice. Raises UserError for a series with nothing to draw.
     """
     figure, axes = look.new(width, height)
-    ends = draw(axes, series, log_x=log_x, log_y=log_y, levels=levels)
-    decorate(axes, x_label, y_label, title, key)
-    named = [(one, end) for one, end in zip(series, ends, strict=True) if one.label]
-    if not label_ends(figure, {axes: [end for _, end in named]}):
-        legend(figure, handles(series))
+    ends = draw(axes, series, log_x=log_x, log_y=log_y, levels=levels, spans=spans)
+    decorate(axes, x_label, y_label, title, key, spans)
+    named = [end for end in ends if end.name]
+    below = {} if label_ends(figure, {axes: named}) else handles(series)
+    if not name_spans(figure, {axes: spans}):
+        below |= patches(spans)
+    legend(figure, below)
     return figure
 
 
@@ -82,6 +87,7 @@ def draw(
     log_x: bool = False,
     log_y: bool = False,
     levels: Mapping[str, float] | None = None,
+    spans: Sequence[Span] = (),
 ) -> list[End]:
     """Draw the lines of `series` on `axes` and set its scales; returns where each line ends."""
     if not series:
@@ -98,6 +104,7 @@ def draw(
     for level in (levels or {}).values():
         axes.axhline(level, color=look.SOFT_INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1.9)
     axes.autoscale_view()  # the names look for room in the final limits
+    shade(axes, spans)
     for name, level in (levels or {}).items():
         _name_level(axes, name, level, points)
     return ends
@@ -109,10 +116,15 @@ def decorate(
     y_label: str,
     title: str | None = None,
     key: Mapping[str, Style] | None = None,
+    spans: Sequence[Span] = (),
 ) -> None:
-    """Axis names, title above the left edge and, under it, what the line styles mean."""
-    axes.set_xlabel(label(x_label))
-    axes.set_ylabel(label(y_label))
+    """Axis names, title above the left edge and, under it, what the line styles mean.
+
+    Room is left above the axes for the names of `spans`.
+    """
+    above = 10 if any(span.label for span in spans) else 0
+    axes.set_xlabel(label(x_label) if x_label else "")
+    axes.set_ylabel(label(y_label) if y_label else "")
     if key:
         lines = [Line2D([], [], color=look.SOFT_INK, **_STYLES[style]) for style in key.values()]
         box = axes.legend(
@@ -122,13 +134,13 @@ def decorate(
             bbox_to_anchor=(0, 1),
             ncols=len(lines),
             borderpad=0,
-            borderaxespad=0.4,
+            borderaxespad=0.4 + above / SIZE,
         )
         _name(box, list(key))
     if title:
         columns = axes.get_subplotspec().get_gridspec().ncols
         room = 72 * axes.figure.get_figwidth() * 0.82 / columns
-        axes.set_title(label(title, room, 8.5, 3), pad=15 if key else 6)
+        axes.set_title(label(title, room, 8.5, 3), pad=(15 if key else 6) + above)
 
 
 def handles(series: Sequence[Series]) -> dict[str, Line2D]:
@@ -141,7 +153,7 @@ def handles(series: Sequence[Series]) -> dict[str, Line2D]:
     return found
 
 
-def legend(figure: Figure, named: Mapping[str, Line2D]) -> None:
+def legend(figure: Figure, named: Mapping[str, Artist]) -> None:
     """A legend below the charts, in as many columns as fit; the figure grows by its height."""
     if not named:
         return

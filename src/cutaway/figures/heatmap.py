@@ -7,11 +7,13 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from matplotlib.colors import Colormap, ListedColormap, Normalize, to_rgb
+from matplotlib.colors import Colormap, ListedColormap, LogNorm, Normalize, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from cutaway.base.errors import UserError
 from cutaway.figures import look, ticks
+from cutaway.figures.curves import legend
 from cutaway.figures.text import label
 from cutaway.figures.text import width as text_width
 
@@ -46,15 +48,23 @@ def heatmap(
     value_label: str = "",
     title: str | None = None,
     width: look.Width = "column",
+    log: bool = False,
+    square: bool = False,
+    written: Sequence[Sequence[str]] | None = None,
+    missing: str = "",
 ) -> Figure:
     """Draw `values` (rows, columns), the first row on top, with a colour bar.
 
     Colours step evenly to the eye; where values have both signs the map diverges from white at 0
     and reaches as far on either side. Missing values are grey. Labels that would collide are
-    thinned to every second, third, ...; up to 200 cells the numbers are written in where they fit.
+    thinned to every second, third, ... (a `0` stays); up to 200 cells the numbers (or `written`, by row and
+    column) are written in where they fit. With `log` colours step with the logarithm, and values
+    at or below 0 are missing. `square`: cells are. `missing` says below what grey means, if any is.
     Raises UserError for lengths that do not match or nothing finite.
     """
     table = np.ma.masked_invalid(np.asarray(values, dtype=float))
+    if log:
+        table = np.ma.masked_less_equal(table, 0)
     if table.ndim != 2 or table.shape != (len(row_labels), len(column_labels)):
         raise UserError(
             f"heatmap: values of shape {table.shape} for {len(row_labels)} row "
@@ -64,13 +74,15 @@ def heatmap(
         raise UserError("nothing to draw: the table has no finite value")
     rows, columns = table.shape
     inches = look.WIDTHS[width]
-    figure, axes = look.new(width, float(np.clip(0.17 * rows + 0.9, 1.6, inches * 1.1)))
+    cell = 0.66 * inches / columns if square else 0.17
+    height = np.clip(cell * rows + 0.9, 1.6, inches * 1.1)
+    figure, axes = look.new(width, float(height))
     low, high = float(table.min()), float(table.max())
     both = low < 0 < high
-    reach = max(-low, high)
-    norm = Normalize(-reach, reach) if both else Normalize(low, high if high > low else low + 1)
+    aspect = "equal" if square else "auto"
+    norm = _scale(low, high, log)
     colors = colormap(both)
-    image = axes.imshow(table, cmap=colors, norm=norm, aspect="auto", interpolation="nearest")
+    image = axes.imshow(table, cmap=colors, norm=norm, aspect=aspect, interpolation="nearest")
     axes.grid(False)
     for side in axes.spines.values():
         side.set_visible(False)
@@ -84,12 +96,32 @@ def heatmap(
     bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0)
-    ticks.plain(bar.ax, "y", 5)
+    if log:
+        ticks.logarithmic(bar.ax, "y", norm.vmin, norm.vmax)
+    else:
+        ticks.plain(bar.ax, "y", 5)
     if value_label:
         bar.set_label(label(value_label))
     if table.size <= _WRITTEN:
-        _write(axes, table, image, 72 * inches * 0.6 / columns)
+        texts = {place: f"{value:.2g}" for place, value in np.ma.ndenumerate(table)}
+        if written is not None:
+            given = {
+                (row, column): written[row][column] for row, column in np.ndindex(rows, columns)
+            }
+            texts = {place: text for place, text in given.items() if text}
+        _write(axes, table, texts, image, 72 * inches * 0.6 / columns)
+    if missing and np.ma.getmaskarray(table).any():
+        legend(figure, {missing: Patch(facecolor=_MISSING, linewidth=0)})
     return figure
+
+
+def _scale(low: float, high: float, log: bool) -> Normalize:
+    if log:
+        return LogNorm(low, high if high > low else 10 * low)
+    reach = max(-low, high)
+    if low < 0 < high:
+        return Normalize(-reach, reach)
+    return Normalize(low, high if high > low else low + 1)
 
 
 def _column_names(axes, names: Sequence[str], inches: float) -> None:
@@ -98,26 +130,34 @@ def _column_names(axes, names: Sequence[str], inches: float) -> None:
     room = 72 * inches * 0.68 / len(names)
     level = max(text_width(name, 7) for name in shown) + 3 <= room
     every = 1 if level else max(1, int(np.ceil(8.5 / room)))
-    places = range(0, len(names), every)
+    places = _thinned(names, every)
     axes.set_xticks(places, [shown[place] for place in places], rotation=0 if level else 90)
 
 
 def _row_names(axes, names: Sequence[str], figure: Figure) -> None:
     room = 72 * figure.get_figwidth() * 0.3
     every = max(1, int(np.ceil(8.5 / (72 * figure.get_figheight() * 0.75 / len(names)))))
-    places = range(0, len(names), every)
+    places = _thinned(names, every)
     axes.set_yticks(places, [label(names[place], room, 7) for place in places])
 
 
-def _write(axes, table: np.ma.MaskedArray, image, room: float) -> None:
-    """The numbers inside the cells, light on dark and dark on light, if the widest fits."""
-    texts = {place: f"{value:.2g}" for place, value in np.ndenumerate(table.filled(np.nan))}
-    if max(text_width(text, 7) for text in texts.values()) + 2 > room:
+def _thinned(names: Sequence[str], every: int) -> range:
+    """Every n-th place, such that a name `0` is among them."""
+    return range(list(names).index("0") % every if "0" in names else 0, len(names), every)
+
+
+def _write(
+    axes, table: np.ma.MaskedArray, texts: dict[tuple[int, ...], str], image, room: float
+) -> None:
+    """Texts inside the cells, light on dark and dark on light, if the widest fits."""
+    if max((text_width(text, 7) for text in texts.values()), default=0) + 2 > room:
         return
     for (row, column), text in texts.items():
-        if table.mask is not np.ma.nomask and table.mask[row, column]:
-            continue
-        shade = look.luminance(np.array(image.cmap(image.norm(table[row, column]))[:3]))
+        if np.ma.getmaskarray(table)[row, column]:
+            fill = to_rgb(_MISSING)
+        else:
+            fill = image.cmap(image.norm(table[row, column]))[:3]
+        shade = look.luminance(np.array(fill))
         # near white and black: the cell, not the page, is behind them, so no dark scheme
         color = "#fefefe" if shade < 0.3 else "#010101"
         axes.text(

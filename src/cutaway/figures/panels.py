@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from cutaway.base.errors import UserError
 from cutaway.figures import look
 from cutaway.figures.curves import Series, Style, decorate, draw, handles, legend
 from cutaway.figures.direct import label_ends
+from cutaway.figures.spans import Span, name_spans, patches
 from cutaway.figures.text import label
 
 
@@ -25,6 +27,7 @@ class Panel:
     log_x: bool = False
     log_y: bool = False
     levels: Mapping[str, float] = field(default_factory=dict)
+    spans: Sequence[Span] = ()
 
 
 @look.styled()
@@ -34,14 +37,16 @@ def panels(
     columns: int = 2,
     title: str | None = None,
     key: Mapping[str, Style] | None = None,
+    spans_in_legend: bool = False,
     width: look.Width = "page",
     height: float | None = None,
 ) -> Figure:
     """Draw charts in a grid, row by row, with `columns` in a row.
 
     A name keeps its colour in every chart. Names that occur in one chart only stand at the ends of
-    their lines; as soon as one occurs in two, all go into one legend below. Raises UserError where
-    a chart has nothing to draw.
+    their lines; as soon as one occurs in two, all go into one legend below. Names of spans stand
+    above their charts where they fit, else (or with `spans_in_legend`) in the legend. Raises
+    UserError where a chart has nothing to draw.
     """
     if not charts:
         raise UserError("nothing to draw: no charts given")
@@ -54,13 +59,26 @@ def panels(
         axes.remove()
     ends = {}
     for axes, chart in zip(used, charts, strict=True):
-        tips = draw(axes, chart.series, log_x=chart.log_x, log_y=chart.log_y, levels=chart.levels)
-        decorate(axes, chart.x_label, chart.y_label, chart.title, key)
+        tips = draw(
+            axes,
+            chart.series,
+            log_x=chart.log_x,
+            log_y=chart.log_y,
+            levels=chart.levels,
+            spans=chart.spans,
+        )
+        above = () if spans_in_legend else chart.spans
+        decorate(axes, chart.x_label, chart.y_label, chart.title, key, above)
         ends[axes] = [tip for tip in tips if tip.name]
     if title:
         figure.suptitle(label(title), x=0.01, ha="left")
+    below: dict[str, Artist] = {}
     if _shared(ends.values()) or not label_ends(figure, ends):
-        legend(figure, handles([one for chart in charts for one in chart.series]))
+        below |= handles([one for chart in charts for one in chart.series])
+    spans = {axes: chart.spans for axes, chart in zip(used, charts, strict=True)}
+    if spans_in_legend or not name_spans(figure, spans):
+        below |= patches([span for chart in charts for span in chart.spans])
+    legend(figure, below)
     return figure
 
 

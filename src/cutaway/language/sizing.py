@@ -6,12 +6,9 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
-
 from cutaway.base.errors import UserError
 from cutaway.language.config import LanguageConfig
-from cutaway.nets.architectures import build
-from cutaway.nets.parameters import parameters_by_component
+from cutaway.nets.parameters import parameters_of
 
 _LARGEST_WIDTH = 2048
 _LARGEST_VOCABULARY = 262_144
@@ -30,9 +27,8 @@ def sized(config: LanguageConfig) -> LanguageConfig:
 
 
 def components(config: LanguageConfig) -> dict[str, int]:
-    """Parameters per component of the network this config makes (no memory is taken)."""
-    with torch.device("meta"):
-        return parameters_by_component(build(config.architecture(config.vocab_size)))
+    """Parameters per component of the network this config makes."""
+    return parameters_of(config.architecture(config.vocab_size))
 
 
 def total(config: LanguageConfig) -> int:

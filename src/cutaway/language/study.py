@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from cutaway.base.errors import UserError
 from cutaway.dynamics.norms import WeightNorms
@@ -23,6 +24,7 @@ WORDS_TOKENS = 4096  # held-out tokens per reading of words: 0.4 to 2.2 % of tra
 
 class LanguageStudy(Study[LanguageConfig]):
     name = "language"
+    headline = ("val_loss", "best_val_loss", "val_bits_per_byte")
 
     def prepare(self, config: LanguageConfig) -> Prepared:
         files = token_files(
@@ -61,6 +63,12 @@ class LanguageStudy(Study[LanguageConfig]):
             notices=files.notices,
             write=lambda folder: tokenizer.save(Path(folder) / "tokenizer"),
         )
+
+    def architecture(self, config: LanguageConfig) -> dict[str, Any]:
+        from cutaway.language.sizing import sized
+
+        config = sized(config)
+        return config.architecture(config.vocab_size)
 
     def advise(self, run: Run, config: LanguageConfig) -> list[str]:
         history, words = run.read("history"), run.read("words")

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cutaway.language.config import LanguageConfig
+from cutaway.nets.backpack import Backpack
 from cutaway.nets.gpt2 import LanguageModel
+from cutaway.nets.trunk import Attention, set_attention
 from cutaway.text.token_files import TokenFiles
 from cutaway.text.windows import gather, spaced_windows, starts
 from cutaway.training.task import WHOLE, Loss, Part, Task
@@ -35,6 +40,7 @@ class LanguageTask(Task):
         super().__init__()
         self.model = model
         self.config, self.files = config, files
+        self._twice = False
         self.windows = config.batch_size * config.gradient_accumulation_steps
         self.units_per_step = self.windows * config.block_size
         self.held_out = spaced_windows(
@@ -54,7 +60,8 @@ class LanguageTask(Task):
 
     def loss(self, batch: TokenBatch) -> Loss:
         share = batch.tokens.shape[0] / self.windows
-        return Loss(self.model.loss(batch.tokens, batch.targets), weight=share)
+        loss = self.model.loss(batch.tokens, batch.targets, twice=self._twice)
+        return Loss(loss, weight=share)
 
     def evaluate(self) -> dict[str, float]:
         """`val_loss` in nats per token over the held-out windows, and in bits per byte.
@@ -70,3 +77,53 @@ class LanguageTask(Task):
         loss = float(total) / len(self.held_out)
         per_byte = len(self.files.validation) / self.files.validation_bytes
         return {"val_loss": loss, "val_bits_per_byte": loss / math.log(2) * per_byte}
+
+    # -- what instruments may ask: an example is a window, its class the token after its last ---
+
+    @contextmanager
+    def twice_differentiable(self) -> Iterator[None]:
+        """Attention written out and whole logits; afterwards the kernels are what they were."""
+        kernels = [(m, m.kernel) for m in self.model.modules() if isinstance(m, Attention)]
+        was = self._twice
+        set_attention(self.model, "plain")
+        self._twice = True
+        try:
+            yield
+        finally:
+            self._twice = was
+            for attention, kernel in kernels:
+                attention.kernel = kernel
+
+    def example_losses(self, batch: TokenBatch) -> Tensor:
+        """Mean loss of each window, nats per token: (windows,)."""
+        logits = self.model(batch.tokens).float()
+        losses = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="none")
+        return losses.view(batch.targets.shape).mean(1)
+
+    def embed(self, batch: TokenBatch) -> Tensor:
+        """Token embeddings before positions are added, (windows, T, d)."""
+        return self.model.trunk.token_embedding(batch.tokens).detach()
+
+    def outputs(self, embeddings: Tensor) -> Tensor:
+        """Logits at the last position, (windows, vocabulary).
+
+        A Backpack's senses read the embeddings too; the head is held fixed.
+        """
+        trunk = self.model.trunk
+        with self.twice_differentiable():
+            x = embeddings + trunk.position_embedding.weight[: embeddings.shape[1]]
+            for block in trunk.blocks:
+                x = block(x)
+            state = trunk.norm(x)
+            if isinstance(self.model, Backpack):
+                alpha = self.model.contextualisation(state)
+                state = self.model.mix(alpha, self.model.senses(embeddings))
+        return F.linear(state[:, -1], self.model.embedding)
+
+    def targets(self, batch: TokenBatch) -> Tensor:
+        """The token after each window's last, (windows,)."""
+        return batch.targets[:, -1]
+
+    def representations(self, batch: TokenBatch) -> Tensor:
+        """What the head decodes at the last position, (windows, d)."""
+        return self.model.state(batch.tokens)[:, -1]

@@ -11,11 +11,16 @@ from torch import nn
 from cutaway.base.errors import UserError, nearest
 from cutaway.nets.backpack import Backpack, BackpackConfig
 from cutaway.nets.gpt2 import GPT2
+from cutaway.nets.modular import MLPConfig, ModularMLP, RoutedConfig, RoutedMLP
+from cutaway.nets.modular_transformer import ModularTransformer, ModularTransformerConfig
 from cutaway.nets.trunk import TrunkConfig
 
-ARCHITECTURES: dict[str, tuple[type[nn.Module], type[TrunkConfig]]] = {
+ARCHITECTURES: dict[str, tuple[type[nn.Module], type[Any]]] = {
     "gpt2": (GPT2, TrunkConfig),
     "backpack": (Backpack, BackpackConfig),
+    "modular_mlp": (ModularMLP, MLPConfig),
+    "modular_routed": (RoutedMLP, RoutedConfig),
+    "modular_transformer": (ModularTransformer, ModularTransformerConfig),
 }
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import torch
 from torch import nn
 
 
@@ -21,3 +25,11 @@ def parameters_by_component(model: nn.Module) -> dict[str, int]:
 def total_parameters(model: nn.Module) -> int:
     """All parameters, tied weights once."""
     return sum(parameters_by_component(model).values())
+
+
+def parameters_of(description: Mapping[str, Any]) -> dict[str, int]:
+    """Parameters per component of the network a description names (no memory is taken)."""
+    from cutaway.nets.architectures import build
+
+    with torch.device("meta"):
+        return parameters_by_component(build(description))

@@ -1,15 +1,18 @@
-"""Logs, whoever wrote them, in one shape: a run of ours or a `training_log.json`.
+"""Logs, whoever wrote them, in one shape: a run, a `training_log.json`, or a history in a file.
 
-A further form (JSON lines, CSV) is one more reader that makes a `Log`.
+Histories are JSON lines, CSV and Parquet (`history_files.py`). A further form is one more reader
+that makes a `Log`.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from cutaway.base import display
 from cutaway.base.errors import UserError
 from cutaway.runs import record, training_log
 
@@ -23,24 +26,28 @@ class Log:
 
     `history` has `step` and, of a language model, `train_loss` and `val_loss` (nats per token);
     `words` has `step`, `token_id`, `word`, `activation`, in our own runs also `sense`; None where
-    no words were recorded. `path` is the run's folder or the file.
+    no words were recorded. `path` is the run's folder or the file. `config` is what a history's
+    file says about its settings; a run's are in its record.
     """
 
     name: str
     path: Path
     history: pa.Table
     words: pa.Table | None
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 def open_log(reference: str | os.PathLike[str], root: str | os.PathLike[str] = "runs") -> Log:
-    """The log at a path (a run, a training log, a folder with one) or of a run by name."""
+    """The log at a path (a run, a training log, a folder with one, a history) or of a run by name."""
     from cutaway.runs.store import find_run
 
     path = Path(reference)
     if path.is_dir() and not (path / record.FILE).exists() and (path / training_log.FILE).exists():
         path = path / training_log.FILE
     if path.is_file():
-        return _of_file(path)
+        from cutaway.runs.history_files import is_history_file
+
+        return _of_history(path) if is_history_file(path) else _of_file(path)
     return _of_run(find_run(reference, root))
 
 
@@ -57,6 +64,15 @@ def _of_run(path: Path) -> Log:
     if history is None:
         raise UserError(f"{path}: this run has no history yet")
     return Log(path.name, path, history, read(path, training_log.WORDS))
+
+
+def _of_history(path: Path) -> Log:
+    from cutaway.runs.history_files import read_history_file
+
+    read = read_history_file(path)
+    for notice in read.notices:
+        display.notice(f"{path}: {notice}")
+    return Log(path.stem, path.absolute(), read.history, None, read.config)
 
 
 def _of_file(path: Path) -> Log:

@@ -1,7 +1,12 @@
-"""Presets: named YAML files that come with the rooms, and files of the user's own."""
+"""Presets: named YAML files that come with the rooms, and files of the user's own.
+
+A file with `sweep:`, `runs:` or `seeds:` is a sweep: many runs, for `cutaway sweep`.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -10,6 +15,8 @@ from typing import Any
 from cutaway.base.errors import UserError, nearest
 from cutaway.studies.registry import STUDIES, infer
 from cutaway.studies.settings import read_yaml
+
+_AXES = ("runs", "sweep", "seeds")  # keys that make many runs of one file
 
 
 @dataclass(frozen=True)
@@ -21,9 +28,14 @@ class Preset:
     values: dict[str, Any]
     about: str = ""
 
+    @property
+    def is_sweep(self) -> bool:
+        """Whether these are the values of many runs."""
+        return _is_sweep(self.values)
 
-def presets() -> list[Preset]:
-    """All presets of all rooms, by name."""
+
+def presets(*, sweeps: bool = False) -> list[Preset]:
+    """All presets of all rooms, by name; those that are sweeps only where asked for."""
     found = []
     for study, entry in STUDIES.items():
         for file in files(entry.presets).iterdir():
@@ -31,20 +43,65 @@ def presets() -> list[Preset]:
                 path = Path(str(file))
                 first = path.read_text(encoding="utf-8").splitlines()[0]
                 about = first.lstrip("# ") if first.startswith("#") else ""
-                found.append(Preset(path.stem, study, read_yaml(path), about))
+                values = read_yaml(path)
+                if _is_sweep(values):
+                    about = f"sweep of {_count(values)} runs: {about}"
+                found.append(Preset(path.stem, study, values, about))
+    found = [preset for preset in found if sweeps or not preset.is_sweep]
     return sorted(found, key=lambda preset: preset.name)
 
 
-def find_preset(name: str) -> Preset:
-    """A preset by name, or a YAML file by path (its study named in it, or inferred from keys)."""
+def find_preset(name: str, *, sweep: bool = False) -> Preset:
+    """A preset by name, or a YAML file by path (its study named in it, or inferred from keys).
+
+    One run's unless `sweep`, then one of many; either is refused in the other's place.
+    """
+    preset = _found(name)
+    if preset.is_sweep and not sweep:
+        runs = _count(preset.values)
+        raise UserError(f"{name}: is a sweep of {runs} runs; `cutaway sweep {name}` trains them")
+    if sweep and not preset.is_sweep:
+        raise UserError(
+            f"{name}: nothing to vary (no sweep:, runs: or seeds: in it); "
+            f"`cutaway train {name}` trains it"
+        )
+    return preset
+
+
+def _found(name: str) -> Preset:
     if name.endswith((".yaml", ".yml")) or Path(name).is_file():
         values = read_yaml(name)
-        study = values.pop("study", None) or infer(values)
+        study = values.pop("study", None) or _inferred(values)
         return Preset(Path(name).stem, study, values)
-    known = {preset.name: preset for preset in presets()}
+    known = {preset.name: preset for preset in presets(sweeps=True)}
     if name not in known:
         close = nearest(name, known, count=3, cutoff=0.4)
         raise UserError(
             f"no preset or file {name!r}{close or '; `cutaway presets` lists the presets'}"
         )
     return known[name]
+
+
+def _inferred(values: Mapping[str, Any]) -> str:
+    """The study of a file that does not name it: its base's, or by all the keys it gives."""
+    if _is_sweep(values) and isinstance(base := values.get("preset"), str):
+        return find_preset(base).study
+    varied = values.get("sweep")
+    entries = values.get("runs") if isinstance(values.get("runs"), list) else []
+    keys = set(values)
+    for group in (varied, *entries):
+        if isinstance(group, Mapping):
+            keys |= {p.strip().replace("-", "_") for key in group for p in str(key).split(",")}
+    return infer(keys)
+
+
+def _is_sweep(values: Mapping[str, Any]) -> bool:
+    return any(key in values for key in _AXES)
+
+
+def _count(values: Mapping[str, Any]) -> int:
+    """How many runs a sweep's values describe: the product of its axes' lengths."""
+    seeds, varied = values.get("seeds", 1), values.get("sweep") or {}
+    axes = [values.get("runs"), *(varied.values() if isinstance(varied, Mapping) else ())]
+    lengths = [len(axis) for axis in (*axes, seeds) if isinstance(axis, list)]
+    return math.prod(lengths) * (seeds if isinstance(seeds, int) else 1)

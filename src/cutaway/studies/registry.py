@@ -37,6 +37,12 @@ STUDIES: dict[str, Entry] = {
         presets="cutaway.language.presets",
         pictures="cutaway.language.pictures:PICTURES",
     ),
+    "grokking": Entry(
+        config="cutaway.grokking.config:GrokkingConfig",
+        study="cutaway.grokking.study:GrokkingStudy",
+        presets="cutaway.grokking.presets",
+        pictures="cutaway.grokking.pictures:PICTURES",
+    ),
 }
 
 

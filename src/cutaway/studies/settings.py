@@ -68,6 +68,14 @@ class StudyConfig(BaseModel):
         """These settings in the loop's own names."""
         raise TypeError(f"{type(self).__name__} does not say how to train")
 
+    def stack_key(self) -> str | None:
+        """Runs whose keys are equal can train as one stacked program; None: this one cannot."""
+        return None
+
+    def faster_stacked(self) -> bool:
+        """Whether a stack of such runs is expected to take less time than one after the other."""
+        return False
+
 
 C = TypeVar("C", bound=BaseModel)
 

@@ -36,13 +36,23 @@ class Prepared:
 
 
 class Study(Generic[C]):
-    """A kind of training. `name` is its key in the registry."""
+    """A kind of training. `name` is its key in the registry, `headline` the final figures told
+    when a run ends."""
 
     name: str
+    headline: Sequence[str] = ()
 
     def prepare(self, config: C) -> Prepared:
         """Read, check and build everything; raises UserError for what cannot work."""
         raise TypeError(f"{type(self).__name__} does not say how to prepare")
+
+    def architecture(self, config: C) -> dict[str, Any]:
+        """What `nets.build` needs to make the network of these settings."""
+        raise TypeError(f"{type(self).__name__} does not say what it builds")
+
+    def prepare_together(self, configs: Sequence[C]) -> list[Prepared]:
+        """One stacked task for runs of one key, in every Prepared; the rest is each run's own."""
+        raise TypeError(f"{type(self).__name__} does not stack runs")
 
     def advise(self, run: Run, config: C) -> list[str]:
         """What the finished run shows that its owner should know, each with the field to change."""

@@ -56,7 +56,7 @@ def train(
         steps_planned=loop.steps,
         parents=prepared.parents,
         resolved=prepared.resolved,
-        sinks=_sinks(config, prepared),
+        sinks=sinks_of(config, prepared),
     )
     try:
         with run:
@@ -82,7 +82,7 @@ def _resume(study: str, config: StudyConfig, out: Path, extra_steps: int) -> Run
     record = opened.record
     if opened.status == "running":
         Run.require_free(out)  # refuses, naming the process that writes it
-    _require_same(record.config, config, out)
+    require_same(record.config, config, out)
     loop = config.loop()
     loop = replace(loop, steps=max(record.steps_planned, loop.steps) + extra_steps)
     if record.status == "done" and not extra_steps:
@@ -98,7 +98,7 @@ def _resume(study: str, config: StudyConfig, out: Path, extra_steps: int) -> Run
     checkpoint, damage = _checkpoint(opened)
     if checkpoint is not None:
         matching_state(checkpoint, prepared.task, loop)
-    with Run.resume(out, sinks=_sinks(config, prepared)) as run:
+    with Run.resume(out, sinks=sinks_of(config, prepared)) as run:
         for line in damage:
             run.notice(line)
         prepared.write(run.path)
@@ -130,7 +130,7 @@ def _checkpoint(run: Run) -> tuple[Checkpoint | None, list[str]]:
     return checkpoint, damage
 
 
-def _require_same(before: Mapping[str, Any], config: StudyConfig, out: Path) -> None:
+def require_same(before: Mapping[str, Any], config: StudyConfig, out: Path) -> None:
     for name, value in config.model_dump(mode="json").items():
         if name in before and before[name] != value and name not in config.free:
             raise UserError(
@@ -139,7 +139,7 @@ def _require_same(before: Mapping[str, Any], config: StudyConfig, out: Path) -> 
             )
 
 
-def _sinks(config: StudyConfig, prepared: Prepared) -> list[Sink]:
+def sinks_of(config: StudyConfig, prepared: Prepared) -> list[Sink]:
     from cutaway.runs import sinks
 
     found = list(prepared.sinks)
@@ -160,7 +160,13 @@ def _fit(
 ) -> None:
     from cutaway.training.loop import fit
 
-    fit(prepared.task, loop, [run], prepared.instruments, checkpoint=checkpoint)
+    checkpoints = [] if checkpoint is None else [checkpoint]
+    fit(prepared.task, loop, [run], prepared.instruments, checkpoints=checkpoints)
+    advise(study, config, run)
+
+
+def advise(study: str, config: StudyConfig, run: Run) -> None:
+    """What the finished run shows that its owner should know, told and kept in its record."""
     advice = [_ADVICE + line for line in study_of(study).advise(run, config)]
     for line in advice:
         notice(line)

@@ -11,7 +11,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "config": ["LoopConfig"],
         "instruments": ["Instrument", "Moment"],
-        "loop": ["Outcome", "fit"],
+        "loop": ["fit"],
+        "members": ["Outcome"],
         "task": ["WHOLE", "Loss", "Part", "Task"],
         "updaters": ["AdamW", "Updater"],
     },

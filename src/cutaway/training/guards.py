@@ -41,11 +41,11 @@ class Stop:
 
 
 class FiniteGuard:
-    """Remembers the first step whose loss or gradient was not finite.
+    """Remembers each member's first step whose loss or gradient was not finite.
 
-    On a CPU the answer costs nothing, so the bad step is never applied; elsewhere asking would
-    stall the device, so the flag stays there and is read when rows are written and always before
-    a checkpoint is.
+    On a CPU the answer costs nothing, so it is asked at every step and the bad update is never
+    applied; elsewhere asking would stall the device, so the flag stays there and is read when
+    rows are written and always before a checkpoint is.
     """
 
     def __init__(self, device: torch.device, members: int):
@@ -53,22 +53,23 @@ class FiniteGuard:
         self.first_bad = torch.full((members,), -1, dtype=torch.int64, device=device)
         self.what = "loss or gradient"
 
-    def watch(self, step: int, total: Tensor, gradient_norm: Tensor) -> None:
-        """Note whether this step's figures are finite; on a CPU raises at once."""
+    def watch(self, step: int, total: Tensor, gradient_norm: Tensor) -> bool:
+        """Note whether this step's figures are finite; True where a CPU saw that some are not."""
         bad = ~torch.isfinite(total.detach() + gradient_norm).reshape(-1)
-        if self.immediate and bool(bad.any()):
-            which = "loss" if not bool(torch.isfinite(total).all()) else "gradient"
-            self.what = which
-            self.first_bad.fill_(step)
-            self.check()
-        elif not self.immediate:
-            self.first_bad.copy_(torch.where(bad & (self.first_bad < 0), step, self.first_bad))
+        if self.immediate and not bool(bad.any()):
+            return False
+        if self.immediate:
+            self.what = "loss" if not bool(torch.isfinite(total).all()) else "gradient"
+        self.first_bad.copy_(torch.where(bad & (self.first_bad < 0), step, self.first_bad))
+        return self.immediate
 
-    def check(self) -> None:
-        """Raise RunFailed if a watched step was not finite (synchronises the device)."""
-        steps = [step for step in self.first_bad.tolist() if step >= 0]
-        if steps:
-            raise RunFailed(f"the {self.what} became non-finite at step {min(steps)}", min(steps))
+    def failures(self) -> dict[int, RunFailed]:
+        """What is wrong with which member (synchronises the device)."""
+        return {
+            member: RunFailed(f"the {self.what} became non-finite at step {step}", step)
+            for member, step in enumerate(self.first_bad.tolist())
+            if step >= 0
+        }
 
 
 def reason(error: Exception) -> str:

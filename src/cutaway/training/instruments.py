@@ -7,13 +7,14 @@ with instruments equals one without, bit for bit, and resumes exactly.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
+from cutaway.training.config import LoopConfig
 from cutaway.training.task import Loss, Task
 from cutaway.training.updaters import Updater
 
@@ -23,7 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """One instant of training, at θ_step: after backward, before the update."""
+    """One instant of training, at θ_step: after backward, before the update.
+
+    `generators` and `configs` hold one for each member, so that a member of a stack draws what it
+    would draw alone. `gradient_norm` is () or (members,).
+    """
 
     step: int
     task: Task
@@ -31,19 +36,22 @@ class Moment:
     loss: Loss
     updater: Updater
     gradient_norm: Tensor
-    generator: torch.Generator
+    generators: Sequence[torch.Generator]
+    configs: Sequence[LoopConfig]
 
 
 class Instrument(Protocol):
     """A measurement taken every `every` steps.
 
-    A mapping joins the step's row of the history; a table becomes the run's table `name`.
+    A mapping joins the step's row of the history (its values () or (members,)); a table becomes
+    the run's table `name`, a list of tables one for each member's run. What a reading cost joins
+    the row as `cost_ms.<name>`.
     """
 
     name: str
     every: int
 
-    def read(self, at: Moment) -> Mapping[str, Tensor | float] | pa.Table: ...
+    def read(self, at: Moment) -> Mapping[str, Tensor | float] | pa.Table | list[pa.Table]: ...
 
     def state(self) -> dict[str, Tensor]:
         """What it must remember between readings; empty where it remembers nothing."""

@@ -1,15 +1,14 @@
 """The loop: everything in cutaway that trains by steps trains here.
 
 At step s, with weights θ_s: evaluate if due, save if due, draw the batch, loss, backward, read the
-instruments, record the row of s, update to θ_{s+1}. After the last update one more pass records
-the row of the final weights. So row s of the history describes θ_s, and a checkpoint of step s is
-all that is needed to go on.
+instruments, record the row of s, update to θ_{s+1}. After a member's last update one more pass
+records the row of its final weights. So row s of the history describes θ_s, and a checkpoint of
+step s is all that is needed to go on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +21,7 @@ from cutaway.training.config import LoopConfig
 from cutaway.training.gradients import Gradients
 from cutaway.training.guards import FiniteGuard, Stop, reason, repeatable
 from cutaway.training.instruments import Instrument
+from cutaway.training.members import Members, Outcome, common
 from cutaway.training.observing import Observer
 from cutaway.training.precision import resolve
 from cutaway.training.saving import Saver
@@ -33,42 +33,33 @@ if TYPE_CHECKING:
     from cutaway.runs.folder import Run
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How one member's training ended; its figures are the latest recorded."""
-
-    steps_done: int
-    best_step: int | None
-    metrics: dict[str, float]
-
-
 def fit(
     task: Task,
-    config: LoopConfig,
+    config: LoopConfig | Sequence[LoopConfig],
     runs: Sequence[Run],
     instruments: Sequence[Instrument] = (),
     *,
-    checkpoint: Checkpoint | None = None,
+    checkpoints: Sequence[Checkpoint] = (),
 ) -> list[Outcome]:
-    """Train `task`, leaving everything in `runs` (one per member), from a checkpoint if given.
+    """Train `task`, leaving everything in `runs`: one config and run, and to go on one checkpoint
+    of the same step, per member.
 
-    Raises RunFailed (the runs are marked failed, with step and reason) or Interrupted (marked so,
-    with a checkpoint at the step where it stopped). The caller closes the runs.
+    A run that trains alone and fails raises RunFailed; of several stacked ones the others go on,
+    and the Outcome says why. Either way it is marked failed, with step and reason. Raises
+    Interrupted (marked so, with a checkpoint at the step where it stopped). The caller closes the
+    runs.
     """
-    if config.steps < 1:
-        raise UserError(f"steps = {config.steps}: a run needs at least one step")
-    if config.parts > 1 and not task.separable:
-        raise UserError(f"{config.parts} parts: this task's batches cannot be cut into parts")
-    if len(runs) != task.members:
-        raise UserError(f"{len(runs)} runs for a task of {task.members} members")
-    fitting = _Fitting(task, config, runs, instruments)
+    configs = [config] if isinstance(config, LoopConfig) else list(config)
+    common(task, configs, runs)
+    fitting = _Fitting(task, configs, runs, instruments)
+    members = fitting.members
     try:
         with repeatable(fitting.device), Stop() as stop:
-            fitting.prepare(checkpoint)
-            with progress("training", config.steps, "steps") as bar:
+            fitting.prepare(checkpoints)
+            with progress("training", members.last, "steps") as bar:
                 bar.start_at(fitting.step)
                 fitting.train(stop, bar)
-        return fitting.finish()
+        return members.outcomes
     except Interrupted as error:
         name = error.name
         fitting.leave(lambda run: run.interrupt(name))
@@ -83,7 +74,8 @@ def fit(
         if not fitting.attempted:
             failure.exit_code = UserError.exit_code
         if failure.step is not None:
-            fitting.observer.recorder.discard_from(failure.step)
+            for member in members.active:
+                fitting.observer.recorder.stop(member, failure.step - 1)
             fitting.step, fitting.attempted = failure.step, min(fitting.attempted, failure.step + 1)
         fitting.leave(lambda run: run.fail(failure.reason, failure.step))
         raise failure from (None if failure is error else error)
@@ -95,29 +87,31 @@ class _Fitting:
     def __init__(
         self,
         task: Task,
-        config: LoopConfig,
+        configs: Sequence[LoopConfig],
         runs: Sequence[Run],
         instruments: Sequence[Instrument],
     ):
-        self.task, self.config, self.runs, self.instruments = task, config, runs, instruments
-        self.device = hardware.device(config.device)
+        self.task, self.configs, self.config = task, configs, configs[0]
+        self.runs, self.instruments = runs, instruments
+        self.device = hardware.device(self.config.device)
         if self.device.type == "cpu":
             hardware.keep_freed_memory()
-        self.observer = Observer(task, config, runs, instruments, self.device)
+        self.observer = Observer(task, configs, runs, instruments, self.device)
+        self.members = Members(configs, runs)
         self.step = self.attempted = 0  # the step at hand, and how many have begun
-        self.marked = {config.steps}  # steps that are evaluated and read whatever the intervals say
+        self.marked = set(self.members.ends)  # evaluated and read whatever the intervals say
 
-    def prepare(self, checkpoint: Checkpoint | None) -> None:
+    def prepare(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Everything before the first step: device, updater, restored state, precision."""
         task, config = self.task.to(self.device), self.config
-        self.updater = task.updater(config)
-        self.saver = Saver(self.runs, task, self.updater, self.instruments, config)
+        self.updater = task.updater(self.configs)
+        self.saver = Saver(self.runs, task, self.updater, self.instruments, self.configs)
         self.guard = FiniteGuard(self.device, task.members)
         parts = config.parts
-        if checkpoint is not None:
-            self.step = self.saver.restore(checkpoint)
-            parts = checkpoint.state["parts"]
-            if checkpoint.state["final"]:  # the end of a run that now goes on keeps its row
+        if checkpoints:
+            self.step = self.saver.restore(checkpoints)
+            parts = checkpoints[0].state["parts"]
+            if checkpoints[0].state["final"]:  # the end of a run that now goes on keeps its row
                 self.marked.add(self.step)
         resolved = resolve(task, config, self.device, self.runs[0].record.resolved)
         compute_loss = torch.compile(task.loss) if config.compile else task.loss
@@ -125,76 +119,78 @@ class _Fitting:
             *(task, compute_loss, self.updater, self.device, resolved["precision"], parts),
             *(config.seed, self.runs[0].notice),
         )
-        for run in self.runs:
+        for run, own in zip(self.runs, self.configs):
             run.truncate(self.step)
             run.save_record(
                 resolved=run.record.resolved | resolved,
                 device=hardware.describe(self.device),
-                steps_planned=config.steps,
+                steps_planned=own.steps,
             )
         self.observer.start(self.step)
 
     def train(self, stop: Stop, bar: Progress) -> None:
-        """Steps from here to the end, then the row of the final weights."""
-        config, observer, first = self.config, self.observer, self.step
-        for step in range(first, config.steps + 1):
-            self.step, last = step, step == config.steps
+        """Steps from here until every member has its row of the final weights."""
+        config, observer, members, first = self.config, self.observer, self.members, self.step
+        for step in range(first, members.last + 1):
+            self.step, ending = step, members.ending(step)
             evaluated: dict[str, Tensor | float] = {}
             if step % config.eval_every == 0 or step in self.marked:
-                self.guard.check()
+                self.drop(self.guard.failures())
                 evaluated = observer.evaluate(step, self.gradients.precision)
-                self.saver.judge(step, evaluated)
+                self.drop(self.saver.judge(step, evaluated))
             if stop.signal:
                 self.save(step)
                 where = self.runs[0].path
                 raise Interrupted(f"{where}: stopped at step {step}; --resume goes on", stop.signal)
-            due = step > first and step % config.checkpoint_every == 0
-            if due or last or self.saver.improved:
+            due = (step > first or step == 0) and step % config.checkpoint_every == 0
+            if due or ending or self.saver.improved:
                 self.save(step)
-            self.attempted = min(step + 1, config.steps)
-            rate = learning_rate(config, step)
+            self.attempted = min(step + 1, members.last)
+            rates = [learning_rate(own, step) for own in self.configs]
             reading = [i for i in self.instruments if step % i.every == 0 or step in self.marked]
             recorded = bool(evaluated or reading) or step % config.log_every == 0
             batch, loss = self.gradients.compute(step, recorded)
-            norm = self.updater.clip(config.gradient_clip)
-            self.guard.watch(step, loss.total, norm)
+            norm = self.updater.clip()
+            if self.guard.watch(step, loss.total, norm):
+                self.drop(self.guard.failures())
             if recorded:
                 read = observer.read(reading, step, batch, loss, self.updater, norm)
-                observer.record(step, evaluated | read, loss, norm, rate)
-            if evaluated or observer.recorder.due:  # those who watch want evaluations at once
+                observer.record(step, evaluated | read, loss, norm, rates)
+            if (
+                evaluated or ending or observer.recorder.due
+            ):  # those who watch want evaluations at once
                 self.flush()
-            if last:
+            members.end(ending, observer, self.saver)
+            if not members.active:
                 break
-            self.updater.step(rate)
+            self.updater.step(rates)
             self.task.after_step(step)
             observer.show(bar, step + 1)
 
     def flush(self) -> None:
-        self.guard.check()
+        self.drop(self.guard.failures())
         self.observer.recorder.flush()
+
+    def drop(self, failures: dict[int, RunFailed]) -> None:
+        """Go on without the members that failed; a run alone raises its failure."""
+        if failures and self.task.members == 1:
+            raise failures[0]
+        self.members.drop(failures, self.observer.recorder)
 
     def save(self, step: int) -> None:
         """A checkpoint of θ_step; rows before it are written first, so that none can be lost."""
         self.flush()
-        for run in self.runs:
-            run.record.steps_attempted = run.record.steps_done = step
-        self.saver.save(step, {"parts": self.gradients.parts, "final": step == self.config.steps})
-
-    def finish(self) -> list[Outcome]:
-        """Mark every run done, with its last recorded figures."""
-        outcomes = []
-        for member, run in enumerate(self.runs):
-            metrics = self.observer.metrics(member) | self.saver.best_figures(member)
-            run.finish(metrics)
-            outcomes.append(Outcome(self.step, self.saver.best_at[member], metrics))
-        return outcomes
+        for member in self.members.active:
+            record = self.runs[member].record
+            record.steps_attempted = record.steps_done = step
+        self.saver.save(step, self.gradients.parts, self.members.active)
 
     def leave(self, mark: Callable[[Run], None]) -> None:
         """End early: write what was recorded, then let `mark` say how each run ended."""
         try:
             self.observer.recorder.flush()
         finally:
-            for run in self.runs:
-                run.record.steps_attempted = self.attempted
-                run.record.steps_done = self.step
+            for member in self.members.active:
+                run = self.runs[member]
+                run.record.steps_attempted, run.record.steps_done = self.attempted, self.step
                 mark(run)

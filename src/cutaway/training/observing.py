@@ -22,21 +22,25 @@ if TYPE_CHECKING:
     from cutaway.runs.folder import Run
 
 
+_LINE_EVERY = 1.0  # seconds between printed lines
+
+
 class Observer:
     """Reads the task and its instruments at θ_step; nothing it does changes the training."""
 
     def __init__(
         self,
         task: Task,
-        config: LoopConfig,
+        configs: Sequence[LoopConfig],
         runs: Sequence[Run],
         instruments: Sequence[Instrument],
         device: torch.device,
     ):
-        self.task, self.config, self.runs, self.device = task, config, runs, device
+        self.task, self.configs, self.runs, self.device = task, configs, runs, device
         self.recorder = Recorder(runs)
         self.instrument_seconds = dict.fromkeys((i.name for i in instruments), 0.0)
         self.started, self.first = time.monotonic(), 0
+        self.told, self.told_at = -1, 0.0  # the step of the last line printed, and when
 
     def start(self, step: int) -> None:
         """Training begins now, at `step`: where speeds are counted from."""
@@ -44,7 +48,7 @@ class Observer:
 
     def evaluate(self, step: int, precision: str) -> dict[str, Tensor | float]:
         """The task's figures, from a random stream of their own."""
-        torch.manual_seed(stream(self.config.seed, step, "evaluate"))
+        torch.manual_seed(stream(self.configs[0].seed, step, "evaluate"))
         self.task.eval()
         with torch.no_grad(), autocast(self.device, precision):
             figures = dict(self.task.evaluate())
@@ -63,18 +67,29 @@ class Observer:
         """Readings of the instruments due, as one row; tables go to the recorder."""
         row: dict[str, Tensor | float] = {}
         for instrument in due:
-            began = time.perf_counter()
+            began = self._now()
             purpose = f"instrument.{instrument.name}"
-            generator = torch_generator(self.config.seed, step, purpose, self.device)
+            generators = [
+                torch_generator(config.seed, step, purpose, self.device) for config in self.configs
+            ]
             reading = instrument.read(
-                Moment(step, self.task, batch, loss, updater, norm, generator)
+                Moment(step, self.task, batch, loss, updater, norm, generators, self.configs)
             )
             if isinstance(reading, Mapping):
                 row |= reading
             else:
                 self.recorder.table(instrument.name, reading)
-            self.instrument_seconds[instrument.name] += time.perf_counter() - began
+            spent = self._now() - began
+            row[f"cost_ms.{instrument.name}"] = 1e3 * spent
+            self.instrument_seconds[instrument.name] += spent
         return row
+
+    def _now(self) -> float:
+        """The time when the device has done what it was asked (a GPU is waited for: readings are
+        rare, and a cost that is only the time of asking would be no cost)."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
     def record(
         self,
@@ -82,9 +97,10 @@ class Observer:
         row: Mapping[str, Tensor | float],
         loss: Loss,
         norm: Tensor,
-        rate: float,
+        rates: Sequence[float],
     ) -> None:
         """The row of this step: the batch's loss and its parts, what is common, and `row`."""
+        rate = rates[0] if len(set(rates)) == 1 else torch.tensor(rates, dtype=torch.float64)
         common = {"seconds": self.runs[0].seconds, "learning_rate": rate, "gradient_norm": norm}
         self.recorder.row(step, {"train_loss": loss.total, **loss.parts(), **common, **row})
 
@@ -92,6 +108,12 @@ class Observer:
         """Progress with the newest figures."""
         figures = {}
         latest = self.recorder.latest(0)
+        at = int(latest.get("step", -1))
+        now = time.monotonic()
+        if at > self.told and (now - self.told_at > _LINE_EVERY or done >= bar.total):
+            if line := self.task.line(at, latest):
+                bar.tell(line)
+            self.told, self.told_at = at, now
         if "train_loss" in latest:
             elapsed = time.monotonic() - self.started
             speed = (done - self.first) * self.task.units_per_step / max(elapsed, 1e-9)
@@ -99,6 +121,8 @@ class Observer:
             figures["loss"] = f"{latest['train_loss']:.3f}"
         if "val_loss" in latest:
             figures["val"] = f"{latest['val_loss']:.3f}"
+        if "test_acc" in latest:
+            figures["test_acc"] = f"{latest['test_acc']:.1%}"
         bar.update(done, **figures)
 
     def metrics(self, member: int) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -25,7 +26,8 @@ class Recorder:
     def __init__(self, runs: Sequence[Run]):
         self.runs = runs
         self.pending: list[tuple[int, dict[str, Tensor | float]]] = []
-        self.tables: list[tuple[str, pa.Table]] = []
+        self.tables: list[tuple[str, list[pa.Table]]] = []
+        self.until: list[float] = [math.inf] * len(runs)  # the last step recorded of each member
         self._latest: list[dict[str, float]] = [{} for _ in runs]
         self.flushed = time.monotonic()
 
@@ -39,20 +41,18 @@ class Recorder:
                 )
         self.pending.append((step, kept))
 
-    def table(self, name: str, table: pa.Table) -> None:
-        """Rows of an instrument's own table."""
-        self.tables.append((name, table))
+    def table(self, name: str, table: pa.Table | list[pa.Table]) -> None:
+        """Rows of an instrument's own table: one for all members, or one for each."""
+        tables = table if isinstance(table, list) else [table] * len(self.runs)
+        self.tables.append((name, tables))
 
     def latest(self, member: int) -> dict[str, float]:
         """The newest value of every figure of one member."""
         return self._latest[member]
 
-    def discard_from(self, step: int) -> None:
-        """Forget what waits of `step` and later: figures of weights that were no numbers any more."""
-        self.pending = [(at, row) for at, row in self.pending if at < step]
-        self.tables = [
-            (n, t) for n, t in self.tables if max(t["step"].to_pylist(), default=0) < step
-        ]
+    def stop(self, member: int, step: int) -> None:
+        """Record nothing more of a member after `step`: it ended, or was no number any more."""
+        self.until[member] = min(self.until[member], step)
 
     @property
     def due(self) -> bool:
@@ -83,12 +83,15 @@ class Recorder:
                 for member, into in enumerate(out):
                     into[key] = values[member if count > 1 else 0]
             for member, into in enumerate(out):
-                rows[member].append(into)
-        for run, run_rows in zip(self.runs, rows, strict=True):
+                if step <= self.until[member]:
+                    rows[member].append(into)
+        for member, (run, run_rows) in enumerate(zip(self.runs, rows, strict=True)):
             if run_rows:
                 run.append(run_rows)
-            for name, table in tables:
-                run.append_table(name, table)
+            for name, each in tables:
+                table = each[member]
+                if max(table["step"].to_pylist(), default=0) <= self.until[member]:
+                    run.append_table(name, table)
         for latest, run_rows in zip(self._latest, rows, strict=True):
             for row in run_rows:
                 latest.update(row)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -49,11 +49,11 @@ class Saver:
         task: Task,
         updater: Updater,
         instruments: Sequence[Instrument],
-        config: LoopConfig,
+        configs: Sequence[LoopConfig],
     ):
         self.runs, self.task, self.updater = runs, task, updater
-        self.instruments, self.config = instruments, config
-        self.key, direction = task.monitor
+        self.instruments, self.configs = instruments, configs
+        self.key, direction = task.monitor or ("", "min")
         self.sign = 1.0 if direction == "min" else -1.0
         self.best = [math.inf] * task.members  # sign · value, so that smaller is better
         self.best_at: list[int | None] = [None] * task.members
@@ -64,20 +64,24 @@ class Saver:
         """Whether an evaluation has been the best and is not saved yet."""
         return any(step is not None for step in self.improved_at)
 
-    def judge(self, step: int, figures: Mapping[str, Tensor | float]) -> None:
-        """Note whether this evaluation is the best so far; a non-finite one fails the run."""
+    def judge(self, step: int, figures: Mapping[str, Tensor | float]) -> dict[int, RunFailed]:
+        """Note whether this evaluation is a member's best so far; what is wrong where it is not
+        finite."""
         value = figures.get(self.key)
         if value is None:
-            return
+            return {}
         values = torch.as_tensor(value).reshape(-1).tolist()
         if len(values) == 1:
             values *= self.task.members
+        failures = {}
         for member, one in enumerate(values):
             if not math.isfinite(one):
-                raise RunFailed(f"{self.key} became non-finite at step {step}", step)
-            if self.sign * one < self.best[member]:
+                why = f"{self.key} became non-finite at step {step}"
+                failures[member] = RunFailed(why, step)
+            elif self.sign * one < self.best[member]:
                 self.best[member] = self.sign * one
                 self.best_at[member] = self.improved_at[member] = step
+        return failures
 
     def best_figures(self, member: int) -> dict[str, float]:
         """`best_val_loss` and `best_step`, where there was an evaluation."""
@@ -86,9 +90,11 @@ class Saver:
             return {}
         return {f"best_{self.key}": self.sign * self.best[member], "best_step": step}
 
-    def save(self, step: int, state: Mapping[str, Any]) -> None:
-        """Write θ_step and all that goes with it; the last file to appear makes it count."""
-        for member, run in enumerate(self.runs):
+    def save(self, step: int, parts: int, members: Iterable[int]) -> None:
+        """Write θ_step of `members` and all that goes with it; the last file to appear makes it
+        count."""
+        for member in members:
+            run, config = self.runs[member], self.configs[member]
             everything = self.task.member_state(member)
             model = {k[6:]: v for k, v in everything.items() if k.startswith("model.")}
             rest = {k: v for k, v in everything.items() if not k.startswith("model.")}
@@ -97,48 +103,60 @@ class Saver:
                     rest[f"instrument.{instrument.name}.{key}"] = value
             run.checkpoints.save(
                 step,
-                {"model": model, "updater": self.updater.state(), "task": rest},
+                {"model": model, "updater": self.updater.state(member), "task": rest},
                 {
-                    **state,
-                    "config": fingerprint(self.config),
+                    "parts": parts,
+                    "final": step == config.steps,
+                    "config": fingerprint(config),
                     "best": None if self.best_at[member] is None else self.best[member],
                     "best_step": self.best_at[member],
                 },
             )
             if self.improved_at[member] == step:
                 run.checkpoints.mark_best(step, self.sign * self.best[member])
-            self.improved_at[member] = None
-            run.checkpoints.prune(self.config.keep_checkpoints)
+            run.checkpoints.prune(config.keep_checkpoints)
+        self.improved_at = [None] * self.task.members
 
-    def restore(self, checkpoint: Checkpoint) -> int:
-        """Load a checkpoint's state everywhere; returns its step. Of one member only."""
-        if self.task.members > 1:
+    def restore(self, checkpoints: Sequence[Checkpoint]) -> int:
+        """Load every member's state, all of one step, everywhere; returns that step."""
+        steps = {checkpoint.step for checkpoint in checkpoints}
+        if len(checkpoints) != self.task.members or len(steps) != 1:
             raise UserError(
-                f"{checkpoint.path}: stacked runs are not resumed together; resume each"
+                f"{len(checkpoints)} checkpoints of steps {sorted(steps)}: expected "
+                f"one of the same step for each of {self.task.members} members"
             )
-        state = matching_state(checkpoint, self.task, self.config)
-        extra = checkpoint.tensors["task"]
-        self.task.load_state_dict(state)
-        self.updater.load(checkpoint.tensors["updater"])
+        states = [
+            matching_state(checkpoint, self.task, config, member)
+            for member, (checkpoint, config) in enumerate(zip(checkpoints, self.configs))
+        ]
+        for name, own in self.task.state_dict().items():
+            values = [state[name] for state in states]
+            own.copy_(values[0] if own.shape == values[0].shape else torch.stack(values))
+        self.updater.load([checkpoint.tensors["updater"] for checkpoint in checkpoints])
+        extra = checkpoints[0].tensors["task"]  # instruments remember what is common to members
         for instrument in self.instruments:
             prefix = f"instrument.{instrument.name}."
             instrument.load({k[len(prefix) :]: v for k, v in extra.items() if k.startswith(prefix)})
-        best = checkpoint.state.get("best")
-        if best is not None:
-            self.best, self.best_at = [best], [checkpoint.state["best_step"]]
-            if self.best_at[0] == checkpoint.step:  # a kill may have come before it was marked
-                self.runs[0].checkpoints.mark_best(checkpoint.step, self.sign * best)
-        return checkpoint.step
+        for member, checkpoint in enumerate(checkpoints):
+            best = checkpoint.state.get("best")
+            if best is None:
+                continue
+            self.best[member], self.best_at[member] = best, checkpoint.state["best_step"]
+            if self.best_at[member] == checkpoint.step:  # a kill may have come before the mark
+                self.runs[member].checkpoints.mark_best(checkpoint.step, self.sign * best)
+        return steps.pop()
 
 
-def matching_state(checkpoint: Checkpoint, task: Task, config: LoopConfig) -> dict[str, Tensor]:
-    """The task's state in a checkpoint; UserError where settings or shapes are another run's."""
+def matching_state(
+    checkpoint: Checkpoint, task: Task, config: LoopConfig, member: int = 0
+) -> dict[str, Tensor]:
+    """A member's state in a checkpoint; UserError where settings or shapes are another run's."""
     if checkpoint.state.get("config") != fingerprint(config):
         raise UserError(f"{checkpoint.path}: a checkpoint of another configuration")
     state = {f"model.{k}": v for k, v in checkpoint.tensors["model"].items()}
     extra = checkpoint.tensors["task"]
     state |= {k: v for k, v in extra.items() if not k.startswith("instrument.")}
-    own = task.state_dict()
+    own = task.member_state(member)
     for name in sorted(own.keys() | state.keys()):
         there, here = state.get(name), own.get(name)
         if there is None or here is None or there.shape != here.shape:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
+
+from cutaway.base import hardware
 
 if TYPE_CHECKING:
     from cutaway.training.config import LoopConfig
@@ -50,13 +53,13 @@ class Task(nn.Module):
     that are pure functions of (seed, step, part), is what makes a resumed run equal the whole.
 
     `members`: how many runs are stacked on a leading axis. `monitor`: the evaluated figure that
-    says which checkpoint is best. `separable`: whether a batch may be cut into parts.
+    says which checkpoint is best (None: no checkpoint is). `separable`: whether a batch may be cut into parts.
     `unit` and `units_per_step`: what the progress bar counts.
     """
 
     model: nn.Module
     members: int = 1
-    monitor: tuple[str, Literal["min", "max"]] = ("val_loss", "min")
+    monitor: tuple[str, Literal["min", "max"]] | None = ("val_loss", "min")
     separable: bool = True
     unit: str = "examples"
     units_per_step: int = 1
@@ -77,17 +80,63 @@ class Task(nn.Module):
         """Whether weight decay applies to a parameter: by default to matrices only."""
         return parameter.ndim >= 2
 
-    def updater(self, config: LoopConfig) -> Updater:
-        """What turns gradients into a step; AdamW unless a task says otherwise."""
-        from cutaway.training.updaters import AdamW
+    def updater(self, configs: Sequence[LoopConfig]) -> Updater:
+        """What turns gradients into a step, one config per member; AdamW unless a task says
+        otherwise."""
+        from cutaway.training.updaters import adamw
 
-        return AdamW(self, config)
+        return adamw(self, configs)
+
+    def line(self, step: int, figures: Mapping[str, float]) -> str | None:
+        """One line to print while it trains, from the newest row; None for the progress bar only."""
+        return None
+
+    # -- what instruments may ask; each raises TypeError where a task has no answer ------------
+
+    def twice_differentiable(self) -> AbstractContextManager[None]:
+        """Within it `loss` can be differentiated twice (no fused kernels)."""
+        return nullcontext()
+
+    def example_losses(self, batch: Any) -> Tensor:
+        """The loss of each example, (examples,) or (members, examples); `loss` is their mean."""
+        raise TypeError(f"{type(self).__name__} has no example_losses()")
+
+    def embed(self, batch: Any) -> Tensor:
+        """What enters the network, detached: (examples, ...) or (members, examples, ...)."""
+        raise TypeError(f"{type(self).__name__} has no embed()")
+
+    def outputs(self, embeddings: Tensor) -> Tensor:
+        """Logits (examples, classes) or (members, examples, classes) of what `embed` gives.
+
+        Twice differentiable; one example's logits depend on its own embeddings only.
+        """
+        raise TypeError(f"{type(self).__name__} has no outputs()")
+
+    def targets(self, batch: Any) -> Tensor:
+        """The right class of each example, (examples,) or (members, examples)."""
+        raise TypeError(f"{type(self).__name__} has no targets()")
+
+    def output_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of each row of logits (..., classes) for its class (...): cross-entropy."""
+        wide = outputs.to(hardware.wide(outputs.device))
+        return -wide.log_softmax(-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+
+    def representations(self, batch: Any) -> Tensor:
+        """The state before the unembedding, (examples, width) or (members, examples, width)."""
+        raise TypeError(f"{type(self).__name__} has no representations()")
 
     def after_step(self, step: int) -> None:
         """Called after each update (unit norms, moving averages)."""
 
     def member_state(self, member: int) -> dict[str, Tensor]:
-        """The state of one member, as if it had trained alone."""
+        """The state of one member, as if it had trained alone: its slice of every tensor.
+
+        A single number is common to all members.
+        """
+        state = self.state_dict()
         if self.members == 1:
-            return self.state_dict()
-        raise TypeError(f"{type(self).__name__} stacks members but cannot take one out")
+            return state
+        return {
+            name: value[member].contiguous() if value.ndim else value
+            for name, value in state.items()
+        }

@@ -1,0 +1,192 @@
+"""`cutaway runs import` and `cutaway runs phases`: recorded histories, ours and those of others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from cutaway.base import display
+from cutaway.base.errors import UserError
+from cutaway.cli.common import output_format
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from cutaway.grokking.phases import Phases
+    from cutaway.runs.folder import Run
+
+Runs = Annotated[Path, Parameter(name="--runs")]
+_NOT_REACHED = "not reached"
+
+
+def import_(
+    *files: Path,
+    out: Path | None = None,
+    name: str | None = None,
+    study: str = "grokking",
+    runs: Runs = Path("runs"),
+    json: bool = False,
+    csv: bool = False,
+) -> None:
+    """Make runs of histories that others recorded: JSON lines, CSV or Parquet.
+
+    Columns are known under their common names (epoch, iteration, accuracy, val_loss, ...). All
+    files are read before the first run is made: one that cannot be read stops the import.
+
+    Args:
+        files: History files (.jsonl, .ndjson, .csv, .tsv, .parquet), or folders of them.
+        out: The run's folder, for a single file; without it, one named as the file under --runs.
+        name: The run's name, for a single file.
+        study: What kind of run it is.
+        runs: The folder that holds the runs.
+        json: Print JSON.
+        csv: Print CSV.
+    """
+    from cutaway.runs.folder import Run
+    from cutaway.runs.history_files import read_history_file
+    from cutaway.runs.importing import import_history
+
+    format = output_format(json, csv)
+    found = [file for one in files for file in _files_of(one)]
+    if not found:
+        named = f"{files[0]}: no history files there" if files else "name at least one history file"
+        raise UserError(f"runs import: {named}")
+    if out is not None and name is not None:
+        raise UserError("--out and --name: choose one; the run is called as its folder")
+    if len(found) > 1 and (out is not None or name is not None):
+        given = "--out" if out is not None else "--name"
+        raise UserError(f"{given}: is for a single file, {len(found)} given; see --runs")
+    if out is not None:
+        runs, name = out.absolute().parent, out.absolute().name
+    names = [file.stem if name is None else name for file in found]
+    for index, (file, one) in enumerate(zip(found, names)):
+        if one in names[:index]:
+            other = found[names.index(one)]
+            raise UserError(f"{file}: would be the run {one!r}, as {other}; import one with --name")
+        Run.require_free(runs / one)
+        read_history_file(file)
+    rows = []
+    for file, one in zip(found, names):
+        run = import_history(file, runs, name=one, study=study)
+        rows.append(
+            {"run": one, "path": str(runs / one), "rows": _count(run)} | dict(run.record.metrics)
+        )
+    display.show(rows, format)
+
+
+def phases(
+    *names: str,
+    train_threshold: float = 0.98,
+    test_threshold: float = 0.95,
+    sustain: int = 100,
+    runs: Runs = Path("runs"),
+    json: bool = False,
+    csv: bool = False,
+) -> None:
+    """When runs memorised and grokked, in steps: a row per run.
+
+    Grokked is the first crossing of the test threshold that stays for --sustain steps; plateau is
+    where the test accuracy stays near the level it reached; delay = grokked - memorised; kept is
+    the share of later evaluations with both accuracies at their thresholds.
+
+    Args:
+        names: Runs (folders, or names under --runs), history files, or folders of either; without
+            any, all runs under --runs that have accuracies.
+        train_threshold: Memorised is from this train accuracy on, a share.
+        test_threshold: Grokked is from this test accuracy on, a share.
+        sustain: For how many steps a crossing must stay; 0 counts any.
+        runs: The folder that holds the runs.
+        json: Print JSON.
+        csv: Print CSV.
+    """
+    from cutaway.grokking.phases import phases as find_phases
+
+    format = output_format(json, csv)
+    if not names and not runs.is_dir():
+        raise UserError(f"{runs}: no such folder; --runs names the folder that holds the runs")
+    sources = [source for name in names for source in _sources(name, runs)] or list(_under(runs))
+    if names and not sources:
+        raise UserError(f"{', '.join(names)}: no run and no history with accuracies there")
+    rows = []
+    for name, history in sources:
+        found = find_phases(
+            history, train_threshold=train_threshold, test_threshold=test_threshold, sustain=sustain
+        )
+        if found.unconfirmed is not None:
+            display.notice(
+                f"{name}: above {test_threshold:g} from step {found.unconfirmed}, but recorded for "
+                f"less than {sustain} steps from there: not counted as grokked"
+            )
+        rows.append(_row(name, history, found, plain=format == "json"))
+    display.show(rows, format, empty=f"no runs with accuracies in {runs}/")
+
+
+def _row(name: str, history: pa.Table, found: Phases, plain: bool) -> dict[str, Any]:
+    """A line of the table; for programs (`plain`) not reached is null."""
+    from cutaway.grokking.derived import final_accuracy
+
+    absent = None if plain else _NOT_REACHED
+    steps = {key: getattr(found, key) for key in ("memorised", "grokked", "plateau")}
+    row = {
+        "run": name,
+        **{key: absent if step is None else step for key, step in steps.items()},
+        "delay": found.delay,
+        "kept": found.share_kept,
+        "final_test_acc": final_accuracy(history),
+    }
+    if plain:
+        row |= {"variance_after": found.variance_after, "unconfirmed": found.unconfirmed}
+    return row
+
+
+def _sources(name: str, runs: Path) -> list[tuple[str, pa.Table]]:
+    """The histories a word of the command line means, by name."""
+    from cutaway.grokking.histories import history_of
+    from cutaway.runs import record
+    from cutaway.runs.foreign import open_log
+
+    path = Path(name)
+    if not path.is_dir() or (path / record.FILE).exists():
+        log = open_log(name, runs)
+        return [(log.name, history_of(log))]
+    files = [(log.name, history_of(log)) for log in map(open_log, _files_of(path))]
+    return [*files, *_under(path)]
+
+
+def _under(root: Path) -> Iterator[tuple[str, pa.Table]]:
+    """The histories of all runs under a folder that have accuracies; says how many have none."""
+    from cutaway.grokking.histories import history_of
+    from cutaway.grokking.phases import has_accuracies
+    from cutaway.runs.folder import Run
+    from cutaway.runs.store import find_all
+
+    without = 0
+    for found in find_all(root):
+        try:
+            table = history_of(Run.open(found.path))
+        except UserError as error:
+            display.notice(f"{error}; skipped")
+            continue
+        if has_accuracies(table):
+            yield found.name, table
+        else:
+            without += 1
+    if without:
+        display.notice(f"{without} {'run has' if without == 1 else 'runs have'} no accuracies")
+
+
+def _files_of(path: Path) -> list[Path]:
+    """A file itself, or the history files in a folder."""
+    from cutaway.runs.history_files import is_history_file
+
+    if not path.is_dir():
+        return [path]
+    return sorted(one for one in path.iterdir() if is_history_file(one) and one.is_file())
+
+
+def _count(run: Run) -> int:
+    table = run.read()
+    return 0 if table is None else len(table)

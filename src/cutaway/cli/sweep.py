@@ -1,0 +1,139 @@
+"""`cutaway sweep`: many runs from one file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+
+from cutaway.base import display
+from cutaway.base.errors import Interrupted, RunFailed, UserError
+from cutaway.cli.common import output_format
+
+if TYPE_CHECKING:
+    from cutaway.sweeps.grid import Sweep, SweepRun
+
+_FILE = """A sweep file is a file of `cutaway train` with lists of what to vary:
+
+preset: docstrings-tiny      (optional: shared settings to begin with)
+sweep:                       (every combination; the first varies slowest)
+  n_embd: [48, 96]
+  learning_rate: [3e-4, 1e-3]
+  n_layer, n_head: [[2, 2], [4, 4]]          (fields that vary together)
+seeds: 3                     (each with seed 0, 1 and 2; or a list)
+runs:                        (optional: combinations chosen by hand)
+  - {name: plain}
+  - {name: heavy, weight_decay: 1.0}
+max_iters: 2000              (everything else holds for all runs)
+
+Fields given as --field value hold for all runs; `cutaway train --help`
+lists them. A run is named after what varies (n-embd48_lr3e-4_s0); without
+the seed that is its group. Each run has its folder in the sweep's, which
+also gets sweep.yaml (all settings) and summary.csv."""
+
+app = App(
+    name="sweep",
+    help="Train many runs: every combination of the settings a file names.",
+    help_epilogue=_FILE,
+    help_format="plaintext",
+)
+
+
+@app.default
+def sweep(
+    what: str,
+    *settings: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
+    out: Path | None = None,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    experiment: str | None = None,
+    start_from: int = 0,
+    jobs: int = 1,
+    resume: Annotated[bool, Parameter(negative=())] = False,
+    ensemble: bool | None = None,
+    json: bool = False,
+    csv: bool = False,
+) -> None:
+    """Train every combination of the settings a file names; one failure never stops the rest.
+
+    Args:
+        what: A sweep preset, a YAML file, or (with --resume) the folder of a sweep.
+        settings: Fields of the study's config for every run, as --field value.
+        out: The sweep's folder; without it runs/NAME.
+        dry_run: Show what would be trained, and stop.
+        experiment: Only this run, or the runs of this group.
+        start_from: Only the runs from this index on; the first is 0.
+        jobs: Runs trained at the same time, each with its share of the cores.
+        resume: Skip what is done, go on with what is not, start what never began.
+        ensemble: Train runs of equal shapes as one program; by default where it is faster.
+        json: Print the summary as JSON.
+        csv: Print the summary as CSV.
+    """
+    from cutaway.studies.settings import overrides
+
+    format = output_format(json, csv)
+    defined, out = _defined(what, overrides(settings), out, resume or dry_run)
+    if dry_run:
+        chosen = defined.select(experiment, start_from)
+        display.show(_planned(defined, chosen, format == "json"), format)
+        return
+    from cutaway.sweeps.run import run_sweep
+    from cutaway.sweeps.summary import columns
+
+    swept = run_sweep(
+        defined,
+        out,
+        resume=resume,
+        jobs=jobs,
+        experiment=experiment,
+        start_from=start_from,
+        ensemble=ensemble,
+    )
+    shown = columns(swept.rows) if format == "table" else None
+    display.show(swept.rows, format, columns=shown)
+    if swept.signal is not None:
+        left = len(swept.unfinished)
+        raise Interrupted(f"{out}: stopped with {left} runs to go; --resume goes on", swept.signal)
+    if swept.unfinished:
+        for row in swept.unfinished:
+            print(f"{row['run']}: {row['status']}: {row['reason']}", file=sys.stderr)
+        count = f"{len(swept.unfinished)} of {len(swept.rows)} runs"
+        raise RunFailed(f"{out}: {count} did not come to their end; --resume tries them again")
+
+
+def _defined(
+    what: str, over: dict[str, Any], out: Path | None, may_exist: bool
+) -> tuple[Sweep, Path]:
+    """The sweep, and its folder: the one given, the one it was read from, or runs/NAME."""
+    from cutaway.sweeps import definition
+    from cutaway.sweeps.grid import read_sweep
+
+    folder = Path(what)
+    if (folder / definition.FILE).is_file():
+        if not may_exist:
+            raise UserError(f"{what}: is a sweep; --resume goes on with it")
+        return read_sweep(folder / definition.FILE, over), out or folder
+    if folder.is_dir():
+        raise UserError(f"{what}: holds no sweep (no {definition.FILE} there)")
+    sweep = read_sweep(what, over)
+    return sweep, out or Path("runs") / sweep.name
+
+
+def _planned(sweep: Sweep, chosen: list[SweepRun], nested: bool) -> list[dict[str, Any]]:
+    """A row per run: index, name, what varies, and what else differs from the study's defaults."""
+    from cutaway.studies.registry import config_of
+
+    fields = config_of(sweep.study).model_fields
+    names, rows = {run.name for run in chosen}, []
+    for index, run in enumerate(sweep.runs):
+        if run.name not in names:
+            continue
+        other = {
+            field: value
+            for field, value in run.config.model_dump(mode="json").items()
+            if field not in run.swept and field != "name" and value != fields[field].default
+        }
+        told = other if nested else ", ".join(f"{k}={v}" for k, v in other.items())
+        rows.append({"index": index, "run": run.name, **run.swept, "settings": told})
+    return rows

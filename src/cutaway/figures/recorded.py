@@ -1,0 +1,35 @@
+"""What a recorded table holds of a column, as arrays that a chart can draw."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def recorded(table: pa.Table, column: str) -> bool:
+    """Whether `column` has a finite value at some `step`."""
+    if column not in table.column_names or "step" not in table.column_names:
+        return False
+    return bool(np.isfinite(rows(table, column)[1]).any())
+
+
+def rows(table: pa.Table, column: str, x: str = "step") -> tuple[np.ndarray, np.ndarray]:
+    """x and float64 values of the rows that recorded both.
+
+    Null means not recorded at that row: dropped. NaN means not finite: kept, a gap in a line.
+    """
+    import pyarrow.compute as pc
+
+    both = table.select([x, column] if x != column else [x])
+    both = both.filter(pc.and_(pc.is_valid(both[x]), pc.is_valid(both[column])))
+    return both[x].to_numpy(), both[column].to_numpy().astype(float)
+
+
+def decades(values: np.ndarray) -> float:
+    """Powers of ten between the smallest and the largest positive value; 0 where none is."""
+    positive = values[np.isfinite(values) & (values > 0)]
+    return float(np.log10(positive.max() / positive.min())) if len(positive) else 0.0

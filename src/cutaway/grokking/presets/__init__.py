@@ -1,0 +1,1 @@
+"""Preset settings and sweeps of the grokking room, one YAML file each."""

@@ -1,0 +1,249 @@
+"""Histories in files of others: JSON lines, CSV and Parquet, read into one tidy table.
+
+.jsonl .ndjson     an object per line; one without a step describes the run (see `HistoryFile`)
+.csv .tsv          column names in the first line; `,`, `;` or tab between the columns
+.parquet           one file, any numeric columns
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from cutaway.base.errors import UserError
+from cutaway.runs import columns
+
+# Keys whose object is the configuration, where a line about the run wraps it in one.
+_CONFIG_KEYS = {"meta", "config", "configuration", "args", "hparams", "hyperparameters", "settings"}
+_NUMBERS_AS_TEXT = {"nan", "inf", "-inf", "+inf", "infinity", "-infinity", "+infinity"}
+
+
+@dataclass(frozen=True)
+class HistoryFile:
+    """What one file holds.
+
+    `history` is tidy (see `columns.tidy`); `config` the run's configuration, empty where the file
+    has none; `about` other objects it holds about the run, such as a summary, as they were;
+    `notices` one line for whatever had to be changed or left out.
+    """
+
+    history: pa.Table
+    config: dict[str, Any]
+    about: list[dict[str, Any]]
+    notices: list[str]
+
+
+def read_history_file(path: str | Path) -> HistoryFile:
+    """The history in a JSON-lines, CSV or Parquet file.
+
+    Of JSON lines, an object without a step is about the run: what one holds under `_meta`, `config`
+    or the like is its configuration, else the first one, where it stands before the rows. A last
+    line that was cut off is left out.
+    Raises `UserError` in one line for a file that is missing, empty, damaged or of another kind.
+    """
+    path = Path(path)
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise UserError(f"{path}: expected a file named {', '.join(f'*{s}' for s in _READERS)}")
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot read: {error.strerror}") from None
+    if not content.strip():
+        raise UserError(f"{path}: is empty")
+    notices: list[str] = []
+    table, config, about = reader(content, path, notices)
+    history, told = columns.tidy(table, str(path))
+    return HistoryFile(history, config, about, notices + told)
+
+
+def is_history_file(path: str | Path) -> bool:
+    """Whether a file's name says that it is one of these."""
+    return Path(path).suffix.lower() in _READERS
+
+
+_Content = tuple[pa.Table, dict[str, Any], list[dict[str, Any]]]
+
+
+def _json_lines(content: bytes, path: Path, notices: list[str]) -> _Content:
+    objects = _objects(_text(content, path), path, notices)
+    # The commonest such key: `epochs` in a line of settings is no step where rows have `epoch`.
+    steps = Counter(key for one in objects for key in one if columns.is_step(key))
+    step = max(steps, key=steps.__getitem__) if steps else None
+    is_row = [step in one if step else any(map(_is_number, one.values())) for one in objects]
+    if not any(is_row):
+        raise UserError(f"{path}: no line holds a row of numbers")
+    rows = [one for one, row in zip(objects, is_row) if row]
+    head = objects[: is_row.index(True)]
+    later = [one for one, row in zip(objects, is_row) if not row][len(head) :]
+    config, about = _configuration(head, later)
+    return _of_rows(rows, notices), config, about
+
+
+def _objects(text: str, path: Path, notices: list[str]) -> list[dict[str, Any]]:
+    """The object of each line; a last one that was cut off is left out."""
+    lines = [(n, line) for n, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    objects = []
+    for number, line in lines:
+        try:
+            one = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            if number == lines[-1][0] and objects and line.lstrip().startswith("{"):
+                notices.append(f"line {number} is cut off: left out")
+                break
+            why = "nested too deeply" if isinstance(error, RecursionError) else error
+            raise UserError(f"{path}: line {number} is not JSON: {why}") from None
+        if not isinstance(one, dict):
+            raise UserError(
+                f"{path}: line {number}: expected an object like "
+                f'{{"step": 0, "train_loss": 4.6}}, found {type(one).__name__}'
+            )
+        objects.append(one)
+    return objects
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) or (
+        isinstance(value, str) and value.strip().lower() in _NUMBERS_AS_TEXT
+    )
+
+
+def _configuration(
+    head: list[dict[str, Any]], later: list[dict[str, Any]]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The configuration among the lines about the run, before and after its rows; and the others."""
+    about = head + later
+    for index, one in enumerate(about):
+        for key, value in one.items():
+            if key.strip("_").lower() in _CONFIG_KEYS and isinstance(value, dict):
+                rest = {other: content for other, content in one.items() if other != key}
+                return value, [*about[:index], *([rest] if rest else []), *about[index + 1 :]]
+    if head:
+        return head[0], about[1:]
+    return {}, about
+
+
+def _of_rows(rows: Sequence[Mapping[str, Any]], notices: list[str]) -> pa.Table:
+    arrays: dict[str, pa.Array] = {}
+    nested = []
+    for name in dict.fromkeys(key for row in rows for key in row):
+        values = [row.get(name) for row in rows]
+        if any(isinstance(value, dict | list) for value in values):
+            nested.append(name)
+        else:
+            arrays[_writable(name)] = _array(values)
+    if nested:
+        notices.append(f"left out (nested values): {', '.join(map(_writable, nested[:6]))}")
+    return pa.table(arrays)
+
+
+def _array(values: Sequence[Any]) -> pa.Array:
+    """Numbers as int64 or float64, anything else as text."""
+    present = [value for value in values if value is not None]
+    if not present:
+        return pa.nulls(len(values))
+    if not all(map(_is_number, present)):
+        return pa.array([None if v is None else _writable(str(v)) for v in values], pa.string())
+    if all(isinstance(value, int) and -(2**63) <= value < 2**63 for value in present):
+        return pa.array([None if v is None else int(v) for v in values], pa.int64())
+    return pa.array([None if v is None else _double(v) for v in values], pa.float64())
+
+
+def _double(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number beyond 1e308
+        return math.inf if value > 0 else -math.inf
+
+
+def _writable(text: str) -> str:
+    """Without half characters (`\\ud800`), which JSON can hold and UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _csv(content: bytes, path: Path, notices: list[str]) -> _Content:
+    text = _text(content, path)
+    first = text.lstrip("\n").partition("\n")[0]
+    delimiter = max(",;\t", key=first.count)
+    names = [name.strip().strip('"').strip() for name in first.split(delimiter)]
+    if all(_reads_as_number(name) for name in names):
+        raise UserError(f"{path}: the first line must name the columns, found {first[:40]!r}")
+    odd: list[tuple[int | None, int, int]] = []
+
+    def skip(row: Any) -> str:
+        odd.append((row.number, row.actual_columns, row.expected_columns))
+        return "skip"
+
+    try:
+        table = pyarrow.csv.read_csv(
+            io.BytesIO(text.encode()),
+            # One block: row numbers are known, and a column's type is seen on all of its rows.
+            read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=len(content) + 1024),
+            parse_options=pyarrow.csv.ParseOptions(
+                delimiter=delimiter, invalid_row_handler=skip, newlines_in_values=True
+            ),
+            convert_options=pyarrow.csv.ConvertOptions(
+                null_values=["", "null", "NULL", "None", "NA", "N/A", "n/a", "-"],
+                strings_can_be_null=True,
+            ),
+        )
+    except (pa.ArrowException, OverflowError) as error:
+        raise UserError(f"{path}: not CSV: {_first_line(error)}") from None
+    last = len(table) + len(odd) + 1
+    if len(odd) == 1 and odd[0][0] == last and odd[0][1] < odd[0][2] and len(table):
+        notices.append(f"line {last} is cut off: left out")
+    elif odd:
+        number, found, expected = odd[0]
+        raise UserError(f"{path}: row {number}: expected {expected} values, found {found}")
+    return table.rename_columns([name.strip() for name in table.column_names]), {}, []
+
+
+def _reads_as_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _parquet(content: bytes, path: Path, notices: list[str]) -> _Content:
+    try:
+        with pq.ParquetFile(io.BytesIO(content), page_checksum_verification=True) as file:
+            return file.read(), {}, []
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: damaged, or not Parquet: {_first_line(error)}") from None
+
+
+def _text(content: bytes, path: Path) -> str:
+    if b"\x00" in content:
+        raise UserError(f"{path}: is not UTF-8 text")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text: byte {error.start}") from None
+    return text.replace("\r\n", "\n")
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
+
+
+_READERS: dict[str, Callable[[bytes, Path, list[str]], _Content]] = {
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".csv": _csv,
+    ".tsv": _csv,
+    ".parquet": _parquet,
+}

@@ -1,0 +1,109 @@
+"""Histories of others as runs of ours: listed, queried, compared and drawn like the rest."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cutaway.base import files
+from cutaway.base.errors import CutawayError, UserError
+from cutaway.runs.columns import OURS
+from cutaway.runs.folder import HISTORY, Run
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_NESTING = 50  # levels of lists and objects in a configuration; JSON and YAML recurse on them
+
+
+def import_history(
+    file: str | Path, out: str | Path, *, name: str | None = None, study: str = "grokking"
+) -> Run:
+    """Make the run `out/name` (`name`: the file's own, without its ending) from a recorded history.
+
+    Reads JSON lines, CSV and Parquet (`history_files.read_history_file`), with columns under the
+    names of `columns.py`. The run is done; its config is what the file says about itself; its
+    parent is the file with its SHA-256, and under `about` whatever else the file holds, such as a
+    summary. Final figures are the last recorded losses and accuracies.
+
+    What had to be changed or left out is announced and kept in the record's notices. Raises
+    `UserError`, leaving nothing behind, for a file that holds no history and for a folder in use.
+    """
+    from cutaway.runs.history_files import read_history_file
+
+    file = Path(file)
+    folder = Path(out) / _checked(file.stem if name is None else name)
+    read = read_history_file(file)
+    notices = list(read.notices)
+    config = _plain(read.config, "configuration", notices)
+    parent: dict[str, Any] = {
+        "kind": "file",
+        "id": str(file.absolute()),
+        "sha256": files.sha256(file),
+    }
+    if read.about:
+        parent["about"] = _plain(read.about, "lines about the run", notices)
+    seed, last = config.get("seed"), read.history["step"][-1].as_py()
+    with Run.create(
+        folder,
+        study=study,
+        config=config,
+        seed=seed if type(seed) is int and abs(seed) < 2**63 else 0,
+        steps_planned=last,
+        parents=[parent],
+    ) as run:
+        try:
+            run.append_table(HISTORY, read.history)
+            for notice in notices:
+                run.notice(f"{file.name}: {notice}")
+            run.save_record(steps_attempted=last, steps_done=last, seconds=0.0)
+            run.finish(final_figures(read.history))
+        except CutawayError as error:
+            run.fail(str(error))
+            raise
+    return run
+
+
+def final_figures(history: pa.Table) -> dict[str, float]:
+    """The last recorded loss and accuracy of each split."""
+    figures = {}
+    for name in OURS[1:]:
+        if name in history.column_names:
+            values = history[name].drop_null()
+            if len(values):
+                figures[name] = values[-1].as_py()
+    return figures
+
+
+def _checked(name: str) -> str:
+    if not name.strip() or name in (".", "..") or "/" in name or "\0" in name:
+        raise UserError(f"name = {name!r}: expected a folder's name")
+    return name
+
+
+def _plain(value: Any, what: str, notices: list[str]) -> Any:
+    """`value` as strict JSON can hold it; says where something had to become null."""
+    changed: set[str] = set()
+    value = _cleaned(value, changed, 0)
+    notices += [f"{what}: {why} became null" for why in sorted(changed)]
+    return value
+
+
+def _cleaned(value: Any, changed: set[str], depth: int) -> Any:
+    if depth > _NESTING:
+        changed.add("values nested too deeply")
+        return None
+    if isinstance(value, float) and not math.isfinite(value):
+        changed.add("NaN and infinities")
+        return None
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {
+            _cleaned(key, changed, depth): _cleaned(one, changed, depth + 1)
+            for key, one in value.items()
+        }
+    if isinstance(value, list):
+        return [_cleaned(one, changed, depth + 1) for one in value]
+    return value

@@ -1,0 +1,170 @@
+"""A sweep's worker: a process that trains one unit of runs after the other, as told through a pipe.
+
+It imports torch once, tells of progress and notices at most so often that the pipe stays idle, and
+ends when the pipe does: a sweep that was killed leaves no worker that starts further runs.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from cutaway.base import display, progress
+from cutaway.base.errors import CutawayError, Interrupted, RunFailed
+
+_EVERY = 0.25  # seconds between two messages of progress
+_RELEASE = 30.0  # seconds in which a killed sweep's worker lets go of a run
+_ORPHAN = 60.0  # seconds after which a worker whose sweep is gone no longer waits for its step
+
+
+class Worker:
+    """Reads units from `connection` and answers with messages, all of them JSON.
+
+    In: `{"unit": [job, ...]}`, a job being `{"study", "config", "out", "resume"}`.
+    Out: `{"progress": {...}}`, `{"notice": text}`, `{"ended": [[status, reason], ...]}`.
+    """
+
+    def __init__(self, connection: Connection):
+        self.connection = connection
+        self.units: queue.SimpleQueue[list[dict[str, Any]] | None] = queue.SimpleQueue()
+        self.stopping = False
+        self.interruptible = False
+        self.told = 0.0
+
+    def serve(self) -> None:
+        """Train what comes until the pipe ends or a signal asks to stop."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._asked)
+        display.notices_to.set(lambda text: self.send("notice", text))
+        progress.progress_to.set(self._progress)
+        threading.Thread(target=self._read, name="units", daemon=True).start()
+        while not self.stopping and (unit := self.units.get()) is not None:
+            self.told = 0.0
+            self.send("ended", self._train(unit))
+            _free_memory()
+
+    def send(self, kind: str, content: Any) -> None:
+        """One message; a sweep that is gone hears nothing."""
+        before, self.interruptible = self.interruptible, False  # never half a message
+        try:
+            self.connection.send_bytes(json.dumps({kind: content}).encode())
+        except OSError:
+            pass
+        finally:
+            self.interruptible = before
+        if before and self.stopping:
+            raise KeyboardInterrupt
+
+    def _asked(self, number: int, frame: FrameType | None) -> None:
+        """A signal before a run's first step; while it trains the loop has its own handler."""
+        self.stopping = True
+        if self.interruptible:
+            raise KeyboardInterrupt
+        self.units.put(None)
+
+    def _read(self) -> None:
+        try:
+            while True:
+                self.units.put(json.loads(self.connection.recv_bytes())["unit"])
+        except (EOFError, OSError):
+            self.units.put(None)
+        # The sweep is gone, or is done with this worker: a run at work is stopped in order.
+        self.stopping = True
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_ORPHAN)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def _train(self, unit: Sequence[Mapping[str, Any]]) -> list[tuple[str, str | None]]:
+        try:
+            self.interruptible = True
+            if self.stopping:  # asked between two units
+                raise KeyboardInterrupt
+            return _train(unit)
+        except Interrupted as error:
+            self.stopping = True
+            return [_unless_ended(job, "interrupted", error.name) for job in unit]
+        except KeyboardInterrupt:
+            self.stopping = True
+            return [("interrupted", "stopped before its first step")] * len(unit)
+        except RunFailed as error:
+            where = "" if error.step is None else f"step {error.step}: "
+            return [("failed", where + error.reason)] * len(unit)
+        except CutawayError as error:
+            return [("failed", str(error))] * len(unit)
+        except Exception as error:
+            return [("failed", f"{type(error).__name__}: {error}")] * len(unit)
+        finally:
+            self.interruptible = False
+
+    def _progress(self, bar: progress.Progress) -> None:
+        now = time.monotonic()
+        if now - self.told >= _EVERY:
+            self.told = now
+            told = {"title": bar.title, "done": bar.done, "total": bar.total, "unit": bar.unit}
+            self.send("progress", told | {"rate": bar.rate(now), "figures": dict(bar.figures)})
+
+
+def _train(unit: Sequence[Mapping[str, Any]]) -> list[tuple[str, str | None]]:
+    from cutaway.studies.registry import config_of
+    from cutaway.studies.settings import resolve
+    from cutaway.studies.together import train_together
+    from cutaway.studies.train import train
+
+    study, outs = unit[0]["study"], [Path(job["out"]) for job in unit]
+    for out in outs:
+        _await_release(out)
+    resume = any(job["resume"] for job in unit)
+    configs = [resolve(config_of(study), job["config"]) for job in unit]
+    if len(unit) == 1:
+        runs = [train(study, configs[0], outs[0], resume=resume)]
+    else:
+        runs = train_together(study, configs, outs, resume=resume)
+    return [(run.record.status, run.record.reason) for run in runs]
+
+
+def _unless_ended(
+    job: Mapping[str, Any], status: str, reason: str | None
+) -> tuple[str, str | None]:
+    """How a run of an interrupted unit ended: members that were done or failed before stay so."""
+    from cutaway.runs.folder import Run
+
+    record = Run.open(job["out"]).record
+    ended = record.status in ("done", "failed")
+    return (record.status, record.reason) if ended else (status, reason)
+
+
+def _await_release(out: Path) -> None:
+    """Wait while a worker of a sweep that was killed still ends its step and saves."""
+    from cutaway.runs import lock
+
+    began = time.monotonic()
+    while lock.alive(out) and time.monotonic() - began < _RELEASE:
+        time.sleep(0.1)
+
+
+def _free_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def main(handle: int, threads: int) -> None:
+    """A worker process: `handle` is its end of the pipe, `threads` what it may use."""
+    connection = Connection(handle)
+    import torch
+
+    torch.set_num_threads(threads)
+    Worker(connection).serve()
+    os._exit(0)  # every run is closed, and taking torch apart takes a second

@@ -1,0 +1,391 @@
+"""Histories of others: read from JSON lines, CSV and Parquet, and made into runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cutaway.base.errors import UserError
+from cutaway.runs import Run, RunStore, open_log
+from cutaway.runs.columns import renamed
+from cutaway.runs.history_files import read_history_file
+from cutaway.runs.importing import import_history
+
+RECORDED = Path(__file__).resolve().parents[3] / "shared" / "data" / "grokking-histories"
+META = {"p": 97, "lr": 1e-3, "betas": [0.9, 0.98], "nested": {"a": None}, "seed": 7}
+ROWS = [
+    {"step": 0, "train_loss": 4.6, "test_acc": 0.01, "cos": None},
+    {"step": 25, "train_loss": 3.9, "test_acc": 0.02, "cos": 0.5},
+]
+
+
+def lines(*objects: object) -> str:
+    return "".join(json.dumps(one) + "\n" for one in objects)
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str, str | bytes], Path]:
+    """Write a file to read back."""
+
+    def put(name: str, content: str | bytes) -> Path:
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return put
+
+
+def read(path: Path) -> dict[str, list]:
+    return read_history_file(path).history.to_pydict()
+
+
+# -- into a run --------------------------------------------------------------------------------
+
+
+def test_an_import_is_a_whole_run_that_says_where_it_came_from(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
+    file = write("h_s7.jsonl", lines({"_meta": META}, *ROWS, {"_summary": {"grok_step": 25}}))
+    run = import_history(file, tmp_path / "runs")
+    opened = Run.open(tmp_path / "runs" / "h_s7")
+    assert opened.record == run.record
+    assert (opened.status, opened.record.study, opened.record.seed) == ("done", "grokking", 7)
+    assert opened.record.config == META
+    assert opened.record.steps_done == opened.record.steps_planned == 25
+    assert opened.record.metrics == {"train_loss": 3.9, "test_acc": 0.02}
+    assert opened.record.parents == [
+        {
+            "kind": "file",
+            "id": str(file),
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+            "about": [{"_summary": {"grok_step": 25}}],
+        }
+    ]
+    assert opened.read().to_pylist() == ROWS
+    assert RunStore(tmp_path / "runs").verify("h_s7") == []
+    answer = RunStore(tmp_path / "runs").sql(
+        "SELECT config.lr, max(test_acc) AS best FROM history JOIN runs USING (run) GROUP BY ALL"
+    )
+    assert answer.to_pylist() == [{"lr": 0.001, "best": 0.02}]
+
+
+@pytest.mark.skipif(not RECORDED.is_dir(), reason="the recorded grokking histories are not there")
+def test_recorded_histories_come_through_bit_for_bit(tmp_path: Path) -> None:
+    for file in sorted(RECORDED.glob("*.jsonl")):
+        objects = [json.loads(line) for line in file.read_text().splitlines()]
+        run = import_history(file, tmp_path)
+        kept = run.read().to_pylist()
+        wanted = [one for one in objects if "step" in one]
+        assert kept == [{name: row.get(name) for name in kept[0]} for row in wanted]
+        assert {*kept[0]} == {name for row in wanted for name, v in row.items() if v is not None}
+        assert run.record.config == objects[0]["_meta"]
+        assert run.record.notices == []
+
+
+def test_what_was_changed_is_told_and_kept_in_the_record(
+    write: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    file = write(
+        "odd.jsonl",
+        lines({"step": 5, "acc": 50, "phase": "a", "deep": {"x": 1}}, {"step": 5, "acc": 75})
+        + '{"step": 6, "ac',
+    )
+    run = import_history(file, tmp_path / "runs", name="mine", study="other")
+    assert (run.name, run.record.study) == ("mine", "other")
+    assert run.read().to_pylist() == [{"step": 5, "train_acc": 0.75}]
+    told = "\n".join(Run.open(run.path).record.notices)
+    for part in (
+        "line 3 is cut off",
+        "(nested values): deep",
+        "(no numbers): phase",
+        "steps that repeat",
+        "divided by 100",
+    ):
+        assert part in told
+    assert capsys.readouterr().err.strip() == told
+
+
+def test_any_configuration_json_can_hold_is_kept(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
+    deep: list = []
+    for _ in range(300):
+        deep = [deep]
+    meta = '{"clip": Infinity, "half": "\\ud800", "study": "theirs", "": 1, "deep": %s}' % deep  # noqa: UP031
+    run = import_history(write("h.jsonl", '{"config": %s}\n' % meta + lines(*ROWS)), tmp_path)  # noqa: UP031
+    config = Run.open(run.path).record.config
+    assert (config["clip"], config["half"], config["study"]) == (None, "?", "theirs")
+    assert len(run.record.notices) == 2
+    assert len(RunStore(tmp_path).sql("SELECT run, config FROM runs")) == 1
+
+
+def test_a_folder_in_use_is_refused_and_left_alone(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
+    file = write("h.csv", "step,a\n0,1\n")
+    import_history(file, tmp_path / "runs")
+    with pytest.raises(UserError, match="holds another run"):
+        import_history(file, tmp_path / "runs")
+    with pytest.raises(UserError, match="expected a folder's name"):
+        import_history(file, tmp_path / "runs", name="../elsewhere")
+    with pytest.raises(UserError, match="is not JSON"):
+        import_history(write("bad.jsonl", "{"), tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+# -- names, steps, types -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("epoch", "step"),
+        ("_step", "step"),
+        ("globalStep", "step"),
+        ("Iteration", "step"),
+        ("accuracy", "train_acc"),
+        ("loss", "train_loss"),
+        ("Train Accuracy", "train_acc"),
+        ("trainLoss", "train_loss"),
+        ("val/acc", "val_acc"),
+        ("validation_loss", "val_loss"),
+        ("eval_accuracy", "val_acc"),
+        ("test.accuracy", "test_acc"),
+        ("test-loss", "test_loss"),
+    ],
+)
+def test_common_spellings_are_known(theirs: str, ours: str) -> None:
+    assert renamed([theirs]) == {theirs: ours}
+
+
+@pytest.mark.parametrize("name", ["loss_scale", "train_loss_ema", "val_test_loss", "accumulated"])
+def test_other_names_are_kept(name: str) -> None:
+    assert renamed([name]) == {}
+
+
+def test_of_several_candidates_our_own_spelling_counts_then_the_first() -> None:
+    assert renamed(["epoch", "step", "acc", "train_acc"]) == {
+        "step": "step",
+        "train_acc": "train_acc",
+    }
+    assert renamed(["epoch", "iter", "loss", "Loss"]) == {"iter": "step", "loss": "train_loss"}
+
+
+def test_lines_of_settings_are_not_rows_whatever_their_keys(write: Callable[..., Path]) -> None:
+    settings = {"epochs": 2000, "lr": 0.1}
+    found = read_history_file(
+        write("h.jsonl", lines(settings, {"epoch": 0, "loss": 2}, {"epoch": 1, "loss": 1}))
+    )
+    assert found.config == settings
+    assert found.history.to_pydict() == {"step": [0, 1], "train_loss": [2, 1]}
+    unstepped = read_history_file(write("u.jsonl", lines({"args": settings}, {"loss": 2.0})))
+    assert unstepped.config == settings
+    assert unstepped.history.to_pydict() == {"step": [0], "train_loss": [2.0]}
+    assert "row's number" in unstepped.notices[0]
+
+
+def test_numbers_keep_their_kind_and_what_is_not_finite(write: Callable[..., Path]) -> None:
+    file = write(
+        "h.jsonl",
+        '{"step": 0, "whole": 9007199254740993, "mixed": 1, "odd": NaN, "text": "Infinity"}\n'
+        '{"step": 1, "whole": null, "mixed": 0.5, "odd": -Infinity, "flag": true}\n'
+        '{"step": 2, "huge": 1' + "0" * 400 + "}\n",
+    )
+    found = read(file)
+    assert found["whole"] == [9007199254740993, None, None]
+    assert found["mixed"] == [1.0, 0.5, None]
+    assert math.isnan(found["odd"][0])
+    assert found["odd"][1:] == [-math.inf, None]
+    assert found["text"] == [math.inf, None, None]
+    assert found["flag"] == [None, 1, None]
+    assert found["huge"] == [None, None, math.inf]
+
+
+def test_repeated_steps_become_one_row_with_the_last_of_each_column(
+    write: Callable[..., Path],
+) -> None:
+    file = write(
+        "h.jsonl",
+        lines(
+            {"step": 5, "train_loss": 1.0},
+            {"step": 5, "val_loss": 2.0},
+            {"step": 1, "train_loss": 3.0},
+            {"step": 5, "train_loss": 4.0},
+        ),
+    )
+    assert read(file) == {"step": [1, 5], "train_loss": [3.0, 4.0], "val_loss": [None, 2.0]}
+
+
+# -- CSV and Parquet ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize(("name", "comma"), [("h.csv", ","), ("h.csv", ";"), ("h.tsv", "\t")])
+def test_csv_is_read_with_any_delimiter_and_line_ending(
+    write: Callable[..., Path], name: str, comma: str, ending: str
+) -> None:
+    table = [["Epoch", "Train Loss", "note"], ["0", "1.5", "x"], ["10", "nan", ""], ["20", "", "y"]]
+    text = "\ufeff" + ending.join(comma.join(row) for row in table) + ending
+    found = read_history_file(write(name, text))
+    assert found.history["step"].to_pylist() == [0, 10, 20]
+    first, second, third = found.history["train_loss"].to_pylist()
+    assert (first, third) == (1.5, None)
+    assert math.isnan(second)
+    assert found.notices == ["left out (no numbers): note"]
+
+
+def test_a_csv_cut_off_in_its_last_line_loses_that_line_only(write: Callable[..., Path]) -> None:
+    found = read_history_file(write("h.csv", "step,a,b\n0,1,2\n10,3,4\n20,5"))
+    assert found.history.to_pydict() == {"step": [0, 10], "a": [1, 3], "b": [2, 4]}
+    assert found.notices == ["line 4 is cut off: left out"]
+
+
+def test_columns_that_queries_could_not_name_are_left_out(write: Callable[..., Path]) -> None:
+    found = read_history_file(write("h.csv", ",step,a,A,run\n0,0,1,2,3\n"))
+    assert found.history.to_pydict() == {"step": [0], "a": [1]}
+    assert len(found.notices) == 3
+
+
+def test_parquet_of_any_numeric_types_is_read(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "iteration": pa.array([0, 10], pa.uint8()),
+            "acc": pa.array([0.5, None], pa.float32()),
+            "half": pa.array([0.5, 2], pa.float16()),
+            "flag": [True, False],
+            "kind": pa.array(["x", "y"]).dictionary_encode(),
+            "when": pa.array([1, 2], pa.timestamp("s")),
+            "list": [[1], [2]],
+        }
+    )
+    pq.write_table(table, tmp_path / "h.parquet")
+    found = read_history_file(tmp_path / "h.parquet")
+    assert found.history.to_pydict() == {
+        "step": [0, 10],
+        "train_acc": [0.5, None],
+        "half": [0.5, 2.0],
+        "flag": [1, 0],
+    }
+    assert found.notices == ["left out (no numbers): kind, when, list"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("h.jsonl", "", "is empty"),
+        ("h.jsonl", " \n\n", "is empty"),
+        ("h.jsonl", '{"step": 0, "a', "line 1 is not JSON"),
+        ("h.jsonl", '{"step": 0, "a": 1}\n{"st\n{"step": 2, "a": 1}\n', "line 2 is not JSON"),
+        ("h.jsonl", "[1, 2]\n", "line 1: expected an object like"),
+        ("h.jsonl", "[" * 100_000, "nested too deeply"),
+        ("h.jsonl", '{"_meta": {"p": 3}}\n', "no line holds a row of numbers"),
+        ("h.jsonl", '{"step": 0}\n', "no column of numbers besides the step"),
+        ("h.jsonl", '{"step": "one", "a": 1}\n', "column step holds the text 'one'"),
+        ("h.jsonl", '{"step": 0.5, "a": 1}\n', "step = 0.5: expected a whole number"),
+        ("h.jsonl", '{"step": 1e30, "a": 1}\n', "step = 1e.30: expected a whole number"),
+        ("h.jsonl", '{"step": null, "a": 1}\n', "no row has a step"),
+        ("h.jsonl", '{"step": 0, "test_acc": "n/a"}\n', "column test_acc holds the text 'n/a'"),
+        ("h.jsonl", '{"step": 0, "test_acc": 101}\n', "test_acc = 101: an accuracy is"),
+        ("h.jsonl", b'{"step": 0, "a": 1}\x00', "is not UTF-8 text"),
+        ("h.csv", "step,a\n".encode("utf-16"), "is not UTF-8 text"),
+        ("h.csv", "step,a\n", "holds no rows"),
+        ("h.csv", "0,1\n1,2\n", "the first line must name the columns"),
+        ("h.csv", "step,a\n0,1\n1\n2,3\n", "row 3: expected 2 values, found 1"),
+        ("h.csv", "step;loss\n0;0,5\n", "column loss holds the text '0,5'"),
+        ("h.csv", "step,note\n0,x\n", "no column of numbers besides the step"),
+        ("h.parquet", b"PAR1", "damaged, or not Parquet"),
+        ("h.parquet", b"PAR1" + b"x" * 40 + b"PAR1", "damaged, or not Parquet"),
+        ("h.txt", "step,a\n0,1\n", r"expected a file named \*.jsonl"),
+    ],
+)
+def test_files_without_a_history_are_refused_in_one_line(
+    write: Callable[..., Path], name: str, content: str | bytes, told: str
+) -> None:
+    file = write(name, content)
+    with pytest.raises(UserError, match=told) as refused:
+        read_history_file(file)
+    assert str(refused.value).startswith(str(file))
+    assert "\n" not in str(refused.value)
+
+
+# -- as a log, and by command ------------------------------------------------------------------
+
+
+def test_a_history_file_opens_as_a_log(write: Callable[..., Path]) -> None:
+    log = open_log(write("h_s7.jsonl", lines({"_meta": META}, *ROWS)))
+    assert (log.name, log.words, log.config) == ("h_s7", None, META)
+    assert log.history["test_acc"].to_pylist() == [0.01, 0.02]
+
+
+@pytest.fixture
+def cutaway(
+    capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str, str]]:
+    """Run a command line in a folder of its own; its exit code, stdout and stderr."""
+    from cutaway.cli.main import run
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = run([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def test_the_command_imports_files_and_folders(
+    cutaway: Callable, write: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "theirs").mkdir()
+    for name in ("theirs/b.jsonl", "theirs/a.jsonl", "c.jsonl"):
+        write(name, lines({"_meta": META}, *ROWS))
+    write("theirs/LICENSE", "free")
+    code, out, err = cutaway("runs", "import", "theirs", "c.jsonl", "--runs", "store", "--json")
+    assert (code, err) == (0, "")
+    rows = json.loads(out)
+    assert [(row["run"], row["rows"], row["test_acc"]) for row in rows] == [
+        (name, 2, 0.02) for name in "abc"
+    ]
+    assert [one.name for one in RunStore("store").runs()] == ["a", "b", "c"]
+    assert cutaway("runs", "import", "c.jsonl", "--name", "d")[0] == 0
+    assert cutaway("runs", "import", "c.jsonl", "--out", "elsewhere/e")[0] == 0
+    assert Run.open("runs/d").status == Run.open("elsewhere/e").status == "done"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "name at least one history file"),
+        (["missing.csv"], "missing.csv: no such file"),
+        (["empty"], "empty: no history files there"),
+        (["good.jsonl", "bad.jsonl"], "bad.jsonl: is empty"),
+        (["good.jsonl", "good.csv"], "would be the run 'good', as good.jsonl"),
+        (["good.jsonl", "good.csv", "--name", "x"], "--name: is for a single file, 2 given"),
+        (["good.jsonl", "--name", "x", "--out", "y"], "choose one"),
+        (["good.jsonl", "--name", "a/b"], "expected a folder's name"),
+        (["good.jsonl", "--json", "--csv"], "choose one"),
+        (["good.jsonl", "--out", "empty.txt/x"], "empty.txt"),
+    ],
+)
+def test_a_wrong_import_ends_with_2_and_one_line_and_makes_no_run(
+    cutaway: Callable, write: Callable[..., Path], tmp_path: Path, arguments: list[str], told: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    write("empty.txt", "")
+    write("bad.jsonl", "")
+    write("good.jsonl", lines(*ROWS))
+    write("good.csv", "step,a\n0,1\n")
+    code, out, err = cutaway("runs", "import", *arguments)
+    assert (code, out) == (2, "")
+    assert told in err
+    assert err.count("\n") == 1
+    assert RunStore(tmp_path).runs() == []
