@@ -22,6 +22,10 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/instruments.py
 	$(BIN)/python benchmarks/tokenising.py
 	$(BIN)/python benchmarks/starting.py
+	$(BIN)/python benchmarks/grokking.py
+	$(BIN)/python benchmarks/ensembles.py
+	$(BIN)/python benchmarks/curvature.py
+	$(BIN)/python benchmarks/querying.py
 
 $(VENV)/bin/pip:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cutaway needs Python 3.11 or newer")'

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.grokking_cases import GROKKING_CASES
 from conftest import TINY, command, sentences, settings_args
 from cutaway.cli.main import run
 
@@ -171,6 +172,7 @@ def newer_record(place: Place) -> list[str]:
 
 
 CASES: dict[str, tuple[Make, str]] = {
+    **GROKKING_CASES,
     "unknown preset": (lambda p: ["train", "europarl-tinny"], "did you mean 'europarl-tiny'"),
     "unknown field": (field("n-horses", 3), "has no field 'n_horses'"),
     "misspelt field": (field("learnig-rate", 0.1), "did you mean 'learning_rate'"),
@@ -322,8 +324,9 @@ def test_one_line_exit_2_nothing_written(case: str, place: Place, capsys) -> Non
     assert snapshot(place.root) == before
 
 
-def test_there_are_at_least_thirty_cases() -> None:
-    assert len(CASES) >= 30
+def test_there_are_enough_cases() -> None:
+    assert len(CASES) >= 120
+    assert len(GROKKING_CASES) >= 50
 
 
 def test_debug_shows_the_traceback(place, capsys) -> None:

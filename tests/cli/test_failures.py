@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 
-from conftest import TINY, command, settings_args
+from conftest import GROK, TINY, command, settings_args
 from cutaway.cli.main import run
 from cutaway.runs.folder import Run
 
@@ -80,3 +80,24 @@ def test_a_run_killed_by_force_reads_as_interrupted_and_its_figures_can_be_asked
     assert killed.record.status == "running"  # nobody was left to write it
     assert killed.status == "interrupted"
     assert killed.read().num_rows > 0
+
+
+def test_a_grokking_run_that_diverges_ends_with_1_and_its_rows_can_be_read(tmp_path) -> None:
+    """A rate that overflows after some steps of warm-up."""
+    rising = {"lr": 1e13, "warmup_epochs": 10_000, "weight_decay": 0.0, "grad_clip": None}
+    settings = {**GROK, "model_type": "baseline", **rising, "log_every": 1}
+    file = tmp_path / "wild.yaml"
+    file.write_text(json.dumps({"study": "grokking", **settings}))
+    process = command("train", file, "--out", tmp_path / "run")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1, errors
+    complaints = [line for line in errors.splitlines() if line.startswith("cutaway: ")]
+    assert len(complaints) == 1
+    assert "non-finite at step" in complaints[0]
+    failed = Run.open(tmp_path / "run")
+    assert failed.status == failed.record.status == "failed"
+    assert f"step {failed.record.steps_done}" in failed.record.reason
+    rows = failed.read()
+    assert 0 < rows.num_rows <= failed.record.steps_done
+    assert all(value is not None for value in rows["train_loss"].to_pylist())
+    assert run(["plot", "loss", str(failed.path), "--out", str(tmp_path / "loss.png")]) == 0

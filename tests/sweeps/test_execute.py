@@ -18,7 +18,17 @@ from cutaway.cli.main import run
 from cutaway.runs.folder import Run
 from cutaway.runs.store import RunStore
 
-STEPS = 120
+GROKKING = {
+    "p": 11,
+    "model_type": "baseline",
+    "hidden_dim": 16,
+    "train_frac": 0.6,
+    "epochs": 500,
+    "log_every": 50,
+    "checkpoint_every": 50,
+    "compute_weight_curvature": False,
+    "compute_sensitivity": False,
+}
 LONG = 100_000  # steps no test waits for
 
 
@@ -142,18 +152,19 @@ def test_a_folder_with_runs_of_the_sweep_is_refused_without_resume(mixed, capsys
 
 
 @pytest.fixture(scope="module")
-def grid(tmp_path_factory, tiny) -> Path:
-    """A sweep file of four runs."""
-    settings = {**tiny, "max_iters": STEPS, "dropout": 0.1}
-    axes = {"sweep": {"learning_rate": [0.01, 0.003]}, "seeds": 2}
-    return sweep_file(tmp_path_factory.mktemp("grid"), settings, **axes)
+def grid(tmp_path_factory) -> Path:
+    """A sweep file of six grokking runs."""
+    file = tmp_path_factory.mktemp("grid") / "trial.yaml"
+    axes = {"sweep": {"lr": [0.01, 0.003, 0.001]}, "seeds": 2}
+    file.write_text(json.dumps({"study": "grokking", **GROKKING, **axes}))
+    return file
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, grid) -> Path:
     """The sweep trained without interruption."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    code, _, errors = finished(command("sweep", grid, "--out", out))
+    code, _, errors = finished(command("sweep", grid, "--no-ensemble", "--out", out))
     assert code == 0, errors
     return out
 
@@ -163,7 +174,7 @@ def test_a_killed_sweep_goes_on_without_losing_or_repeating_a_run(
     grid, whole, tmp_path, killed
 ) -> None:
     out = tmp_path / "out"
-    process = command("sweep", grid, "--out", out)
+    process = command("sweep", grid, "--no-ensemble", "--out", out)
     second = out / "lr0.01_s1"
     wait_until(lambda: has_saved(second), process)
     worker = writer(second)
@@ -175,19 +186,20 @@ def test_a_killed_sweep_goes_on_without_losing_or_repeating_a_run(
     assert statuses(out) == {"lr0.01_s0": "done", "lr0.01_s1": "interrupted"}
     done = (out / "lr0.01_s0" / "run.json").read_bytes()
 
-    code, _, errors = finished(command("sweep", out, "--resume"))  # the folder is enough
+    code, _, errors = finished(command("sweep", out, "--resume", "--no-ensemble"))
     assert code == 0, errors
-    assert "1 of 4 runs are done already" in errors
+    assert "1 of 6 runs are done already" in errors
     assert "lr0.01_s1: resumed" in errors
     assert (out / "lr0.01_s0" / "run.json").read_bytes() == done  # not repeated
     assert statuses(out) == statuses(whole)
+    assert list(statuses(whole).values()) == ["done"] * 6
     for name in statuses(whole):
         cut, uncut = final_state(out / name), final_state(whole / name)
         assert cut.keys() == uncut.keys()
         assert not [key for key in cut if not torch.equal(cut[key], uncut[key])]
         one, other = Run.open(out / name).read(), Run.open(whole / name).read()
-        assert one["step"].to_pylist() == other["step"].to_pylist()
-        assert one["train_loss"].to_pylist() == other["train_loss"].to_pylist()
+        for column in ("step", "train_loss", "test_acc", "weight_norm"):
+            assert one[column].to_pylist() == other[column].to_pylist()
 
 
 def test_a_worker_that_dies_is_replaced_and_its_run_told(tiny, tmp_path) -> None:

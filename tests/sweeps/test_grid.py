@@ -237,7 +237,7 @@ def test_an_ensemble_is_refused_where_no_runs_stack(preset, tmp_path, capsys) ->
 
 
 def test_the_live_table_keeps_to_the_terminals_height() -> None:
-    board = Board([f"run{number}" for number in range(40)], jobs=2)
+    board = Board([[f"run{number}"] for number in range(40)], jobs=2)
     told = {"title": "training", "done": 50, "total": 100, "unit": "steps", "rate": 5.0}
     for number in range(12):
         board.started(f"run{number}", False)

@@ -117,3 +117,18 @@ def describe(on: torch.device) -> str:
     if on.type == "cpu":
         return f"cpu: {cpu_name()}, {torch.get_num_threads()} threads"
     return str(on)
+
+
+def reseed(on: torch.device, seed: int) -> None:
+    """Start the random streams that computing on this device draws from afresh.
+
+    `torch.manual_seed` seeds every kind of device there could be; for those not in use it keeps
+    the call, with a traceback, for later: 0.4 ms and some memory at every step.
+    """
+    import torch
+
+    torch.default_generator.manual_seed(seed)
+    if on.type == "cuda":
+        torch.cuda.manual_seed_all(seed)
+    elif on.type == "mps":
+        torch.mps.manual_seed(seed)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from cutaway.base import display
-from cutaway.base.errors import UserError
+from cutaway.base.errors import UserError, nearest
 from cutaway.cli.common import output_format
+from cutaway.studies.registry import STUDIES
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,6 +51,10 @@ def import_(
     from cutaway.runs.importing import import_history
 
     format = output_format(json, csv)
+    if study not in STUDIES:
+        raise UserError(
+            f"study = {study!r}: expected one of {', '.join(STUDIES)}{nearest(study, STUDIES)}"
+        )
     found = [file for one in files for file in _files_of(one)]
     if not found:
         named = f"{files[0]}: no history files there" if files else "name at least one history file"
@@ -152,8 +157,10 @@ def _sources(name: str, runs: Path) -> list[tuple[str, pa.Table]]:
     if not path.is_dir() or (path / record.FILE).exists():
         log = open_log(name, runs)
         return [(log.name, history_of(log))]
-    files = [(log.name, history_of(log)) for log in map(open_log, _files_of(path))]
-    return [*files, *_under(path)]
+    below = list(_under(path))
+    if below:  # a folder of runs: a table beside them, a sweep's summary for one, is no history
+        return below
+    return [(log.name, history_of(log)) for log in map(open_log, _files_of(path))]
 
 
 def _under(root: Path) -> Iterator[tuple[str, pa.Table]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,8 @@ from cutaway.base.errors import UserError
 if TYPE_CHECKING:
     from cutaway.runs.foreign import Log
 
+_MANY = ("all", "sweep")  # several pictures, into a folder
+
 
 def plot(
     what: str,
@@ -20,52 +23,99 @@ def plot(
     out: Path,
     labels: Annotated[list[str], Parameter(consume_multiple=True, negative=())] = [],  # noqa: B006
     log_x: bool = False,
-    log_y: bool = False,
+    log_y: bool | None = None,
     title: str | None = None,
 ) -> None:
-    """Draw loss curves, any recorded figure, or all pictures of a run.
+    """Draw loss curves, any recorded figure, all pictures of a run, or those of a sweep.
+
+    Runs may also be histories recorded by others: JSON lines, CSV, Parquet, training_log.json.
 
     Args:
-        what: loss, the name of a column of the history, or all.
-        runs: Runs, or training_log.json files written by anyone.
-        out: A PDF, PNG or SVG file; for `all` a folder.
+        what: loss, the name of a column of the history, all, or sweep.
+        runs: Runs, histories or logs of others; for `sweep` a sweep's folder.
+        out: A PDF, PNG or SVG file; for `all` and `sweep` a folder.
         labels: What to call the runs, in their order.
         log_x: Steps on a logarithmic axis.
-        log_y: The figure on a logarithmic axis.
+        log_y: The figure on a logarithmic axis; losses are by default where they span decades.
+        title: A title above the picture.
     """
+    from cutaway.figures import histories
     from cutaway.figures.look import format_of, save
-    from cutaway.language import pictures
     from cutaway.runs.foreign import open_log
-    from cutaway.studies.registry import pictures_of
 
     if not runs:
-        raise UserError(f"plot {what}: name at least one run or training_log.json")
-    if what != "all":
-        format_of(out)
-    logs = [open_log(run) for run in runs]
-    if what == "all":
-        if len(logs) > 1:
-            raise UserError(f"plot all: one run at a time, {len(logs)} given")
-        if labels or log_x or log_y or title:
+        named = "a sweep's folder" if what == "sweep" else "at least one run, history or log"
+        raise UserError(f"plot {what}: name {named}")
+    if what in _MANY:
+        if len(runs) > 1:
+            one = "sweep" if what == "sweep" else "run"
+            raise UserError(f"plot {what}: one {one} at a time, {len(runs)} given")
+        if labels or log_x or log_y is not None or title:
             raise UserError(
-                "plot all: --labels, --log-x, --log-y and --title are for single pictures"
+                f"plot {what}: --labels, --log-x, --log-y and --title are for single pictures"
             )
-        for name, draw in pictures_of(_study(logs[0])).items():
-            figure = draw(logs[0])
-            if figure is not None:
-                display.notice(f"wrote {save(figure, out / f'{name}.png')}")
+        _require_folder(out)
+        paths = _sweep(Path(runs[0]), out) if what == "sweep" else _all(open_log(runs[0]), out)
+        for path in paths:
+            display.notice(f"wrote {path}")
         return
+    format_of(out)
+    logs = [open_log(run) for run in runs]
+    words = _words(logs)
     if what == "loss":
-        figure = pictures.loss_curves(logs, labels or None, log_x=log_x, log_y=log_y, title=title)
+        figure = histories.loss_curves(
+            logs, labels or None, words=words, log_x=log_x, log_y=log_y, title=title
+        )
     else:
-        figure = pictures.metric_curves(
-            logs, what, labels or None, log_x=log_x, log_y=log_y, title=title
+        figure = histories.metric_curves(
+            logs, what, labels or None, words=words, log_x=log_x, log_y=bool(log_y), title=title
         )
     display.notice(f"wrote {save(figure, out)}")
 
 
-def _study(log: Log) -> str:
-    """The study whose pictures suit a log: its run's own, language for a training_log.json."""
-    from cutaway.runs.folder import Run
+def _all(log: Log, out: Path) -> list[Path]:
+    """Every picture that a run or history has something for."""
+    from cutaway.figures.look import save
+    from cutaway.studies.registry import pictures_of
 
-    return Run.open(log.path).record.study if log.path.is_dir() else "language"
+    paths = []
+    for name, draw in pictures_of(_study(log)).items():
+        figure = draw(log)
+        if figure is not None:
+            paths.append(save(figure, out / f"{name}.png"))
+    if not paths:
+        raise UserError(f"{log.path}: nothing to draw; plot NAME draws a column of its history")
+    return paths
+
+
+def _sweep(folder: Path, out: Path) -> list[Path]:
+    from cutaway.sweeps.pictures import draw_sweep
+
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; plot sweep draws the runs of a sweep's folder")
+    return draw_sweep(folder, out)
+
+
+def _require_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file; these pictures go into a folder")
+
+
+def _study(log: Log) -> str:
+    """The study whose pictures suit a log: its run's own, else what its columns speak of."""
+    from cutaway.runs.folder import Run
+    from cutaway.studies.registry import STUDIES
+
+    if log.path.is_dir() and (study := Run.open(log.path).record.study) in STUDIES:
+        return study
+    accuracies = any(name.endswith("_acc") for name in log.history.column_names)
+    return "grokking" if accuracies else "language"
+
+
+def _words(logs: Sequence[Log]) -> Mapping[str, str]:
+    """What the columns are called at the axes; nothing that holds for one study only where the
+    runs are of several."""
+    from cutaway.studies.registry import words_of
+
+    studies = {_study(log) for log in logs}
+    return words_of(studies.pop()) if len(studies) == 1 else {"loss": "loss (nats)"}

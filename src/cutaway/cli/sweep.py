@@ -31,7 +31,8 @@ max_iters: 2000              (everything else holds for all runs)
 Fields given as --field value hold for all runs; `cutaway train --help`
 lists them. A run is named after what varies (n-embd48_lr3e-4_s0); without
 the seed that is its group. Each run has its folder in the sweep's, which
-also gets sweep.yaml (all settings) and summary.csv."""
+also gets sweep.yaml (all settings), summary.csv and figures/ of all runs
+together; `cutaway plot sweep FOLDER --out DIR` draws them anew."""
 
 app = App(
     name="sweep",
@@ -77,6 +78,8 @@ def sweep(
     if dry_run:
         chosen = defined.select(experiment, start_from)
         display.show(_planned(defined, chosen, format == "json"), format)
+        if format == "table":
+            display.notice(f"all {len(chosen)} runs: {_shared(chosen, defined.study)}")
         return
     from cutaway.sweeps.run import run_sweep
     from cutaway.sweeps.summary import columns
@@ -95,11 +98,29 @@ def sweep(
     if swept.signal is not None:
         left = len(swept.unfinished)
         raise Interrupted(f"{out}: stopped with {left} runs to go; --resume goes on", swept.signal)
+    _close(defined, out, swept.rows)
     if swept.unfinished:
         for row in swept.unfinished:
             print(f"{row['run']}: {row['status']}: {row['reason']}", file=sys.stderr)
         count = f"{len(swept.unfinished)} of {len(swept.rows)} runs"
         raise RunFailed(f"{out}: {count} did not come to their end; --resume tries them again")
+
+
+def _close(sweep: Sweep, out: Path, rows: list[dict[str, Any]]) -> None:
+    """The last words on a sweep: advice, and its pictures; where they fail it has not."""
+    from cutaway.sweeps import pictures
+    from cutaway.sweeps.summary import advice
+
+    fields = list(dict.fromkeys(field for run in sweep.runs for field in run.swept))
+    try:
+        for line in [*pictures.advise(sweep, out), *advice(rows, fields)]:
+            display.notice(f"note: {line}")
+        for path in pictures.draw_sweep(out, out / pictures.FOLDER):
+            display.notice(f"wrote {path}")
+    except UserError as error:
+        display.notice(f"no pictures: {error}")
+    except Exception as error:  # the runs are what counts
+        display.notice(f"no pictures: {type(error).__name__}: {error}")
 
 
 def _defined(
@@ -134,6 +155,22 @@ def _planned(sweep: Sweep, chosen: list[SweepRun], nested: bool) -> list[dict[st
             for field, value in run.config.model_dump(mode="json").items()
             if field not in run.swept and field != "name" and value != fields[field].default
         }
-        told = other if nested else ", ".join(f"{k}={v}" for k, v in other.items())
-        rows.append({"index": index, "run": run.name, **run.swept, "settings": told})
+        own = {"settings": other} if nested else {}
+        rows.append({"index": index, "run": run.name, **run.swept, **own})
     return rows
+
+
+def _shared(chosen: list[SweepRun], study: str) -> str:
+    """What all runs have in common that is not the study's default, on one line."""
+    from cutaway.studies.registry import config_of
+
+    fields = config_of(study).model_fields
+    first, swept = chosen[0].config.model_dump(mode="json"), set()
+    for run in chosen:
+        swept |= run.swept.keys()
+    told = [
+        f"{field}={value}"
+        for field, value in first.items()
+        if field not in swept and field != "name" and value != fields[field].default
+    ]
+    return ", ".join(told) or "the defaults"

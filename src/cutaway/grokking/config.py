@@ -174,6 +174,7 @@ class GrokkingConfig(StudyConfig):
             # matrix products in bfloat16 blur what is measured here, so auto does not choose them
             precision="float32" if self.precision == "auto" else self.precision,
             compile=self.compile,
+            threads=1 if self._work() < _TINY_WORK else None,
         )
 
     def stack_key(self) -> str | None:
@@ -190,10 +191,13 @@ class GrokkingConfig(StudyConfig):
 
         if hardware.device(self.device).type != "cpu":
             return True
+        return self._work() < _SMALL_WORK
+
+    def _work(self) -> float:
+        """Multiplications of the hidden layers in one forward pass over the training pairs."""
         layers = self.n_layers * (self.n_heads if self.model_type == "routed" else 1)
         each = 12 * layers if self.model_type == "transformer" else layers
-        work = self.train_frac * self.pairs * each * self.hidden_dim**2
-        return work < _SMALL_WORK
+        return self.train_frac * self.pairs * each * self.hidden_dim**2
 
 
 # What members of a stack may have each for itself; everything else they share.
@@ -201,8 +205,8 @@ _OWN = {
     *("name", "seed", "data_seed", "epochs", "lr", "warmup_epochs", "weight_decay"),
     *("beta1", "beta2", "eps", "grad_clip"),
 }
-# Multiplications of one forward pass up to which a stack on a CPU was seen to be faster.
-_SMALL_WORK = 20e6
+_SMALL_WORK = 20e6  # up to here a stack on a CPU was seen to be faster than run after run
+_TINY_WORK = 10e6  # up to here a second thread gains nothing, and on a busy machine costs much
 
 
 def _prime(number: int) -> bool:

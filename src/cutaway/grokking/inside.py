@@ -36,6 +36,9 @@ class Recorded(Protocol):
     def path(self) -> Path: ...
 
 
+_FEW_KEYS = 15
+
+
 def progress(log: Recorded) -> Figure | None:
     """Restricted, excluded, training and test loss over the run's kept checkpoints."""
     from cutaway.grokking.progress import progress_measures
@@ -102,7 +105,8 @@ def embedding_spectrum(log: Recorded) -> Figure | None:
         norms[1:],
         x_label=of,
         y_label="norm of the embedding's component",
-        marked=keys,
+        # a network that has not grokked has nearly all of them: then none stands out
+        marked=keys if len(keys) <= _FEW_KEYS else (),
         mark_label="key frequencies of the logits",
         title=f"{log.name}: embedding at step {loaded.step:,}",
         width="page",

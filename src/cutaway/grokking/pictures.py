@@ -36,7 +36,25 @@ class Log(Protocol):
     def history(self) -> pa.Table: ...
 
 
-# Columns of the history in plain words, in the order they are drawn; those in one row share a chart.
+# Columns of the history in plain words (loss: the axis of both losses).
+NAMES = {
+    "loss": "loss (nats per pair)",
+    "train_acc": "training accuracy",
+    "test_acc": "test accuracy",
+    "val_acc": "validation accuracy",
+    "train_loss": "training loss (nats per pair)",
+    "test_loss": "test loss (nats per pair)",
+    "val_loss": "validation loss (nats per pair)",
+    "train_task_loss": "training loss without penalties (nats per pair)",
+    "weight_norm": "L2 norm of all weights",
+    "gradient_norm": "L2 norm of the gradient",
+    "weight_hessian_trace": "trace of the loss's Hessian",
+    "fisher_trace": "trace of the empirical Fisher",
+    "hessian_trace": "trace of the input Hessian",
+    "jacobian_norm": "norm of ∂ logits / ∂ input",
+    "seconds": "seconds since the start",
+}
+# The charts of `dynamics` in their order, by title; columns in one row share a chart.
 DYNAMICS: tuple[tuple[str, dict[str, str]], ...] = (
     ("trace of the loss's Hessian", {"weight_hessian_trace": ""}),
     ("trace of the empirical Fisher", {"fisher_trace": ""}),
@@ -74,7 +92,7 @@ def training_curves(history: pa.Table, *, log_x: bool = True, title: str | None 
 
     shaded = phase_spans(history)
     charts = []
-    for metric, words in (("acc", "accuracy"), ("loss", "loss (nats)")):
+    for metric, words in (("acc", "accuracy"), ("loss", NAMES["loss"])):
         columns = {f"train_{metric}": "training"}
         other = held_out(history, metric)
         columns[other] = "test" if other.startswith("test") else "validation"
@@ -220,8 +238,9 @@ def _unnamed(span: Span) -> Span:
 
 
 def _curves(log: Log) -> Figure | None:
-    columns = [f"{split}_{what}" for split in ("train", "test", "val") for what in ("acc", "loss")]
-    if not any(recorded(log.history, name) for name in columns):
+    splits = ("train", "test", "val")
+    columns = {f"{split}_{what}": "" for split in splits for what in ("acc", "loss")}
+    if not _lines(log.history, columns, True):
         return None
     return training_curves(log.history, title=log.name)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -9,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cutaway.base.errors import UserError, nearest
-from cutaway.figures.curves import Series, curves
 from cutaway.figures.heatmap import heatmap
-from cutaway.figures.recorded import decades, recorded, rows
+from cutaway.figures.histories import group_curves
+from cutaway.figures.recorded import recorded, rows
 from cutaway.figures.ticks import number
+from cutaway.grokking.pictures import NAMES
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,13 +22,38 @@ if TYPE_CHECKING:
 
     from cutaway.grokking.pictures import Log
 
-_WORDS = {
-    "test_acc": "test accuracy",
-    "train_acc": "training accuracy",
-    "test_loss": "test loss (nats)",
-    "train_loss": "training loss (nats)",
+_WORDS = NAMES | {
     "grokked_step_median": "step of grokking (median)",
+    "grokked": "step of grokking",
 }
+
+
+def sweep_pictures(logs: Sequence[Log], groups: Sequence[str]) -> dict[str, Figure]:
+    """Pictures of a sweep by name, of the runs that have what they show.
+
+    `test_acc`: its curves, a colour for each of `groups`; `<one>_by_<other>` for each pair of
+    numeric settings that vary between the runs (seeds aside): the step of grokking where any run
+    grokked, else the last test accuracy, the median where a place has several runs.
+    """
+    from cutaway.grokking.histories import held_out
+
+    figures = {}
+    metrics = [held_out(log.history, "acc") for log in logs]
+    metric = max(metrics, key=metrics.count, default="test_acc")
+    shown = [index for index, log in enumerate(logs) if _has_line(log, metric)]
+    if shown:
+        chosen = [logs[index] for index in shown]
+        figures[metric] = sweep_curves(chosen, metric, [groups[index] for index in shown])
+    entries = [one for log in logs if (one := _entry(log)) is not None]
+    settings = [name for name in (entries[0] if entries else ()) if _varies(entries, name)]
+    value = "grokked" if any(one["grokked"] is not None for one in entries) else "test_acc"
+    if any(one[value] is not None for one in entries):
+        for x, y in itertools.combinations(settings, 2):
+            places = {(one[x], one[y]) for one in entries}
+            if len(places) == max(len({one[name] for one in entries}) for name in (x, y)):
+                continue  # they vary together: a line of cells, no grid
+            figures[f"{y}_by_{x}"] = sweep_grid(entries, x, y, value)
+    return figures
 
 
 def sweep_curves(
@@ -37,55 +64,16 @@ def sweep_curves(
     log_x: bool = True,
     title: str | None = None,
 ) -> Figure:
-    """A metric of many runs over the steps, a colour for each group.
+    """A metric of many runs over the steps, a colour for each group (`figures.histories.group_curves`).
 
-    The members are thin lines; the strong one is their median over the steps at which all of them
-    recorded the metric (a group of one is drawn strong). `groups` names each log's group; by default
-    it is the run's name without its seed (`analysis.group_of`). Raises UserError where a run never
-    recorded the metric or `groups` has another length.
+    `groups` names each log's group; by default it is the run's name without its seed
+    (`analysis.group_of`).
     """
     from cutaway.grokking.analysis import group_of
 
-    if not logs:
-        raise UserError("nothing to draw: no runs given")
     if groups is None:
         groups = [group_of(log.name) for log in logs]
-    if len(groups) != len(logs):
-        raise UserError(f"groups: {len(groups)} given for {len(logs)} runs; expected one for each")
-    members: dict[str, list[dict[int, float]]] = {}
-    for log, group in zip(logs, groups):
-        if not recorded(log.history, metric):
-            raise UserError(
-                f"{log.name}: no finite {metric} in its history"
-                f"{nearest(metric, log.history.column_names)}"
-            )
-        steps, values = rows(log.history, metric)
-        shown = steps > 0 if log_x else steps >= steps.min()
-        line = dict(zip(steps[shown].tolist(), values[shown].tolist()))
-        members.setdefault(group, []).append(line)
-    thin, strong = [], []
-    for color, (group, lines) in enumerate(members.items()):
-        common = sorted(set.intersection(*(set(line) for line in lines)))
-        middle = [float(np.median([line[step] for line in lines])) for step in common]
-        named = len(lines) == 1 or not np.isfinite(middle).any()
-        if not named:
-            strong.append(Series(f"{group} ({len(lines)})", common, middle, color=color))
-        for line in lines:
-            style = "strong" if len(lines) == 1 else "light"
-            label = group if named and line is lines[0] else ""
-            thin.append(Series(label, list(line), list(line.values()), color=color, style=style))
-    values = np.concatenate([np.asarray(one.y) for one in thin])
-    several = any(len(lines) > 1 for lines in members.values())
-    return curves(
-        [*thin, *strong],
-        x_label="step",
-        y_label=_WORDS.get(metric, metric.replace("_", " ")),
-        log_x=log_x,
-        log_y=not metric.endswith("_acc") and _wide(values),
-        title=title,
-        key={"median of the group": "strong", "its runs": "light"} if several else None,
-        width="page",
-    )
+    return group_curves(logs, metric, groups, words=_WORDS, log_x=log_x, title=title)
 
 
 def sweep_grid(
@@ -180,8 +168,33 @@ def _missing(cells: Collection[_Cell], places: int) -> str:
     return ", or ".join([*kinds, *(["no run"] if len(cells) < places else [])])
 
 
-def _wide(values: np.ndarray) -> bool:
-    return bool((values[np.isfinite(values)] > 0).all()) and decades(values) > 2
+def _has_line(log: Log, metric: str) -> bool:
+    """Whether a metric was recorded after step 0, which logarithmic steps do not show."""
+    if not recorded(log.history, metric):
+        return False
+    steps, values = rows(log.history, metric)
+    return bool(np.isfinite(values[steps > 0]).any())
+
+
+def _entry(log: Log) -> dict[str, Any] | None:
+    """A run's settings, the step where it grokked and its last test accuracy; None without any."""
+    from cutaway.grokking.derived import final_accuracy
+    from cutaway.grokking.histories import config_of, history_if_any
+    from cutaway.grokking.phases import has_accuracies, phases
+
+    history = history_if_any(log.history)
+    if history is None or not has_accuracies(history):
+        return None
+    last = final_accuracy(history)
+    return {**config_of(log), "grokked": phases(history).grokked, "test_acc": last}
+
+
+def _varies(entries: Sequence[Mapping[str, Any]], name: str) -> bool:
+    """Whether a setting is a number, not a seed, with several values."""
+    values = [one.get(name) for one in entries]
+    numbers = all(type(value) in (int, float) for value in values)
+    own = name in ("grokked", "test_acc") or name.endswith("seed")
+    return numbers and not own and len(set(values)) > 1
 
 
 def _figure(value: float) -> str:

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from cutaway.base.errors import UserError, nearest
+from cutaway.base.errors import UserError
+from cutaway.figures import histories
 from cutaway.figures.bars import horizontal_bars
 from cutaway.figures.curves import Series, curves
 from cutaway.figures.panels import Panel, panels
+from cutaway.figures.recorded import decades, recorded
+from cutaway.figures.recorded import rows as recorded_rows
 from cutaway.figures.text import visible
 
 if TYPE_CHECKING:
@@ -32,8 +35,10 @@ class Log(Protocol):
     def words(self) -> pa.Table | None: ...
 
 
-# Columns of the history in plain words; any other is shown with its underscores as spaces.
+# Columns of the history in plain words (loss: the axis of both losses); any other is shown with
+# its underscores as spaces.
 NAMES = {
+    "loss": "loss (nats per token)",
     "train_loss": "training loss (nats per token)",
     "val_loss": "validation loss (nats per token)",
     "val_bits_per_byte": "validation bits per byte",
@@ -41,8 +46,6 @@ NAMES = {
     "weight_norm": "L2 norm of all weights",
     "seconds": "seconds since the start",
 }
-_LOSS = "loss (nats per token)"
-_KEY = {"validation": "strong", "training": "light"}
 _CHANCE = {"1 = attended to as by chance": 1.0}
 _COMPONENTS = 12  # more weight norms than this are summed over blocks
 
@@ -56,46 +59,9 @@ def loss_curves(
     x: str = "step",
     title: str | None = None,
 ) -> Figure:
-    """Training and validation loss of one run or many, over `x` (a column of the history).
-
-    One run: each line is named. Many: a colour per run, validation strong, training thin, and each
-    run's name stands with its last validation loss (its last training loss where it has no other).
-    Raises UserError for a run without losses, an unknown `x`, or labels that do not match.
-    """
-    names = _names(logs, labels)
-    series: list[Series] = []
-    kinds: set[str] = set()
-    for color, (log, name) in enumerate(zip(logs, names, strict=True)):
-        lines = {
-            kind: _column(log, name, column, x)
-            for kind, column in (("training", "train_loss"), ("validation", "val_loss"))
-            if column in log.history.column_names
-        }
-        lines = {kind: line for kind, line in lines.items() if np.isfinite(line[1]).any()}
-        if not lines:
-            raise UserError(f"{name}: no finite train_loss or val_loss in its history")
-        kinds |= lines.keys()
-        for kind, (at, loss) in lines.items():
-            alone = len(logs) == 1
-            named = alone or kind == "validation" or "validation" not in lines
-            series.append(
-                Series(
-                    f"{kind if alone else name} {_last(loss)}" if named else "",
-                    at,
-                    loss,
-                    color=color,
-                    style=_KEY[kind],
-                )
-            )
-    return curves(
-        series,
-        x_label=_in_words(x),
-        y_label=_LOSS,
-        log_x=log_x,
-        log_y=log_y,
-        title=title,
-        key=_KEY if len(logs) > 1 and len(kinds) > 1 else None,
-        width="column" if len(logs) == 1 else "page",
+    """Training and validation loss in nats per token (`figures.histories.loss_curves`)."""
+    return histories.loss_curves(
+        logs, labels, words=NAMES, log_x=log_x, log_y=log_y, x=x, title=title
     )
 
 
@@ -109,26 +75,20 @@ def metric_curves(
     x: str = "step",
     title: str | None = None,
 ) -> Figure:
-    """One recorded column of one run or many, over `x`.
-
-    Raises UserError where a run lacks the column (with the nearest names) or never recorded it.
-    """
-    names = _names(logs, labels)
-    series = []
-    for color, (log, name) in enumerate(zip(logs, names, strict=True)):
-        at, values = _column(log, name, metric, x)
-        if not np.isfinite(values).any():
-            raise UserError(f"{name}: no finite {metric} in its history")
-        series.append(Series("" if len(logs) == 1 else name, at, values, color=color))
-    return curves(
-        series,
-        x_label=_in_words(x),
-        y_label=_in_words(metric),
-        log_x=log_x,
-        log_y=log_y,
-        title=title,
-        width="column" if len(logs) == 1 else "page",
+    """One recorded column of one run or many (`figures.histories.metric_curves`)."""
+    return histories.metric_curves(
+        logs, metric, labels, words=NAMES, log_x=log_x, log_y=log_y, x=x, title=title
     )
+
+
+def sweep_pictures(logs: Sequence[Log], groups: Sequence[str]) -> dict[str, Figure]:
+    """Pictures of a sweep by name: the validation loss of its runs, a colour for each group."""
+    shown = [index for index, log in enumerate(logs) if recorded(log.history, "val_loss")]
+    if not shown:
+        return {}
+    chosen = [logs[index] for index in shown]
+    names = [groups[index] for index in shown]
+    return {"val_loss": histories.group_curves(chosen, "val_loss", names, words=NAMES, log_x=False)}
 
 
 def words_evolution(
@@ -208,9 +168,9 @@ def weight_norms(history: pa.Table) -> Figure:
     if weights:
         series = [Series(name, *line) for name, line in weights.items()]
         charts.append(Panel(series, "step", "L2 norm of the weights"))
-    if _recorded(history, "gradient_norm"):
-        line = _rows(history, "step", "gradient_norm")
-        wide = _decades(line[1]) > 1
+    if recorded(history, "gradient_norm"):
+        line = recorded_rows(history, "gradient_norm")
+        wide = decades(line[1]) > 1
         gradient = Series("", *line, color=0, style="light")
         charts.append(Panel([gradient], "step", NAMES["gradient_norm"], log_y=wide))
     if not charts:
@@ -221,8 +181,8 @@ def weight_norms(history: pa.Table) -> Figure:
 def _components(history: pa.Table) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     prefix = "weight_norm."
     columns = [name for name in history.column_names if name.startswith(prefix)]
-    columns = [name for name in columns if _recorded(history, name)]
-    lines = {name.removeprefix(prefix): _rows(history, "step", name) for name in columns}
+    columns = [name for name in columns if recorded(history, name)]
+    lines = {name.removeprefix(prefix): recorded_rows(history, name) for name in columns}
     if len(lines) <= _COMPONENTS:
         return lines
     grouped: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -232,63 +192,6 @@ def _components(history: pa.Table) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         before = grouped[group][1] if group in grouped else 0.0
         grouped[group] = (steps, np.hypot(before, norms))
     return grouped
-
-
-def _names(logs: Sequence[Log], labels: Sequence[str] | None) -> list[str]:
-    if not logs:
-        raise UserError("nothing to draw: no runs given")
-    if labels is None:
-        return [log.name for log in logs]
-    if len(labels) != len(logs):
-        raise UserError(f"labels: {len(labels)} given for {len(logs)} runs; expected one for each")
-    return list(labels)
-
-
-def _column(log: Log, name: str, column: str, x: str) -> tuple[np.ndarray, np.ndarray]:
-    """x and values of the rows that recorded `column`; refuses unknown and non-numeric columns."""
-    import pyarrow.types as types
-
-    known = [
-        field.name
-        for field in log.history.schema
-        if types.is_integer(field.type) or types.is_floating(field.type)
-    ]
-    for wanted in (column, x):
-        if wanted not in known:
-            raise UserError(
-                f"{name}: no column {wanted!r} of numbers in its history"
-                f"{nearest(wanted, known) or '; it has ' + ', '.join(known)}"
-            )
-    return _rows(log.history, x, column)
-
-
-def _rows(history: pa.Table, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
-    """Null means not recorded at that row: dropped. NaN means not finite: kept, drawn as a gap."""
-    import pyarrow.compute as pc
-
-    table = history.select([x, y] if x != y else [x])
-    table = table.filter(pc.and_(pc.is_valid(table[x]), pc.is_valid(table[y])))
-    return table[x].to_numpy(), table[y].to_numpy()
-
-
-def _recorded(history: pa.Table, column: str) -> bool:
-    if column not in history.column_names:
-        return False
-    return bool(np.isfinite(_rows(history, "step", column)[1].astype(float)).any())
-
-
-def _decades(values: np.ndarray) -> float:
-    positive = values[np.isfinite(values) & (values > 0)]
-    return float(np.log10(positive.max() / positive.min())) if len(positive) else 0.0
-
-
-def _last(values: np.ndarray) -> str:
-    value = float(values[np.isfinite(values)][-1])
-    return f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.2g}"
-
-
-def _in_words(column: str) -> str:
-    return NAMES.get(column, column.replace("_", " "))
 
 
 def _word_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -301,7 +204,7 @@ def _word_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _loss(log: Log) -> Figure | None:
-    found = [name for name in ("train_loss", "val_loss") if _recorded(log.history, name)]
+    found = [name for name in ("train_loss", "val_loss") if recorded(log.history, name)]
     return loss_curves([log], title=log.name) if found else None
 
 
@@ -318,7 +221,7 @@ def _words_evolution(log: Log) -> Figure | None:
 
 def _weight_norms(log: Log) -> Figure | None:
     columns = [n for n in log.history.column_names if n.startswith("weight_norm.")]
-    found = [name for name in [*columns, "gradient_norm"] if _recorded(log.history, name)]
+    found = [name for name in [*columns, "gradient_norm"] if recorded(log.history, name)]
     return weight_norms(log.history) if found else None
 
 

@@ -69,10 +69,10 @@ class ModularNetwork(nn.Module):
     def first(self, pairs: Tensor) -> Tensor:
         """The first layer's activations of pairs (..., rows, 2) → (..., rows, width)."""
         a, b = pairs.unbind(-1)
-        bias = self.embedding_bias.unsqueeze(-2)
-        # the bias joins the smaller table: one pass less over the rows
-        table_a, table_b = (self.embedding + bias).split(self.config.p, -2)[0], self.embedding
-        return self.activate(rows(table_a, a) + rows(table_b, b + self.config.p))
+        table_a, table_b = self.embedding.split(self.config.p, -2)
+        # the bias joins the table: one pass less over the rows
+        table_a = table_a + self.embedding_bias.unsqueeze(-2)
+        return self.activate(rows(table_a, a) + rows(table_b, b))
 
     def hidden(self, first: Tensor) -> Tensor:
         """From the first layer's activations to the state before the unembedding."""

@@ -6,7 +6,7 @@ and the command line serve rooms they do not know.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -22,12 +22,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a study lives: its config (loads no torch), its code, its presets, its pictures."""
+    """Where a study lives: its config (loads no torch), its code, its presets, its pictures.
+
+    `words`: its recorded columns in plain words. `sweep_pictures`: from a sweep's logs and their
+    groups to pictures by name. `sweep_advice`: from the same to lines; empty where it has none.
+    """
 
     config: str
     study: str
     presets: str
     pictures: str
+    words: str
+    sweep_pictures: str
+    sweep_advice: str = ""
 
 
 STUDIES: dict[str, Entry] = {
@@ -36,12 +43,17 @@ STUDIES: dict[str, Entry] = {
         study="cutaway.language.study:LanguageStudy",
         presets="cutaway.language.presets",
         pictures="cutaway.language.pictures:PICTURES",
+        words="cutaway.language.pictures:NAMES",
+        sweep_pictures="cutaway.language.pictures:sweep_pictures",
     ),
     "grokking": Entry(
         config="cutaway.grokking.config:GrokkingConfig",
         study="cutaway.grokking.study:GrokkingStudy",
         presets="cutaway.grokking.presets",
         pictures="cutaway.grokking.pictures:PICTURES",
+        words="cutaway.grokking.pictures:NAMES",
+        sweep_pictures="cutaway.grokking.sweep_pictures:sweep_pictures",
+        sweep_advice="cutaway.grokking.advice:sweep_advice",
     ),
 }
 
@@ -59,6 +71,22 @@ def study_of(name: str) -> Study:
 def pictures_of(name: str) -> Mapping[str, Callable[[Any], Figure | None]]:
     """Every picture of a study's runs: name → from a log to a figure, or None."""
     return _fetch(_entry(name).pictures)
+
+
+def words_of(name: str) -> Mapping[str, str]:
+    """What a study calls its recorded columns."""
+    return _fetch(_entry(name).words)
+
+
+def sweep_pictures_of(name: str) -> Callable[[Sequence[Any], Sequence[str]], dict[str, Figure]]:
+    """From the logs of a study's runs and their groups to pictures of all of them, by name."""
+    return _fetch(_entry(name).sweep_pictures)
+
+
+def sweep_advice_of(name: str) -> Callable[[Sequence[Any], Sequence[str]], list[str]]:
+    """From the logs of a study's runs and their groups to what their owner should know."""
+    place = _entry(name).sweep_advice
+    return _fetch(place) if place else lambda logs, groups: []
 
 
 def infer(keys: Iterable[str]) -> str:

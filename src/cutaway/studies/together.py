@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from cutaway.base import hardware
+from cutaway.base.display import notice, notices_to
 from cutaway.base.errors import UserError
 from cutaway.base.files import require_writable
 from cutaway.runs import record
@@ -15,8 +17,10 @@ from cutaway.runs.folder import Run
 from cutaway.studies.registry import study_of
 from cutaway.studies.settings import StudyConfig
 from cutaway.studies.study import Prepared
-from cutaway.studies.train import advise, require_same, sinks_of
+from cutaway.studies.train import advise, require_disk, require_same, sinks_of
 from cutaway.training.config import LoopConfig
+
+TOGETHER = "trained_with"  # where a record's `resolved` names all the runs of its stack
 
 
 def train_together(
@@ -34,19 +38,31 @@ def train_together(
         raise UserError(f"these {len(configs)} {study} runs cannot be stacked: their shapes differ")
     configs = [config.anchored() for config in configs]
     paths = [Path(out) for out in outs]
+    hardware.device(configs[0].device)
     for out in paths:
         require_writable(out)
         if not (resume and (out / record.FILE).is_file()):
             Run.require_free(out)
     prepared = room.prepare_together(configs)
-    loops = [config.loop() for config in configs]
+    # a stack's step is as large as its members' together
+    loops = [replace(config.loop(), threads=None) for config in configs]
+    for out, own, loop in zip(paths, prepared, loops):
+        require_disk(out, own, loop, len(configs))
     with ExitStack() as opened:
-        runs = _opened(study, configs, prepared, loops, paths, opened)
-        checkpoints = _common_checkpoints(runs) if resume else []
-        _fit(prepared[0], loops, runs, checkpoints)
+        made: list[Run] = []
+        try:
+            runs = _opened(study, configs, prepared, loops, paths, opened, made)
+            checkpoints = _common_checkpoints(runs) if resume else []
+            _fit(prepared[0], loops, runs, checkpoints)
+        except UserError:  # nothing has started: nothing stays
+            opened.close()
+            for run in made:
+                Run.remove(run.path)
+            raise
         for run, config in zip(runs, configs):
             if run.record.status == "done":
-                advise(study, config, run)
+                with _speaking(run):
+                    advise(study, config, run)
     return runs
 
 
@@ -57,39 +73,36 @@ def _opened(
     loops: list[LoopConfig],
     paths: Sequence[Path],
     opened: ExitStack,
+    made: list[Run],
 ) -> list[Run]:
-    """Every run's folder taken, new or resumed; those that were made go where one is refused."""
+    """Every run's folder taken, new (put into `made`) or resumed."""
     runs: list[Run] = []
-    made: list[Run] = []
-    try:
-        for index, (config, own, out) in enumerate(zip(configs, prepared, paths)):
-            if (out / record.FILE).is_file():
-                before = Run.open(out).record
-                require_same(before.config, config, out)
-                loops[index] = replace(
-                    loops[index], steps=max(before.steps_planned, loops[index].steps)
-                )
-                run = Run.resume(out, sinks=sinks_of(config, own))
-            else:
-                run = Run.create(
-                    out,
-                    study=study,
-                    config=config.model_dump(mode="json"),
-                    seed=config.seed,
-                    steps_planned=loops[index].steps,
-                    parents=own.parents,
-                    resolved=own.resolved,
-                    sinks=sinks_of(config, own),
-                )
-                made.append(run)
-            runs.append(opened.enter_context(run))
-            own.write(run.path)
-            run.record.notices.extend(own.notices)
-    except UserError:
-        opened.close()
-        for run in made:
-            Run.remove(run.path)
-        raise
+    together = {TOGETHER: [path.name for path in paths]}
+    for index, (config, own, out) in enumerate(zip(configs, prepared, paths)):
+        if (out / record.FILE).is_file():
+            before = Run.open(out).record
+            require_same(before.config, config, out)
+            loops[index] = replace(
+                loops[index], steps=max(before.steps_planned, loops[index].steps)
+            )
+            run = Run.resume(out, sinks=sinks_of(config, own))
+            if not run.checkpoints.steps():
+                run.save_record(resolved=run.record.resolved | together)
+        else:
+            run = Run.create(
+                out,
+                study=study,
+                config=config.model_dump(mode="json"),
+                seed=config.seed,
+                steps_planned=loops[index].steps,
+                parents=own.parents,
+                resolved=own.resolved | together,
+                sinks=sinks_of(config, own),
+            )
+            made.append(run)
+        runs.append(opened.enter_context(run))
+        own.write(run.path)
+        run.record.notices.extend(own.notices)
     return runs
 
 
@@ -102,6 +115,28 @@ def _common_checkpoints(runs: Sequence[Run]) -> list[Checkpoint]:
         except DamagedCheckpoint as error:
             runs[0].notice(f"{error}; going back to an earlier one")
     return []
+
+
+@contextmanager
+def _speaking(run: Run) -> Iterator[None]:
+    """Notices begin with the run's name: one process speaks for many."""
+    take = notices_to.get()
+
+    def tell(text: str) -> None:
+        with _set(take):
+            notice(f"{run.name}: {text}")
+
+    with _set(tell):
+        yield
+
+
+@contextmanager
+def _set(take: Callable[[str], None] | None) -> Iterator[None]:
+    before = notices_to.set(take)
+    try:
+        yield
+    finally:
+        notices_to.reset(before)
 
 
 def _fit(

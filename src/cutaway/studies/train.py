@@ -47,7 +47,7 @@ def train(
     Run.require_free(out)
     prepared = study_of(study).prepare(config)
     loop = config.loop()
-    _require_disk(out, prepared, loop)
+    require_disk(out, prepared, loop)
     run = Run.create(
         out,
         study=study,
@@ -94,7 +94,7 @@ def _resume(study: str, config: StudyConfig, out: Path, extra_steps: int) -> Run
             raise UserError(
                 f"{out}: {now.get('id')} has changed since this run began; start a new run"
             )
-    _require_disk(out, prepared, loop)
+    require_disk(out, prepared, loop)
     checkpoint, damage = _checkpoint(opened)
     if checkpoint is not None:
         matching_state(checkpoint, prepared.task, loop)
@@ -110,7 +110,7 @@ def _resume(study: str, config: StudyConfig, out: Path, extra_steps: int) -> Run
     return run
 
 
-def _require_disk(out: Path, prepared: Prepared, loop: LoopConfig) -> None:
+def require_disk(out: Path, prepared: Prepared, loop: LoopConfig, members: int = 1) -> None:
     """Room for the checkpoints that will be kept, the best and one being written.
 
     Each holds the weights and Adam's two moments, four bytes each.
@@ -118,7 +118,7 @@ def _require_disk(out: Path, prepared: Prepared, loop: LoopConfig) -> None:
     kept = loop.keep_checkpoints
     if kept is None:
         kept = -(-loop.steps // loop.checkpoint_every)
-    parameters = sum(p.numel() for p in prepared.task.parameters())
+    parameters = sum(p.numel() for p in prepared.task.parameters()) // members
     require_writable(out, 12 * parameters * (kept + 2))
 
 

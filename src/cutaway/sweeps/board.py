@@ -33,10 +33,12 @@ class _Line:
 
 
 class Board:
-    """Follows the runs named, in order. `--quiet` shows nothing; results are not its business."""
+    """Follows runs by name, in units that train together, in order. `--quiet` shows nothing;
+    results are not its business."""
 
-    def __init__(self, names: Sequence[str], jobs: int = 1):
-        self.lines = {name: _Line(name) for name in names}
+    def __init__(self, units: Sequence[Sequence[str]], jobs: int = 1):
+        self.lines = {name: _Line(name) for unit in units for name in unit}
+        self.units = units
         self.jobs = jobs
         self._live: Any = None
         self._drawn = 0.0
@@ -68,12 +70,20 @@ class Board:
         self._say(line, "resumed" if resumed else "started")
 
     def progress(self, names: Sequence[str], told: dict[str, Any]) -> None:
-        """How far the runs of one unit are: title, done, total, unit, rate, figures."""
+        """How far the runs of one unit are: title, done, total, unit, rate, figures.
+
+        Figures are those of the first; of runs stacked with it only their progress is known.
+        """
         for name in names:
-            self.lines[name].status, self.lines[name].told = told["title"], told
+            figures = told["figures"] if name == names[0] else {f"with {names[0]}": ""}
+            self.lines[name].status = told["title"]
+            self.lines[name].told = told | {"figures": figures}
 
     def notice(self, names: Sequence[str], text: str) -> None:
         """Something a run has to say."""
+        if text.partition(": ")[0] in names:  # it says itself which of a stack it is of
+            self._print(text)
+            return
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         self._print(f"{names[0]}{more}: {text}")
 
@@ -149,17 +159,25 @@ class Board:
         parts = [f"{done} of {len(states)} done"]
         parts += [f"{count} {state}" for state, count in bad.items() if count]
         parts += [f"{busy} at work"] if busy else []
-        took = [line.seconds for line in self.lines.values() if line.status == "done"]
-        if took and (busy or waiting):
-            mean = sum(took) / len(took)
-            spent = sum(
-                min(mean, time.monotonic() - line.began)
-                for line in self.lines.values()
-                if line.began and not line.seconds
-            )
-            left = (mean * (busy + waiting) - spent) / max(1, min(self.jobs, busy + waiting))
+        if (left := self._left()) is not None and (busy or waiting):
             parts.append(f"about {duration(left)} left")
         return ", ".join(parts)
+
+    def _left(self) -> float | None:
+        """Seconds until the last run ends, by the units that came to their end; None without any."""
+        now = time.monotonic()
+        units = [[self.lines[name] for name in unit] for unit in self.units]
+        took = [
+            max(line.seconds for line in unit)
+            for unit in units
+            if all(line.seconds for line in unit) and any(line.status == "done" for line in unit)
+        ]
+        if not took:
+            return None
+        mean = sum(took) / len(took)
+        open_ = [unit for unit in units if not all(line.seconds for line in unit)]
+        spent = sum(min(mean, now - unit[0].began) for unit in open_ if unit[0].began)
+        return (mean * len(open_) - spent) / max(1, min(self.jobs, len(open_)))
 
     def _shown(self, height: int) -> list[_Line]:
         lines = list(self.lines.values())
@@ -184,7 +202,7 @@ def _cells(line: _Line) -> list[str]:
         when = f"took {duration(line.seconds)}"
     else:
         when = f"{duration((total - done) / rate)} left" if total and rate > 0 else ""
-    figures = [f"{name} {value}" for name, value in told["figures"].items()]
+    figures = [f"{name} {value}".strip() for name, value in told["figures"].items()]
     return [
         line.name,
         line.status,

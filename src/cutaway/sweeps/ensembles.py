@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cutaway.base.errors import UserError
 from cutaway.runs.folder import Run
+from cutaway.studies.together import TOGETHER
 from cutaway.sweeps.grid import SweepRun
 
 LARGEST = 32  # members of a stack: more add memory, no speed
@@ -15,29 +16,40 @@ LARGEST = 32  # members of a stack: more add memory, no speed
 def units(
     runs: Sequence[SweepRun], ensemble: bool | None, out: Path, jobs: int = 1
 ) -> list[list[SweepRun]]:
-    """The runs in groups that train together, in the order of each group's first run.
+    """The runs that are left in groups that train together, in the order of each group's first run.
 
-    Runs stack where their configs have the same `stack_key`; runs that
-    were begun do not join new ones, and a run that failed is tried again alone. `ensemble`:
-    True stacks all that can be (UserError where no two can), False none, None where the configs
-    expect it to be faster. Every one of `jobs` workers gets its share of a group.
+    New runs stack where their configs have the same `stack_key`; every one of `jobs` workers gets
+    its share of a group. Runs that were begun go on with those they were begun with, so that they
+    come out the same; what failed is tried again alone. `ensemble`: True stacks all that can be,
+    False none, None where the configs expect it to be faster.
     """
-    groups: dict[object, list[SweepRun]] = {}
+    groups: dict[tuple[object, ...], list[SweepRun]] = {}
     for run in runs:
         key = None if ensemble is False else run.config.stack_key()
-        if key is not None and ensemble is None and not run.config.faster_stacked():
+        state, stack = _state(out / run.name)
+        if state == "begun":
+            key = key and stack  # begun alone: goes on alone
+        elif key is not None and ensemble is None and not run.config.faster_stacked():
             key = None
-        state = _state(out / run.name)
         if key is None or state == "failed":
             groups[(run.name,)] = [run]
         else:
-            groups.setdefault((key, state), []).append(run)
-    if ensemble and all(len(group) == 1 for group in groups.values()):
+            groups.setdefault((state, key), []).append(run)
+    return [
+        unit
+        for key, group in groups.items()
+        for unit in ([group] if key[0] == "begun" else _shares(group, jobs))
+    ]
+
+
+def require_stackable(runs: Sequence[SweepRun]) -> None:
+    """Refuse an ensemble of runs of which no two have the same shapes."""
+    keys = [key for run in runs if (key := run.config.stack_key()) is not None]
+    if len(set(keys)) == len(keys):
         raise UserError(
             f"ensemble: no two of these {len(runs)} runs can be stacked (same network and data "
             "size; only rates, decay, betas, seeds and epochs may differ); leave --ensemble out"
         )
-    return [unit for group in groups.values() for unit in _shares(group, jobs)]
 
 
 def _shares(group: list[SweepRun], jobs: int) -> Iterable[list[SweepRun]]:
@@ -47,14 +59,20 @@ def _shares(group: list[SweepRun], jobs: int) -> Iterable[list[SweepRun]]:
         yield group[index * len(group) // count : (index + 1) * len(group) // count]
 
 
-def _state(folder: Path) -> str:
-    """`new`, `begun`, or `failed`."""
+def _state(folder: Path) -> tuple[str, tuple[str, ...] | None]:
+    """`new`, `begun` or `failed`, and the names of the runs it was begun together with.
+
+    A run without a checkpoint begins anew in any case, and so may join others that do.
+    """
     if not (folder / "run.json").is_file():
-        return "new"
+        return "new", None
     try:
         run = Run.open(folder)
     except UserError:  # damaged: its own failure
-        return "failed"
+        return "failed", None
     if run.status == "failed":
-        return "failed"
-    return "begun"
+        return "failed", None
+    if not run.checkpoints.steps():
+        return "new", None
+    together = run.record.resolved.get(TOGETHER)
+    return "begun", None if together is None else tuple(together)

@@ -14,7 +14,7 @@ from cutaway.base.errors import UserError
 from cutaway.runs.folder import Run
 from cutaway.sweeps import definition
 from cutaway.sweeps.board import Board
-from cutaway.sweeps.ensembles import units
+from cutaway.sweeps.ensembles import require_stackable, units
 from cutaway.sweeps.execute import Executed, Job, execute
 from cutaway.sweeps.grid import Sweep, SweepRun
 from cutaway.sweeps.summary import summarise, write_summary
@@ -57,6 +57,8 @@ def run_sweep(
     if jobs < 1:
         raise UserError(f"jobs = {jobs}: expected 1 or more")
     chosen = sweep.select(experiment, start_from)
+    if ensemble:
+        require_stackable(chosen)
     files.require_writable(out)
     if (out / "run.json").exists():
         raise UserError(f"{out}: holds a run, not a sweep; choose another --out")
@@ -70,7 +72,7 @@ def run_sweep(
             notice(f"{skipped} of {len(chosen)} runs are done already")
         executed = Executed()
         if work:
-            board = Board([job.name for unit in work for job in unit], jobs)
+            board = Board([[job.name for job in unit] for unit in work], jobs)
             executed = execute(work, board, jobs=jobs)
         write_summary(summarise(whole.runs, out, executed.ends), out)
         return Swept(summarise(chosen, out, executed.ends), executed.signal)

@@ -39,6 +39,25 @@ def columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["run", "status", "steps", "seconds", *figures, *reason]
 
 
+def advice(rows: Sequence[Mapping[str, Any]], swept: Sequence[str]) -> list[str]:
+    """What the rows say about runs that failed: how many, and the values of `swept` fields that all
+    of them had and none of the others."""
+    failed = [row for row in rows if row["status"] == "failed"]
+    others = [row for row in rows if row["status"] == "done"]
+    if not failed:
+        return []
+    alike = []
+    for name in swept:
+        values = {str(row.get(name)) for row in failed}
+        if len(values) == 1 and not values & {str(row.get(name)) for row in others}:
+            alike.append(f"{name} = {failed[0].get(name)}")
+    line = f"{len(failed)} of {len(rows)} runs failed"
+    if alike and others:
+        which = "it" if len(failed) == 1 else "all of them"
+        line += f"; {which} had {' and '.join(alike)}, which none that came to their end had"
+    return [line]
+
+
 def write_summary(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
     """`summary.csv` in the sweep's folder, replaced in one step."""
     fields = list(dict.fromkeys(key for row in rows for key in row))

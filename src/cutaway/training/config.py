@@ -11,7 +11,8 @@ class LoopConfig:
 
     `schedule_steps` is where the learning rate ends its fall: steps beyond it (`--extra-steps`)
     run at the final rate. `parts` slices each step's batch (gradient accumulation).
-    `keep_checkpoints` keeps that many newest besides the best; None keeps all.
+    `keep_checkpoints` keeps that many newest besides the best; None keeps all. `threads`: the most a CPU step is
+    spread over, where it is too small to gain by more; None: as many as there are.
     """
 
     steps: int
@@ -33,3 +34,4 @@ class LoopConfig:
     device: str = "auto"
     precision: str = "auto"
     compile: bool = False
+    threads: int | None = None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from cutaway.base import hardware
 from cutaway.base.errors import RunFailed
 from cutaway.base.seeds import stream
 from cutaway.training.precision import autocast
@@ -59,7 +59,7 @@ class Gradients:
                 torch.cuda.empty_cache()
 
     def _in_parts(self, step: int, recorded: bool) -> tuple[Any, Loss]:
-        torch.manual_seed(stream(self.seed, step, "step"))
+        hardware.reseed(self.device, stream(self.seed, step, "step"))
         self.updater.zero()
         mean: Tensor | None = None
         means: dict[str, Tensor] = {}
@@ -69,9 +69,9 @@ class Gradients:
                 loss = self.compute_loss(batch)
             weight = 1 / self.parts if loss.weight is None else loss.weight
             weighted = loss.total if weight == 1 else loss.total * weight
-            weighted.sum().backward()
+            (weighted.sum() if weighted.ndim else weighted).backward()
             mean = weighted.detach() if mean is None else mean + weighted.detach()
             for name, value in loss.parts().items() if recorded else ():
                 share = value.detach() * weight
                 means[name] = share if name not in means else means[name] + share
-        return batch, replace(loss, total=mean, parts=lambda: means)
+        return batch, Loss(mean, lambda: means, loss.weight, loss.extras)

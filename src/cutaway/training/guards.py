@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -55,13 +56,14 @@ class FiniteGuard:
 
     def watch(self, step: int, total: Tensor, gradient_norm: Tensor) -> bool:
         """Note whether this step's figures are finite; True where a CPU saw that some are not."""
-        bad = ~torch.isfinite(total.detach() + gradient_norm).reshape(-1)
-        if self.immediate and not bool(bad.any()):
+        seen = total.detach() + gradient_norm
+        if self.immediate and math.isfinite(seen.sum().item()):
             return False
+        bad = ~torch.isfinite(seen).reshape(-1)
         if self.immediate:
             self.what = "loss" if not bool(torch.isfinite(total).all()) else "gradient"
         self.first_bad.copy_(torch.where(bad & (self.first_bad < 0), step, self.first_bad))
-        return self.immediate
+        return self.immediate and bool(bad.any())
 
     def failures(self) -> dict[int, RunFailed]:
         """What is wrong with which member (synchronises the device)."""
@@ -99,3 +101,15 @@ def repeatable(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warned)
+
+
+@contextmanager
+def at_most(threads: int | None) -> Iterator[None]:
+    """Compute with no more threads than this; a small step only waits for the others to wake."""
+    before = torch.get_num_threads()
+    if threads is not None and threads < before:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -19,7 +19,7 @@ from cutaway.base.errors import Interrupted, RunFailed, UserError
 from cutaway.base.progress import Progress, progress
 from cutaway.training.config import LoopConfig
 from cutaway.training.gradients import Gradients
-from cutaway.training.guards import FiniteGuard, Stop, reason, repeatable
+from cutaway.training.guards import FiniteGuard, Stop, at_most, reason, repeatable
 from cutaway.training.instruments import Instrument
 from cutaway.training.members import Members, Outcome, common
 from cutaway.training.observing import Observer
@@ -54,7 +54,7 @@ def fit(
     fitting = _Fitting(task, configs, runs, instruments)
     members = fitting.members
     try:
-        with repeatable(fitting.device), Stop() as stop:
+        with repeatable(fitting.device), at_most(configs[0].threads), Stop() as stop:
             fitting.prepare(checkpoints)
             with progress("training", members.last, "steps") as bar:
                 bar.start_at(fitting.step)

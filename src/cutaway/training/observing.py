@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from cutaway.base import hardware
 from cutaway.base.progress import Progress
 from cutaway.base.seeds import stream, torch_generator
 from cutaway.training.config import LoopConfig
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 
 _LINE_EVERY = 1.0  # seconds between printed lines
+_SHOW_EVERY = 0.05  # seconds between looks at what there is to show
 
 
 class Observer:
@@ -40,6 +42,7 @@ class Observer:
         self.recorder = Recorder(runs)
         self.instrument_seconds = dict.fromkeys((i.name for i in instruments), 0.0)
         self.started, self.first = time.monotonic(), 0
+        self.shown = 0.0
         self.told, self.told_at = -1, 0.0  # the step of the last line printed, and when
 
     def start(self, step: int) -> None:
@@ -48,7 +51,7 @@ class Observer:
 
     def evaluate(self, step: int, precision: str) -> dict[str, Tensor | float]:
         """The task's figures, from a random stream of their own."""
-        torch.manual_seed(stream(self.configs[0].seed, step, "evaluate"))
+        hardware.reseed(self.device, stream(self.configs[0].seed, step, "evaluate"))
         self.task.eval()
         with torch.no_grad(), autocast(self.device, precision):
             figures = dict(self.task.evaluate())
@@ -105,11 +108,14 @@ class Observer:
         self.recorder.row(step, {"train_loss": loss.total, **loss.parts(), **common, **row})
 
     def show(self, bar: Progress, done: int) -> None:
-        """Progress with the newest figures."""
+        """Progress with the newest figures, at most twenty times a second."""
+        now = time.monotonic()
+        if now - self.shown < _SHOW_EVERY and done < bar.total:
+            return
+        self.shown = now
         figures = {}
         latest = self.recorder.latest(0)
         at = int(latest.get("step", -1))
-        now = time.monotonic()
         if at > self.told and (now - self.told_at > _LINE_EVERY or done >= bar.total):
             if line := self.task.line(at, latest):
                 bar.tell(line)

@@ -31,6 +31,7 @@ _FREE = (
     "device",
     "precision",
     "compile",
+    "threads",
 )
 
 

@@ -5,5 +5,6 @@ of the report; each room adds its own here.
 """
 
 STATIONS: dict[str, str] = {
+    "grokking": "cutaway.tour.stations.grokking:visit",
     "language": "cutaway.tour.stations.language:visit",
 }

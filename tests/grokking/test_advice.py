@@ -1,0 +1,156 @@
+"""Advice after a grokking run or sweep: each line from what was measured, on histories made for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from cutaway.grokking.advice import advice, sweep_advice
+from cutaway.grokking.config import GrokkingConfig
+
+STEADY = {"warmup_epochs": 500, "beta2": 0.98}  # nothing to say about steadiness
+STEPS = np.arange(0, 2001, 50)
+
+
+def history(
+    memorised: int | None = 100, grokked: int | None = 600, dips: tuple[int, ...] = ()
+) -> pa.Table:
+    """Accuracies that jump at a step each, and fall back for one evaluation at each dip."""
+    train = np.where((10**9 if memorised is None else memorised) <= STEPS, 1.0, 0.4)
+    test = np.where((10**9 if grokked is None else grokked) <= STEPS, 1.0, 0.1)
+    train[np.isin(STEPS, dips)] = 0.7
+    return pa.table({"step": STEPS, "train_acc": train, "test_acc": test})
+
+
+def told(table: pa.Table, **settings: Any) -> list[str]:
+    return advice(table, GrokkingConfig(**{**STEADY, **settings}))
+
+
+def test_nothing_is_said_of_a_run_that_grokked() -> None:
+    assert told(history()) == []
+
+
+def test_a_crossing_too_late_to_be_confirmed_is_to_train_on() -> None:
+    [line] = told(history(grokked=1950))
+    assert "above 95% from step 1,950 until the run ended, for less than 100 steps" in line
+    assert "--extra-epochs" in line
+    assert "no grokking" not in line
+    assert told(history(grokked=1900)) == []  # 100 steps are enough
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"weight_decay": 0.1}, "raise weight_decay to 1.0-2.0 (it is 0.1)"),
+        ({"train_frac": 0.2}, "raise train_frac to 0.3-0.5 (it is 0.2)"),
+        ({"train_frac": 0.8}, "lower train_frac to 0.3-0.5 (it is 0.8)"),
+        ({"warmup_epochs": 0}, "set warmup_epochs to steady the start (it is 0)"),
+    ],
+)
+def test_no_grokking_names_the_fields_that_usually_bring_it(settings, said) -> None:
+    [line] = told(history(grokked=None), **settings)
+    assert "memorised, but the test accuracy is 10.0% after 2,000 epochs" in line
+    assert said in line
+
+
+def test_settings_that_are_as_advised_are_not_advised() -> None:
+    [line] = told(history(grokked=None), weight_decay=1.0, train_frac=0.4)
+    assert not any(name in line for name in ("weight_decay", "train_frac", "warmup_epochs"))
+    [line] = told(history(grokked=None), weight_decay=0.0, optimizer="orthograd_adamw")
+    assert "weight_decay" not in line  # it needs none
+    assert "train longer" in line
+
+
+def test_a_test_accuracy_still_rising_is_to_train_on() -> None:
+    table = history(grokked=None)
+    rising = np.clip((STEPS - 1000) / 2000, 0.1, None)
+    table = table.set_column(2, "test_acc", pa.array(rising))
+    [line] = told(table, weight_decay=0.1)
+    assert "still rising (50.0%)" in line
+    assert "--extra-epochs" in line
+
+
+def test_what_was_not_memorised_says_how_far_it_came() -> None:
+    [line] = told(history(memorised=None, grokked=None), hidden_dim=32, epochs=2000)
+    assert "not memorised (train accuracy 40.0%)" in line
+    assert "epochs (it is 2000) or hidden_dim (32)" in line
+
+
+def test_blips_are_counted_and_name_warm_up_and_beta2() -> None:
+    three = history(dips=(800, 1000, 1200))
+    [line] = told(three, warmup_epochs=10, beta2=0.999)
+    assert "fell back 3 times" in line
+    assert "set warmup_epochs: 500 (it is 10), set beta2: 0.98 (it is 0.999)" in line
+    [line] = told(three)
+    assert "warmup_epochs" not in line
+    assert "beta2" not in line
+    assert told(history(dips=(800, 1000))) == []  # two are no pattern
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        pa.table({"step": [0, 1], "train_loss": [1.0, 0.5]}),
+        pa.table({"step": [0], "train_acc": [0.1], "test_acc": pa.array([None], pa.float64())}),
+        pa.table({"step": [0], "train_acc": [0.1], "test_acc": [float("nan")]}),
+    ],
+)
+def test_where_nothing_was_measured_nothing_is_said(table) -> None:
+    assert told(table) == []
+
+
+# -- sweeps --------------------------------------------------------------------------------
+
+
+@dataclass
+class Log:
+    name: str
+    history: pa.Table
+    config: dict[str, Any] = field(default_factory=dict)
+    path: Path = Path("nowhere.jsonl")
+
+
+def logs(steps: dict[str, list[int | None]], **config: Any) -> tuple[list[Log], list[str]]:
+    """Runs by group, each by the step where it grokked."""
+    runs = [
+        Log(f"{group}_s{seed}", history(grokked=step), {**config, "weight_decay": index})
+        for index, (group, members) in enumerate(steps.items())
+        for seed, step in enumerate(members)
+    ]
+    return runs, [group for group, members in steps.items() for _ in members]
+
+
+def test_the_setting_that_grokked_soonest_counts_its_seeds() -> None:
+    sweep = logs({"wd0": [300, None, None], "wd1": [700, 900, None], "wd2": [1000, 1000, 1000]})
+    assert sweep_advice(*sweep) == [
+        "6 of 9 runs grokked; soonest with wd1: at step 900 (median of 3)"
+    ]
+
+
+def test_seeds_alone_have_no_best_setting() -> None:
+    assert sweep_advice(*logs({"trial": [300, None]})) == ["1 of 2 runs grokked"]
+
+
+def test_where_none_grokked_it_says_what_all_had_in_common() -> None:
+    sweep = logs({"wd0": [None], "wd1": [None]}, train_frac=0.2, warmup_epochs=0)
+    assert sweep_advice(*sweep) == [
+        "none of 2 runs grokked; all had train_frac 0.2, warmup_epochs 0"
+    ]
+
+
+def test_runs_that_ended_above_the_threshold_are_to_train_on() -> None:
+    first, second = sweep_advice(*logs({"wd0": [None], "wd1": [1950]}))
+    assert first.startswith("none of 2 runs grokked")
+    assert second.startswith("1 run was above the threshold when training ended")
+    assert second.endswith("train on with --extra-epochs")
+
+
+def test_one_run_is_no_sweep_and_runs_without_accuracies_are_not_counted() -> None:
+    runs, groups = logs({"wd0": [300]})
+    other = Log("x", pa.table({"step": [0, 1], "train_loss": [1.0, 0.5]}))
+    assert sweep_advice([*runs, other], [*groups, "x"]) == []
