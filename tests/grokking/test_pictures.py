@@ -329,3 +329,20 @@ def test_a_grid_of_a_sweep_summary_counts_its_runs():
     figure = sweep_grid(sweep_summary(logs, ["lr", "weight_decay"]), "lr", "weight_decay")
     assert sorted(texts(figure.axes[0])) == ["200", "500\n2 of 3"]
     assert legend_names(figure) == ["not reached by most runs, or no run"]
+
+
+def test_a_sweep_in_which_no_setting_grokked_in_most_runs_shows_accuracies_instead():
+    from cutaway.grokking.sweep_pictures import sweep_pictures
+    from cutaway.runs.foreign import Log as RunLog
+
+    logs = [
+        RunLog(f"r{number}", Path(f"r{number}"), history(grokked=step), None, config)
+        for number, (lr, wd, step) in enumerate(
+            [(1, 0, 300), (1, 0, None), (1, 0, None), (2, 0, None), (1, 1, None), (2, 1, None)]
+        )
+        for config in [{"lr": lr, "weight_decay": wd}]
+    ]
+    figures = sweep_pictures(logs, [log.name for log in logs])
+    (grid,) = (figure for name, figure in figures.items() if "_by_" in name)
+    assert "not reached" not in " ".join(texts(grid.axes[0]))
+    assert "accuracy" in grid.axes[1].get_ylabel()
