@@ -206,24 +206,6 @@ def test_histories_that_say_nothing_of_phases_are_refused(columns: dict, told: s
     assert "\n" not in str(refused.value)
 
 
-@pytest.fixture
-def cutaway(
-    capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[int, str, str]]:
-    """Run a command line in a folder of its own; its exit code, stdout and stderr."""
-    from cutaway.cli.main import run
-
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = run([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
-
-
 def _record(folder: Path, table: pa.Table) -> None:
     with Run.create(folder, study="grokking", config={}) as run:
         run.append(table.to_pylist())

@@ -324,24 +324,6 @@ def test_a_history_file_opens_as_a_log(write: Callable[..., Path]) -> None:
     assert log.history["test_acc"].to_pylist() == [0.01, 0.02]
 
 
-@pytest.fixture
-def cutaway(
-    capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[int, str, str]]:
-    """Run a command line in a folder of its own; its exit code, stdout and stderr."""
-    from cutaway.cli.main import run
-
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = run([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
-
-
 def test_the_command_imports_files_and_folders(
     cutaway: Callable, write: Callable[..., Path], tmp_path: Path
 ) -> None:
