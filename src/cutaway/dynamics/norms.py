@@ -12,7 +12,8 @@ from cutaway.training.instruments import Moment, Stateless
 class WeightNorms(Stateless):
     """`weight_norm` = ‖θ‖₂ over all parameters, and `weight_norm.<component>` for each component.
 
-    Of a stack each member's own. A component is a parameter's path without its last two names: `blocks.0.attention`, `norm`.
+    Of a stack each member's own. A component is a parameter's path without its last two names:
+    `blocks.0.attention`, `norm`.
     """
 
     name = "weight_norms"

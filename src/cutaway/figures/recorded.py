@@ -33,3 +33,22 @@ def decades(values: np.ndarray) -> float:
     """Powers of ten between the smallest and the largest positive value; 0 where none is."""
     positive = values[np.isfinite(values) & (values > 0)]
     return float(np.log10(positive.max() / positive.min())) if len(positive) else 0.0
+
+
+def over_blocks(
+    norms: dict[str, tuple[np.ndarray, np.ndarray]], most: int
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """At most about `most` lines of norms by component: more are one line for a part of all blocks.
+
+    `blocks.0.mlp` and `blocks.1.mlp`, each (x, norm) over the same x, become `mlp, all blocks` with
+    √(Σ norm²); other names stay.
+    """
+    if len(norms) <= most:
+        return norms
+    grouped: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for name, (x, norm) in norms.items():
+        part = name.split(".")
+        group = f"{part[-1]}, all blocks" if part[0] == "blocks" else name
+        before = grouped[group][1] if group in grouped else 0.0
+        grouped[group] = (x, np.hypot(before, norm))
+    return grouped

@@ -16,7 +16,7 @@ import numpy as np
 from cutaway.base.errors import UserError
 from cutaway.figures.curves import Series
 from cutaway.figures.panels import Panel, panels
-from cutaway.figures.recorded import decades, recorded, rows
+from cutaway.figures.recorded import decades, over_blocks, recorded, rows
 from cutaway.figures.spans import Span
 from cutaway.grokking import inside
 
@@ -222,15 +222,7 @@ def _components(history: pa.Table, log_x: bool) -> dict[str, tuple[np.ndarray, n
                 shown = steps > 0 if log_x else np.ones(len(steps), dtype=bool)
                 if np.isfinite(norms[shown]).any():
                     lines[name.removeprefix(prefix)] = (steps[shown], norms[shown])
-    if len(lines) <= _COMPONENTS:
-        return lines
-    grouped: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for name, (steps, norms) in lines.items():
-        part = name.split(".")
-        group = f"{part[-1]}, all blocks" if part[0] == "blocks" else name
-        before = grouped[group][1] if group in grouped else 0.0
-        grouped[group] = (steps, np.hypot(before, norms))
-    return grouped
+    return over_blocks(lines, _COMPONENTS)
 
 
 def _unnamed(span: Span) -> Span:

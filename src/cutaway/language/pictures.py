@@ -15,7 +15,7 @@ from cutaway.figures import histories
 from cutaway.figures.bars import horizontal_bars
 from cutaway.figures.curves import Series, curves
 from cutaway.figures.panels import Panel, panels
-from cutaway.figures.recorded import decades, recorded
+from cutaway.figures.recorded import decades, over_blocks, recorded
 from cutaway.figures.recorded import rows as recorded_rows
 from cutaway.figures.text import visible
 
@@ -183,15 +183,7 @@ def _components(history: pa.Table) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     columns = [name for name in history.column_names if name.startswith(prefix)]
     columns = [name for name in columns if recorded(history, name)]
     lines = {name.removeprefix(prefix): recorded_rows(history, name) for name in columns}
-    if len(lines) <= _COMPONENTS:
-        return lines
-    grouped: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for name, (steps, norms) in lines.items():
-        part = name.split(".")
-        group = f"{part[-1]}, all blocks" if part[0] == "blocks" else name
-        before = grouped[group][1] if group in grouped else 0.0
-        grouped[group] = (steps, np.hypot(before, norms))
-    return grouped
+    return over_blocks(lines, _COMPONENTS)
 
 
 def _word_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:

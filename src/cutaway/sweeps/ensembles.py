@@ -48,7 +48,8 @@ def require_stackable(runs: Sequence[SweepRun]) -> None:
     if len(set(keys)) == len(keys):
         raise UserError(
             f"ensemble: no two of these {len(runs)} runs can be stacked (same network and data "
-            "size; only rates, decay, betas, seeds and epochs may differ); leave --ensemble out"
+            "size; only rates, decay, betas and seeds may differ, and epochs where checkpoint_every "
+            "is given); leave --ensemble out"
         )
 
 

@@ -78,7 +78,7 @@ class Task(nn.Module):
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         """Whether weight decay applies to a parameter: by default to matrices only."""
-        return parameter.ndim >= 2
+        return parameter.ndim - (self.members > 1) >= 2  # a stack's first axis is its members
 
     def updater(self, configs: Sequence[LoopConfig]) -> Updater:
         """What turns gradients into a step, one config per member; AdamW unless a task says

@@ -24,7 +24,10 @@ class Updater(Protocol):
     def zero(self) -> None: ...
 
     def clip(self) -> Tensor:
-        """The gradient's L2 norm, () or (members,), before it is scaled down to the limit."""
+        """The gradient's L2 norm, () or (members,), before it is scaled down to the limit.
+
+        Called between every backward and `step`, which may rely on it.
+        """
         ...
 
     def step(self, rates: Sequence[float]) -> None:
