@@ -182,19 +182,20 @@ def test_a_stack_leaves_the_phases_of_runs_alone_in_float32(tmp_path) -> None:
     from cutaway.grokking.phases import phases
 
     shared = {
-        "p": 11, "hidden_dim": 64, "epochs": 400, "model_type": "baseline", "activation": "relu",
-        "optimizer": "orthograd_adamw", "lr": 0.01, "beta2": 0.999, "weight_decay": 0.0,
-        "grad_clip": None, "train_frac": 0.8, "compute_weight_curvature": False,
-        "compute_sensitivity": False,
+        "p": 31, "hidden_dim": 128, "epochs": 150, "model_type": "baseline", "activation": "relu",
+        "optimizer": "orthograd_adamw", "lr": 0.015, "beta2": 0.999, "weight_decay": 0.0,
+        "grad_clip": None, "train_frac": 0.7, "compute_weight_curvature": False,
+        "compute_sensitivity": False, "log_every": 10,
     }  # fmt: skip
     configs = [config(**shared, seed=seed, data_seed=seed) for seed in range(3)]
     stacked = train_together("grokking", configs, [tmp_path / f"m{i}" for i in range(3)])
     for index, (own, member) in enumerate(zip(configs, stacked, strict=True)):
         alone = train("grokking", own, tmp_path / f"alone{index}")
         together, solo = (phases(run.read(), sustain=0) for run in (member, alone))
-        assert together.memorised is not None
-        assert together.memorised == pytest.approx(solo.memorised, rel=0.25)
-        assert (together.grokked is None) == (solo.grokked is None)
+        assert (together.memorised, together.grokked) == (
+            pytest.approx(solo.memorised, abs=10),
+            pytest.approx(solo.grokked, abs=10),
+        )
 
 
 def test_a_member_that_fails_leaves_the_others_whole(tmp_path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -335,3 +336,63 @@ def test_records_are_read_again_only_when_they_change(store: RunStore) -> None:
     content = json.loads(path.read_text()) | {"study": "another study"}
     path.write_text(json.dumps(content))
     assert "another study" in {record.study for record in store.runs()}
+
+
+@pytest.fixture
+def finished(make: Callable[..., Run], tmp_path: Path) -> RunStore:
+    """Two finished runs of two rows, the first with a table of words."""
+    for index, name in enumerate(("a", "b")):
+        with make(name) as run:
+            run.append([{"step": s, "val_loss": index + s / 7} for s in range(2)])
+            if name == "a":
+                run.append_table("words", pa.table({"step": [1], "word": ["one"]}))
+            run.finish({})
+    return RunStore(tmp_path / "runs")
+
+
+def _rows(store: RunStore) -> dict[str, int]:
+    answer = store.sql("SELECT run, count(*) AS n FROM history GROUP BY run").to_pylist()
+    return {row["run"]: row["n"] for row in answer}
+
+
+def test_a_store_that_was_asked_before_answers_with_what_is_there_now(
+    finished: RunStore, make: Callable[..., Run]
+) -> None:
+    assert _rows(finished) == _rows(finished) == {"a": 2, "b": 2}
+    with make("c") as run:
+        run.append([{"step": 0, "val_loss": 1.0}])
+        assert _rows(finished) == {"a": 2, "b": 2, "c": 1}
+        run.append([{"step": 1, "val_loss": 1.0}])
+        assert _rows(finished) == {"a": 2, "b": 2, "c": 2}
+        run.finish({})
+    assert _rows(finished) == {"a": 2, "b": 2, "c": 2}
+    history = finished.root / "a" / "history.parquet"
+    pq.write_table(pa.table({"step": [0, 1, 2], "val_loss": [1.0, 2.0, 3.0]}), history)
+    assert _rows(finished) == {"a": 3, "b": 2, "c": 2}
+    shutil.rmtree(finished.root / "b")
+    assert _rows(finished) == {"a": 3, "c": 2}
+
+
+def test_a_store_asked_for_one_table_then_another_knows_both(finished: RunStore) -> None:
+    for _ in range(2):
+        assert _rows(finished) == {"a": 2, "b": 2}
+        assert finished.sql("SELECT word FROM words").to_pylist() == [{"word": "one"}]
+        assert finished.sql("SHOW TABLES").to_pydict()["name"] == ["history", "runs", "words"]
+
+
+def test_a_file_damaged_after_the_first_query_is_left_out_of_the_next(
+    finished: RunStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _rows(finished) == {"a": 2, "b": 2}
+    path = finished.root / "b" / "history.parquet"
+    content = path.read_bytes()
+    path.write_bytes(content[:200] + b"\x55" * 60 + content[260:])
+    answer = finished.sql("SELECT run, max(val_loss) FROM history GROUP BY run ORDER BY run")
+    assert answer["run"].to_pylist() == ["a"]
+    assert str(path) in capsys.readouterr().err
+
+
+def test_threads_may_ask_one_store(finished: RunStore) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: _rows(finished), range(40)))
+    assert answers == [{"a": 2, "b": 2}] * 40

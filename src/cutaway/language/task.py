@@ -109,12 +109,8 @@ class LanguageTask(Task):
 
         A Backpack's senses read the embeddings too; the head is held fixed.
         """
-        trunk = self.model.trunk
         with self.twice_differentiable():
-            x = embeddings + trunk.position_embedding.weight[: embeddings.shape[1]]
-            for block in trunk.blocks:
-                x = block(x)
-            state = trunk.norm(x)
+            state = self.model.trunk.forward_from_embeddings(embeddings)
             if isinstance(self.model, Backpack):
                 alpha = self.model.contextualisation(state)
                 state = self.model.mix(alpha, self.model.senses(embeddings))

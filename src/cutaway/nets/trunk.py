@@ -123,7 +123,11 @@ class Trunk(nn.Module):
         length = tokens.shape[-1]
         if length > self.config.block_size:
             raise ValueError(f"{length} tokens, but block_size is {self.config.block_size}")
-        x = self.token_embedding(tokens) + self.position_embedding.weight[:length]
+        return self.forward_from_embeddings(self.token_embedding(tokens))
+
+    def forward_from_embeddings(self, embeddings: Tensor) -> Tensor:
+        """Embeddings of tokens, before positions are added, (batch, T, d) → hidden states."""
+        x = embeddings + self.position_embedding.weight[: embeddings.shape[-2]]
         if self.config.dropout and self.training:
             x = F.dropout(x, self.config.dropout)
         for block in self.blocks:

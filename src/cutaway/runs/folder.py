@@ -400,5 +400,6 @@ def _config_yaml(study: str, config: Mapping[str, Any]) -> str:
     text = io.StringIO()
     yaml.dump({"study": study} | dict(config), text)
     return (
-        "# This run's configuration; `cutaway train` with this file repeats it.\n" + text.getvalue()
+        "# This run's configuration. If cutaway trained it, `cutaway train` with this file "
+        "repeats it.\n" + text.getvalue()
     )

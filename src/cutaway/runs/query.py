@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cutaway.base.errors import UserError
 from cutaway.runs.record import RunRecord
@@ -25,6 +26,14 @@ _MAGIC = b"PAR1"
 Readable = Callable[[], Iterable[tuple["Found", RunRecord]]]
 
 
+class _Kept(NamedTuple):
+    """A connection, the tables it has views of, and the state of the files they were made from."""
+
+    connection: duckdb.DuckDBPyConnection
+    state: list
+    views: set[str]
+
+
 class Queries:
     """Answers queries about the runs under `root`; `tell` is called for every file left out."""
 
@@ -32,6 +41,8 @@ class Queries:
         self._root = os.path.realpath(root)
         self._tell = tell
         self._known: dict[str, tuple[tuple[int, int], bool]] = {}  # path: (stamp, whether sound)
+        self._kept: _Kept | None = None
+        self._lock = threading.Lock()  # a page's threads may ask one store
 
     def answer(self, query: str, readable: Readable) -> pa.Table:
         """The query's answer; `readable` lists the runs. `UserError` says what is wrong with it."""
@@ -52,45 +63,82 @@ class Queries:
             except duckdb.Error:
                 # A file with altered bytes, or one that was replaced meanwhile: look, and ask again.
                 runs = list(readable())
+                self._kept = None
                 self._read_all(runs)
                 return self._ask(query, runs)
         except duckdb.Error as error:
             raise UserError(f"SQL: {_first_line(error)}") from None
 
     def _ask(self, query: str, runs: Sequence[tuple[Found, RunRecord]]) -> pa.Table:
-        import duckdb
-
-        with duckdb.connect(":memory:") as connection:
-            connection.execute("SET parquet_metadata_cache = true")  # footers are read once
-            self._views(connection, query.lower(), runs)
-            connection.execute(f"SET allowed_directories = [{_quoted(self._root + os.sep)}]")
-            connection.execute("SET enable_external_access = false")
-            connection.execute("SET python_enable_replacements = false")
-            connection.execute("SET lock_configuration = true")
+        with self._lock:
+            connection = self._connection(query.lower(), runs).cursor()
+        with connection:
             return connection.sql(query).to_arrow_table()
 
-    def _views(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        query: str,
-        runs: Sequence[tuple[Found, RunRecord]],
-    ) -> None:
-        """`runs` and one view per table: those the query names, all where it names none."""
-        connection.register("runs", _runs_table([content for _, content in runs]))
+    def _connection(
+        self, query: str, runs: Sequence[tuple[Found, RunRecord]]
+    ) -> duckdb.DuckDBPyConnection:
+        """A connection that has the views a query needs: the last one while no file changed.
+
+        With it DuckDB keeps what it knows of the files, which is most of a query's time.
+        """
+        known, wanted = _wanted(query, runs)
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            if wanted <= kept.views and kept.state == self._state(runs, kept.views):
+                self._kept = kept
+                return kept.connection
+            wanted |= kept.views & known
+        state = self._state(runs, wanted)  # before the files are read: they may change meanwhile
+        connection = self._connect(wanted, runs)
+        if state is not None:
+            self._kept = _Kept(connection, state, wanted)
+        return connection
+
+    def _state(self, runs: Sequence[tuple[Found, RunRecord]], names: set[str]) -> list | None:
+        """What an answer from these tables hangs on; None where one is still being written."""
+        state: list[object] = [names]
+        for found, record in runs:
+            having = names & found.tables
+            if not all(_in_place(found, name) for name in having):
+                return None
+            paths = [self._path(found, name) for name in having]
+            stamps = [(path, self._is_parquet(path), self._known.get(path)) for path in paths]
+            state.append((found.name, found.stamp, record.status, stamps))
+        return state
+
+    def _connect(
+        self, names: set[str], runs: Sequence[tuple[Found, RunRecord]]
+    ) -> duckdb.DuckDBPyConnection:
+        """A new database with `runs` and one view for each table named, closed to all else."""
+        import duckdb
+
+        connection = duckdb.connect(":memory:")
+        connection.execute("SET parquet_metadata_cache = true")  # footers are read once
+        _keep(connection, "runs", _runs_table([content for _, content in runs]))
         connection.execute("CREATE SCHEMA live")
-        names = {"history"}.union(*(found.tables for found, _ in runs))
-        for name in {n for n in names if n.lower() in query} or names:
-            having = [found for found, _ in runs if name in found.tables]
-            read = [found for found in having if not _in_place(found, name)]
-            tables = [table for found in read if (table := self._live(found, name)) is not None]
-            paths = [
-                path
-                for found in having
-                if _in_place(found, name) and self._is_parquet(path := self._path(found, name))
-            ]
-            if not self._view(connection, name, paths, tables):
-                # Some file is not what it seems: the rest shall answer.
-                self._view(connection, name, [p for p in paths if self._fits(p, name)], tables)
+        for name in names:
+            self._table(connection, name, [found for found, _ in runs if name in found.tables])
+        connection.execute(f"SET allowed_directories = [{_quoted(self._root + os.sep)}]")
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET python_enable_replacements = false")
+        connection.execute("SET lock_configuration = true")
+        return connection
+
+    def _table(
+        self, connection: duckdb.DuckDBPyConnection, name: str, having: Sequence[Found]
+    ) -> None:
+        """The view of one table over the runs that have it."""
+        read = [found for found in having if not _in_place(found, name)]
+        tables = [table for found in read if (table := self._live(found, name)) is not None]
+        paths = [
+            path
+            for found in having
+            if _in_place(found, name) and self._is_parquet(path := self._path(found, name))
+        ]
+        if not self._view(connection, name, paths, tables):
+            # Some file is not what it seems: the rest shall answer.
+            self._view(connection, name, [p for p in paths if self._fits(p, name)], tables)
 
     def _path(self, found: Found, name: str) -> str:
         return f"{self._root}/{found.name}/{name}.parquet"
@@ -136,9 +184,7 @@ class Queries:
             except pa.ArrowException as error:
                 self._tell(f"{name}: runs being written disagree: {_first_line(error)}; skipped")
                 arriving = tables[0].slice(0, 0)
-            connection.register("arriving", arriving)
-            connection.execute(f'CREATE OR REPLACE TABLE live."{name}" AS FROM arriving')
-            connection.unregister("arriving")
+            _keep(connection, f'live."{name}"', arriving)
             parts.append(f'SELECT * FROM live."{name}"')
         if not parts:
             parts = ["SELECT NULL::VARCHAR AS run, NULL::BIGINT AS step WHERE false"]
@@ -225,6 +271,19 @@ def require_select(query: str) -> None:
     kind = statements[0].type
     if kind != duckdb.StatementType.SELECT:
         raise UserError(f"SQL: only SELECT, WITH, DESCRIBE and SHOW are allowed, not {kind.name}")
+
+
+def _wanted(query: str, runs: Sequence[tuple[Found, RunRecord]]) -> tuple[set[str], set[str]]:
+    """The tables there are, and those a query names (in any case); all where it names none."""
+    names = {"history"}.union(*(found.tables for found, _ in runs))
+    return names, {name for name in names if name.lower() in query} or names
+
+
+def _keep(connection: duckdb.DuckDBPyConnection, name: str, content: pa.Table) -> None:
+    """Copy a table into the database: what is only registered one cursor sees and others do not."""
+    connection.register("arriving", content)
+    connection.execute(f"CREATE OR REPLACE TABLE {name} AS FROM arriving")
+    connection.unregister("arriving")
 
 
 def _in_place(found: Found, name: str) -> bool:

@@ -17,7 +17,7 @@ from cutaway.runs.folder import Run
 from cutaway.studies.registry import study_of
 from cutaway.studies.settings import StudyConfig
 from cutaway.studies.study import Prepared
-from cutaway.studies.train import advise, require_disk, require_same, sinks_of
+from cutaway.studies.train import advise, require_disk, require_same, require_same_parents, sinks_of
 from cutaway.training.config import LoopConfig
 
 TOGETHER = "trained_with"  # where a record's `resolved` names all the runs of its stack
@@ -82,6 +82,7 @@ def _opened(
         if (out / record.FILE).is_file():
             before = Run.open(out).record
             require_same(before.config, config, out)
+            require_same_parents(before.parents, own, out)
             loops[index] = replace(
                 loops[index], steps=max(before.steps_planned, loops[index].steps)
             )

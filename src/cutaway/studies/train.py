@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,11 +89,7 @@ def _resume(study: str, config: StudyConfig, out: Path, extra_steps: int) -> Run
         notice(f"{out}: already done at step {record.steps_done}; --extra-steps N trains on")
         return opened
     prepared = study_of(study).prepare(config)
-    for before, now in zip(record.parents, prepared.parents, strict=False):
-        if before.get("sha256") != now.get("sha256"):
-            raise UserError(
-                f"{out}: {now.get('id')} has changed since this run began; start a new run"
-            )
+    require_same_parents(record.parents, prepared, out)
     require_disk(out, prepared, loop)
     checkpoint, damage = _checkpoint(opened)
     if checkpoint is not None:
@@ -136,6 +132,17 @@ def require_same(before: Mapping[str, Any], config: StudyConfig, out: Path) -> N
             raise UserError(
                 f"{name} = {value!r}: {out} was trained with {before[name]!r}; "
                 "leave the field out to go on, or start a new run"
+            )
+
+
+def require_same_parents(
+    before: Sequence[Mapping[str, Any]], prepared: Prepared, out: Path
+) -> None:
+    """What the run began with (data, tokenizers, models) must be what it goes on with."""
+    for old, now in zip(before, prepared.parents, strict=False):
+        if old.get("sha256") != now.get("sha256"):
+            raise UserError(
+                f"{out}: {now.get('id')} has changed since this run began; start a new run"
             )
 
 
