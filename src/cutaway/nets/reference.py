@@ -1,22 +1,31 @@
-"""From what a user names to a model one can look into. So far: a run's folder."""
+"""From what a user names to a model one can look into: a run, a folder, a hub id."""
 
 from __future__ import annotations
 
+import hashlib
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from cutaway.base import hardware
+from cutaway.base import files, hardware
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.nets.architectures import build
+from cutaway.nets.gpt2 import GPT2, LanguageModel
+from cutaway.nets.model import Anatomy, Model, ModelReference
 
 if TYPE_CHECKING:
     from cutaway.runs.checkpoint import Checkpoint
     from cutaway.runs.folder import Run
     from cutaway.text.tokenizers import Tokenizer
+
+DTYPES = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,157 @@ def load(run: str | Path, *, step: int | str = "best", device: str = "auto") -> 
     return LoadedModel(
         model, tokenizer, opened.name, checkpoint.step, dict(opened.record.config), opened.path
     )
+
+
+def open_model(
+    model: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    step: int | str = "best",
+) -> Model:
+    """The model a user names, in eval mode, ready for `logits`, `capture` and `splice`.
+
+    `model` is a run's folder, or its name under `runs/`; a folder in Hugging Face's layout; or a
+    hub id (`gpt2`, or `EleutherAI/pythia-70m@step3000` for a revision), which the local cache
+    serves where there is no network. `step` is for runs: `best`, `last` or one that was kept.
+    `dtype` is `float32`, `bfloat16`, or `auto`: float32 unless the file holds 16 bits and the
+    device has bfloat16 arithmetic. Raises UserError with one line for everything else.
+    """
+    _require_dtype(dtype)
+    place = _place(model)
+    if isinstance(place, Path):
+        if (place / "run.json").is_file():
+            return _from_run(place, device, dtype, step)
+        return _from_folder(place, str(place), None, device, dtype)
+    from cutaway.nets import huggingface
+
+    id, _, revision = place.partition("@")
+    folder = huggingface.snapshot(id, revision or None)
+    return _from_folder(folder, id, folder.name, device, dtype)
+
+
+def _require_dtype(dtype: str) -> None:
+    if dtype in ("float16", "fp16", "half"):
+        raise UserError(
+            f"dtype = {dtype!r}: float16 ends at 65504, and hidden states beyond that turn to "
+            "infinity and NaN, which some models reach; use bfloat16 or float32"
+        )
+    if dtype not in DTYPES:
+        raise UserError(f"dtype = {dtype!r}: expected one of {', '.join(DTYPES)}")
+
+
+def _place(model: str | Path) -> Path | str:
+    """The folder that `model` means, or the hub id that it then must be."""
+    from cutaway.runs.store import find_run
+
+    for folder in (Path(model), Path("runs") / model):
+        if (folder / "run.json").is_file():
+            return folder.absolute()
+    folder = Path(model)
+    if (folder / "config.json").is_file():
+        return folder.absolute()
+    if folder.exists():
+        raise UserError(
+            f"model = '{model}': neither a run (no run.json) nor a model in Hugging Face's layout "
+            "(no config.json)"
+        )
+    name = os.fspath(model)
+    if isinstance(model, Path) or name.count("/") > 1 or name.startswith((".", "/", "~", "runs/")):
+        find_run(model)  # says that there is none, and which name is near
+    return name
+
+
+def _from_run(path: Path, device: str, dtype: str, step: int | str) -> Model:
+    from cutaway.runs.folder import Run
+
+    loaded = load(path, step=step, device=device)
+    network = loaded.model
+    if not isinstance(network, LanguageModel):
+        raise UserError(
+            f"{path}: a {type(network).__name__} reads no text, so it has no hidden states by "
+            "token to look at; give a gpt2 or backpack run, or a Hugging Face model"
+        )
+    if dtype == "bfloat16":
+        network.to(torch.bfloat16)
+    recorded = Run.open(path).checkpoints.verify(loaded.step, groups=())["files"]
+    shape = network.config
+    reference = ModelReference(
+        kind="run",
+        id=str(path),
+        revision=None,
+        step=loaded.step,
+        weights_sha256=recorded["model.safetensors"]["sha256"],
+        tokenizer_sha256=_tokenizer_sha256(path / "tokenizer", loaded.tokenizer),
+        n_layers=shape.n_layer,
+        width=shape.n_embd,
+    )
+    return Model(network, _own_anatomy(network, loaded.tokenizer), reference, loaded.tokenizer)
+
+
+def _own_anatomy(network: LanguageModel, tokenizer: Tokenizer | None) -> Anatomy:
+    """The sites of a trunk. A Backpack's logits come from its senses: it has no decoder weight."""
+
+    def forward(tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
+        # The trunk is causal: padding after the text changes nothing before it.
+        if attention_mask is not None and (attention_mask.diff(dim=1) > 0).any():
+            raise UserError("attention_mask: a run's network reads padding on the right only")
+        return network(tokens)
+
+    shape, blocks = network.config, list(network.trunk.blocks)
+    return Anatomy(
+        blocks=blocks,
+        attention=[block.attention for block in blocks],
+        mlp=[block.mlp for block in blocks],
+        forward=forward,
+        width=shape.n_embd,
+        vocab_size=shape.vocab_size,
+        max_length=shape.block_size,
+        causal=True,
+        decoder_weight=network.embedding if isinstance(network, GPT2) else None,
+        bos_id=None if tokenizer is None else tokenizer.end_of_text,
+    )
+
+
+def _from_folder(folder: Path, id: str, revision: str | None, device: str, dtype: str) -> Model:
+    from cutaway.nets import huggingface
+
+    module = huggingface.load_module(folder, dtype, hardware.device(device))
+    tokenizer = huggingface.tokenizer(folder)
+    anatomy = huggingface.anatomy(module, folder)
+    reference = ModelReference(
+        kind="huggingface",
+        id=id,
+        revision=revision,
+        step=None,
+        weights_sha256=_sha256_of(huggingface.weight_files(folder)),
+        tokenizer_sha256=_tokenizer_sha256(folder, tokenizer),
+        n_layers=len(anatomy.blocks),
+        width=anatomy.width,
+    )
+    return Model(module, anatomy, reference, tokenizer)
+
+
+def _tokenizer_sha256(folder: Path, tokenizer: Tokenizer | None) -> str | None:
+    if tokenizer is None:
+        return None
+    whole = folder / "tokenizer.json"
+    return _sha256_of([whole]) if whole.is_file() else tokenizer.sha256()
+
+
+def _sha256_of(paths: Sequence[Path]) -> str:
+    """Of one file its SHA-256; of several, that of their hexadecimal ones in order."""
+    each = []
+    for path in paths:
+        state = path.stat()
+        each.append(_sha256(path, state.st_mtime_ns, state.st_size))
+    return each[0] if len(each) == 1 else hashlib.sha256("\n".join(each).encode()).hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _sha256(path: Path, mtime_ns: int, size: int) -> str:
+    """Read once in a process for each state of the file."""
+    return files.sha256(path)
 
 
 def _checkpoint(run: Run, wanted: int | str) -> Checkpoint:

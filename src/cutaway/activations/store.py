@@ -1,0 +1,336 @@
+"""The store: hidden states of any sites on disk, memory-mapped, with where each row came from.
+
+    manifest.json            format 1: model, sites, dtype, data, every shard with size and SHA-256
+    shards/00000.safetensors per site `<site>` (rows, d) [and `<site>.scale` (rows,) for int8] and
+                             `<site>.sums` (2, d) float64; `tokens`, `positions`, `documents` int32
+
+A row is one token; the same row of every site is the same token. Position 0, an attention sink in
+most models, is stored, and left out of the means and (by default) of streams.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cutaway.activations.quantise import DTYPES, dequantise
+from cutaway.base import files
+from cutaway.base.errors import UserError, nearest
+from cutaway.nets.model import ModelReference
+from cutaway.nets.sites import Site, parse_site
+from cutaway.runs import record
+from cutaway.runs.folder import Run
+
+FORMAT = 1
+MANIFEST, SHARDS = "manifest.json", "shards"
+STUDY = "activations"
+_CODES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.int32: "I32",
+    torch.int8: "I8",
+}
+_DTYPES = {code: dtype for dtype, code in _CODES.items()}
+_PIECE = 1 << 22  # bytes written and hashed at a time
+Positions = Literal["rest", "first", "all"]
+
+
+class ActivationStore:
+    """The hidden states in the folder `path`. Missing and truncated shards are named at once.
+
+    Rows are counted over all shards from 0. A store whose extraction has not ended holds the
+    shards that are complete. Raises UserError where there is no store, or a damaged one.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.manifest = read_manifest(self.path)
+        if found := missing(self.path, self.manifest):
+            more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+            raise UserError(f"{found[0]}{more}")
+        self.reference = ModelReference.from_json(self.manifest["reference"])
+        self.sites: list[Site] = [parse_site(name) for name in self.manifest["sites"]]
+        self.width: int = self.manifest["width"]
+        self.dtype: str = self.manifest["dtype"]
+        self.complete: bool = self.manifest["complete"]
+        self._shards = self.manifest["shards"]
+        self._ends = list(accumulate(shard["rows"] for shard in self._shards))
+        self._maps: dict[int, dict[str, Tensor]] = {}
+        self.rows: int = self._ends[-1] if self._ends else 0
+        if not self.rows:
+            raise UserError(f"{self.path}: no rows in this store; its extraction wrote no shard")
+
+    # -- rows ------------------------------------------------------------------------------
+
+    def site(self, text: str | int | Site) -> Site:
+        """The site of that name, if the store has it; UserError lists what is there."""
+        there = {str(site): site for site in self.sites}
+        wanted = text if isinstance(text, Site) else parse_site(str(text))
+        if str(wanted) not in there:
+            raise UserError(
+                f"site = {str(text)!r}: {self.path} holds {', '.join(there)}"
+                f"{nearest(str(wanted), there)}"
+            )
+        return there[str(wanted)]
+
+    def read(self, site: str | int | Site, start: int = 0, stop: int | None = None) -> Tensor:
+        """Rows start to stop − 1 of a site as float32 (rows, d), dequantised."""
+        stop = self.rows if stop is None else stop
+        out = torch.empty(stop - start, self.width)
+        place = 0
+        for codes, scale in self.raw(self.site(site), start, stop):
+            piece = out[place : place + len(codes)]
+            piece.copy_(codes if scale is None else dequantise(codes, scale))
+            place += len(codes)
+        return out
+
+    def raw(self, site: Site, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Rows as they are stored, a memory-mapped view per shard, with int8's scales.
+
+        The views must not be written to.
+        """
+        name = str(site)
+        for shard, first, last in self._spans(start, stop):
+            tensors = self._tensors(shard)
+            scale = tensors.get(f"{name}.scale")
+            yield tensors[name][first:last], None if scale is None else scale[first:last]
+
+    def tokens(self, start: int = 0, stop: int | None = None) -> Tensor:
+        """Token ids of rows start to stop − 1, int32."""
+        return self._column("tokens", start, stop)
+
+    def positions(self, start: int = 0, stop: int | None = None) -> Tensor:
+        """Positions of rows within their contexts, int32."""
+        return self._column("positions", start, stop)
+
+    def documents(self, start: int = 0, stop: int | None = None) -> Tensor:
+        """Which document of the source each row is of, counted from 0, int32."""
+        return self._column("documents", start, stop)
+
+    def split(self, share: float) -> tuple[range, range]:
+        """(train, validation) rows: the last `share`, cut at the nearest document border.
+
+        Where there is none near (one long document) the nearest context border is taken.
+        """
+        if not 0 < share <= 0.5:
+            raise UserError(f"validation share = {share}: expected a number over 0 and at most 0.5")
+        wanted = round(self.rows * (1 - share))
+        reach = max(1, round(self.rows * share / 2))
+        low, high = max(0, wanted - reach), min(self.rows, wanted + reach)
+        documents, positions = self.documents(low, high), self.positions(low, high)
+        for borders in (documents[1:] != documents[:-1], positions[1:] <= positions[:-1]):
+            places = borders.nonzero().flatten() + low + 1
+            if len(places):
+                at = int(places[(places - wanted).abs().argmin()])
+                return range(at), range(at, self.rows)
+        raise UserError(
+            f"{self.path}: {self.rows:,} rows hold no document or context border near the last "
+            f"{share:.0%}; extract more tokens"
+        )
+
+    # -- statistics ------------------------------------------------------------------------
+
+    def mean(self, site: str | int | Site, positions: Positions = "rest") -> Tensor:
+        """Mean state x̄, float64 (d,): of all rows but those at position 0, of those, or of all."""
+        name = str(self.site(site))
+        sums = torch.zeros(2, self.width, dtype=torch.float64)
+        for index in range(len(self._shards)):
+            sums += self._tensors(index)[f"{name}.sums"]
+        rows = self.statistics(site, positions)["rows"]
+        return sums[_parts(positions)].sum(0) / max(1, rows)
+
+    def mean_squared_norm(self, site: str | int | Site, positions: Positions = "rest") -> float:
+        """E‖x‖² over the rows that `positions` names."""
+        return self.statistics(site, positions)["mean_squared_norm"]
+
+    def mean_norm(self, site: str | int | Site, positions: Positions = "rest") -> float:
+        """E‖x‖ over the rows that `positions` names."""
+        return self.statistics(site, positions)["mean_norm"]
+
+    def statistics(self, site: str | int | Site, positions: Positions = "rest") -> dict[str, Any]:
+        """`rows`, `mean_squared_norm`, `mean_norm` of a site, summed in float64."""
+        return statistics(self._shards, str(self.site(site)), positions)
+
+    # -- checking --------------------------------------------------------------------------
+
+    def verify(self) -> list[str]:
+        """Read every shard and compare its SHA-256; one line per damaged one."""
+        return damages(self.path)
+
+    # -- inside ----------------------------------------------------------------------------
+
+    def _spans(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """(shard, first, last) rows within shards that make up rows start to stop − 1."""
+        if not 0 <= start <= stop <= self.rows:
+            raise IndexError(f"rows {start} to {stop}: {self.path} has {self.rows}")
+        shard = bisect_right(self._ends, start)
+        while start < stop:
+            before = self._ends[shard] - self._shards[shard]["rows"]
+            end = min(stop, self._ends[shard])
+            if end > start:
+                yield shard, start - before, end - before
+            start, shard = end, shard + 1
+
+    def _column(self, name: str, start: int, stop: int | None) -> Tensor:
+        spans = self._spans(start, self.rows if stop is None else stop)
+        pieces = [self._tensors(shard)[name][first:last] for shard, first, last in spans]
+        return torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.int32)
+
+    def _tensors(self, shard: int) -> dict[str, Tensor]:
+        if shard not in self._maps:
+            self._maps[shard] = mapped(self.path / SHARDS / self._shards[shard]["file"])
+        return self._maps[shard]
+
+    @cached_property
+    def context_length(self) -> int:
+        """Tokens of a context, BOS included."""
+        return self.manifest["data"]["context_length"]
+
+
+def statistics(
+    shards: list[dict[str, Any]], site: str, positions: Positions = "rest"
+) -> dict[str, Any]:
+    """A site's figures over shards of a manifest: see `ActivationStore.statistics`."""
+    keys = ("rest", "first") if positions == "all" else (positions,)
+    sums = [0, 0.0, 0.0]
+    for shard in shards:
+        for key in keys:
+            sums = [a + b for a, b in zip(sums, shard["statistics"][site][key])]
+    rows = max(1, sums[0])
+    return {"rows": sums[0], "mean_squared_norm": sums[1] / rows, "mean_norm": sums[2] / rows}
+
+
+def _parts(positions: Positions) -> slice:
+    return {"rest": slice(0, 1), "first": slice(1, 2), "all": slice(0, 2)}[positions]
+
+
+# -- files -------------------------------------------------------------------------------------
+
+
+def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Write CPU tensors as a safetensors file, atomically; returns its `bytes` and `sha256`.
+
+    Straight from the tensors' memory, hashed on the way: the library's own writer makes a copy
+    of all of them first. Format: 8 bytes of header length, a JSON header, the data.
+    """
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    header, offset = {}, 0
+    for name, tensor in ordered:
+        end = offset + tensor.nbytes
+        header[name] = {
+            "dtype": _CODES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    digest = hashlib.sha256()
+    with files.replacing(path) as temporary:
+        with open(temporary, "wb", buffering=0) as file:
+            for block in (struct.pack("<Q", len(text)), text, *(_bytes(t) for _, t in ordered)):
+                for start in range(0, len(block), _PIECE):
+                    piece = block[start : start + _PIECE]
+                    digest.update(piece)
+                    while piece:
+                        piece = piece[file.write(piece) :]
+        size = temporary.stat().st_size
+    files.flush_to_disk(path.parent)
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return memoryview(tensor.contiguous().flatten().view(torch.uint8).numpy())
+
+
+def mapped(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file as views of its memory map: nothing is read yet.
+
+    The map is private: writing to a tensor would not reach the file.
+    """
+    try:
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        content = torch.from_numpy(np.memmap(path, np.uint8, mode="c", offset=8 + length))
+        tensors = {}
+        for name, entry in header.items():
+            if name != "__metadata__":
+                start, end = entry["data_offsets"]
+                flat = content[start:end].view(_DTYPES[entry["dtype"]])
+                tensors[name] = flat.view(entry["shape"])
+        return tensors
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, struct.error) as error:
+        raise UserError(f"{path}: damaged shard: {error}") from None
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of the store in `path`; UserError where there is none, or another format."""
+    place = path / MANIFEST
+    try:
+        content = json.loads(place.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(_no_store(path)) from None
+    except OSError as error:
+        raise UserError(f"{place}: cannot read: {error.strerror}") from None
+    except ValueError:
+        raise UserError(f"{place}: damaged, not JSON") from None
+    form = content.get("format") if isinstance(content, dict) else None
+    if isinstance(form, int) and form > FORMAT:
+        raise UserError(
+            f"{place}: format {form} is newer than this cutaway reads ({FORMAT}); update it"
+        )
+    if form != FORMAT or content.get("kind") != STUDY or content.get("dtype") not in DTYPES:
+        raise UserError(f"{place}: not the manifest of an activation store of format {FORMAT}")
+    return content
+
+
+def _no_store(path: Path) -> str:
+    if not path.exists():
+        return f"{path}: no such folder; `cutaway extract MODEL --out {path}` makes a store"
+    if not (path / record.FILE).is_file():
+        return f"{path}: no activation store (no {MANIFEST} there); `cutaway extract` makes one"
+    study = Run.open(path).record.study
+    if study == STUDY:
+        return f"{path}: its extraction wrote no shard yet; go on with it by --resume"
+    return f"{path}: holds a {study} run, not an activation store"
+
+
+def damages(path: str | Path) -> list[str]:
+    """Check every shard of a store by size and SHA-256; one line per damaged one."""
+    path = Path(path)
+    manifest = read_manifest(path)
+    found = missing(path, manifest)
+    named = {line.partition(": ")[0] for line in found}
+    for shard in manifest["shards"]:
+        file = path / SHARDS / shard["file"]
+        if str(file) not in named and files.sha256(file) != shard["sha256"]:
+            found.append(f"{file}: damaged, its content differs from its checksum")
+    return found
+
+
+def missing(path: Path, manifest: dict[str, Any]) -> list[str]:
+    """A line per shard that is not there or has another size."""
+    found = []
+    for shard in manifest["shards"]:
+        file = path / SHARDS / shard["file"]
+        try:
+            size = file.stat().st_size
+        except FileNotFoundError:
+            found.append(f"{file}: missing")
+            continue
+        if size != shard["bytes"]:
+            found.append(f"{file}: damaged, {size} bytes instead of {shard['bytes']}")
+    return found

@@ -1,0 +1,335 @@
+"""The one place that knows how `transformers` lays its models out.
+
+Blocks are the list of modules as long as the configuration says there are layers; attention and
+MLP are found by the names that layouts use. Tested: GPT-2, Llama, Gemma 2 and 3, Qwen 2 and 3,
+GPT-NeoX (Pythia), BERT and kin. Code from the hub is never run, pickled weights are never read.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from cutaway.base.errors import UserError
+from cutaway.nets.model import Anatomy
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from cutaway.text.tokenizers import Tokenizer
+
+_TIMEOUT = 10  # seconds to wait for the hub's first answer
+_INDEX = "model.safetensors.index.json"
+_WANTED = ["config.json", "generation_config.json", "tokenizer*", "vocab.*", "merges.txt",
+           "model.safetensors", "model-*.safetensors", _INDEX]  # fmt: skip
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+# Where the thing that is added to the residual stream comes out, by path inside a block; the first
+# path that exists counts. Norms after attention or MLP (Gemma 2, 3, OLMo 2, GLM 4) come before
+# these, and modules that add the stream themselves (BERT, BLOOM, MPT) are opened.
+_ATTENTION = ("post_self_attn_layernorm", "attention.output.dense", "self_attention.dense",
+              "self_attn", "attn", "attention")  # fmt: skip
+_MLP = ("post_mlp_layernorm", "post_feedforward_layernorm", "mlp.dense_4h_to_h", "ffn.down_proj",
+        "mlp", "ffn", "feed_forward", "output.dense")  # fmt: skip
+_AFTER_MLP = ("post_mlp_layernorm", "post_feedforward_layernorm")
+
+
+def snapshot(id: str, revision: str | None = None) -> Path:
+    """The folder of a hub model in the local cache, fetched first where it is not there.
+
+    Only what is needed is fetched: configuration, tokenizer, safetensors. Without a network the
+    cache serves. Raises UserError where neither has it.
+    """
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(_TIMEOUT))
+    from huggingface_hub import HfApi, snapshot_download
+
+    cached = None
+    try:
+        cached = Path(snapshot_download(id, revision=revision, local_files_only=True))
+        if (cached / "config.json").is_file() and _safetensors(cached):
+            return cached
+    except Exception:  # not in the cache, or not an id at all: the question below says which
+        pass
+    try:
+        # One quick question first: without a network the download would retry for long.
+        HfApi().model_info(id, revision=revision, timeout=_TIMEOUT)
+        return Path(snapshot_download(id, revision=revision, allow_patterns=_WANTED))
+    except Exception as error:  # network, permissions, a malformed id
+        if cached is not None and (cached / "config.json").is_file():
+            return cached  # and let the loading say what is missing from it
+        raise UserError(
+            f"model = {id!r}: no such run or folder here, and the Hugging Face hub did not give it "
+            f"({_first_line(error)})"
+        ) from None
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model's folder, in order of name.
+
+    Raises UserError where one is missing, and for pickled weights, which could run code.
+    """
+    found = _safetensors(folder)
+    if found:
+        return found
+    pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
+    if pickled:
+        raise UserError(
+            f"{folder / pickled[0]}: pickled weights are never read, since reading them can run "
+            "any code; convert them to model.safetensors (save_pretrained does)"
+        )
+    raise UserError(f"{folder}: no weights in it (model.safetensors, or parts with {_INDEX})")
+
+
+def load_module(folder: Path, dtype: str, device: torch.device) -> PreTrainedModel:
+    """The model in a folder of Hugging Face's layout, in eval mode, its weights without gradients.
+
+    `dtype` is `float32`, `bfloat16` or `auto`: bfloat16 where the file holds 16 bits and the
+    device has bfloat16 arithmetic, else float32. Raises UserError with the reason in one line for
+    whatever cannot be loaded whole.
+    """
+    weight_files(folder)
+    with _quiet():
+        try:
+            import transformers
+
+            options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+            config = transformers.AutoConfig.from_pretrained(folder, **options)
+            _require_one_stack(folder, config)
+            module, loaded = _class_for(config).from_pretrained(
+                folder,
+                config=config,
+                dtype=_dtype(config, dtype, device),
+                use_safetensors=True,
+                output_loading_info=True,
+                **options,
+            )
+        except UserError:
+            raise
+        except Exception as error:  # the library raises OSError, ValueError, its own and others
+            raise UserError(
+                f"{folder}: transformers cannot load it: {_first_line(error)}"
+            ) from None
+    missing = sorted(name for name in loaded["missing_keys"] if "pooler" not in name)
+    if missing:
+        raise UserError(
+            f"{folder}: the file lacks {len(missing)} weights of a {type(module).__name__} "
+            f"({missing[0]}, ...)"
+        )
+    # No cache of keys and values: whole contexts are read once.
+    module.config.use_cache = module.config.get_text_config().use_cache = False
+    return module.to(device).eval().requires_grad_(False)
+
+
+def anatomy(module: PreTrainedModel, folder: Path) -> Anatomy:
+    """Where the sites of a loaded model are. UserError for a layout without a list of blocks."""
+    config = module.config.get_text_config()
+    blocks = _blocks(module, config)
+    # Granite scales what its blocks add, outside of any module
+    scaled = getattr(config, "residual_multiplier", 1.0) != 1.0
+    masked = _is_masked(module)
+    head = None if masked else module.get_output_embeddings()
+    return Anatomy(
+        blocks=blocks,
+        attention=[None if scaled else _attention(block) for block in blocks],
+        mlp=[None if scaled else _first(block, _MLP) for block in blocks],
+        forward=_forward(module),
+        width=config.hidden_size,
+        vocab_size=module.get_input_embeddings().weight.shape[0],
+        max_length=_max_length(module, config),
+        causal=_is_causal(blocks[0], masked),
+        decoder_weight=None if head is None else head.weight,
+        bos_id=_class_token(folder) if masked else _identifier(config.bos_token_id),
+    )
+
+
+def tokenizer(folder: Path) -> Tokenizer | None:
+    """The tokenizer beside a model, None where the folder has none that `text.tokenizers` reads."""
+    from cutaway.text.tokenizers import Tokenizer
+
+    known = ("tokenizer.json", "encoder.json", "vocab.json")
+    return Tokenizer.load(folder) if any((folder / name).is_file() for name in known) else None
+
+
+# -- loading -------------------------------------------------------------------------------
+
+
+def _safetensors(folder: Path) -> list[Path]:
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    if not (folder / _INDEX).is_file():
+        return []
+    try:
+        names = sorted(set(json.loads((folder / _INDEX).read_text("utf-8"))["weight_map"].values()))
+        found = [folder / name for name in names]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{folder / _INDEX}: not a readable index of weights") from None
+    if absent := [path for path in found if not path.is_file()]:
+        raise UserError(f"{absent[0]}: missing, and {_INDEX} names it")
+    return found
+
+
+def _class_for(config: PretrainedConfig) -> Any:
+    """The class that has the vocabulary head the weights were saved with, if they were."""
+    import transformers
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_MASKED_LM_MAPPING,
+    )
+
+    saved = (config.architectures or [""])[0]
+    masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING
+    if saved.endswith("ForMaskedLM") or (masked and (not saved or "PreTraining" in saved)):
+        return transformers.AutoModelForMaskedLM
+    causal = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+    if saved.endswith(causal) or (not saved and type(config) in MODEL_FOR_CAUSAL_LM_MAPPING):
+        return transformers.AutoModelForCausalLM
+    return transformers.AutoModel
+
+
+def _dtype(config: PretrainedConfig, wanted: str, device: torch.device) -> torch.dtype:
+    from cutaway.base import hardware
+
+    if wanted == "auto":
+        stored = config.get_text_config().dtype or config.dtype
+        short = stored in (torch.bfloat16, torch.float16)
+        wanted = "bfloat16" if short and "bfloat16" in hardware.precisions(device) else "float32"
+    return getattr(torch, wanted)
+
+
+def _require_one_stack(folder: Path, config: PretrainedConfig) -> None:
+    if config.is_encoder_decoder:
+        raise UserError(
+            f"{folder}: {config.model_type} has an encoder and a decoder; accepted are models with "
+            "one stack of blocks, causal or encoder"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bars and load reports; what matters is raised."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+# -- the parts of a model ------------------------------------------------------------------
+
+
+def _blocks(module: PreTrainedModel, config: PretrainedConfig) -> nn.ModuleList:
+    """The shallowest list of modules with one for each layer, else the longest list."""
+    body = module.base_model
+    body = getattr(body, "language_model", body)  # beside an image tower
+    lists = [
+        (name.count("."), part)
+        for name, part in body.named_modules()
+        if isinstance(part, nn.ModuleList) and len(part)
+    ]
+    layers = getattr(config, "num_hidden_layers", None)
+    fitting = [found for found in lists if len(found[1]) == layers]
+    if fitting:
+        return min(fitting, key=lambda found: found[0])[1]
+    longest = max((part for _, part in lists), key=len, default=None)
+    if longest is None or (layers is not None and len(longest) < layers):
+        raise UserError(
+            f"{type(module).__name__}: its {layers} layers are not {layers} modules in a list "
+            "(shared or unusual blocks), so it has no sites to look at"
+        )
+    return longest
+
+
+def _attention(block: nn.Module) -> nn.Module | None:
+    after_mlp = any(hasattr(block, name) for name in _AFTER_MLP)
+    if after_mlp and hasattr(block, "post_attention_layernorm"):
+        # Only where the MLP has a norm after it too: in Llama this is the name of the one before
+        # the MLP. GLM 4 has that one as well, and its own name for the norm after attention.
+        return _first(block, ("post_self_attn_layernorm", "post_attention_layernorm"))
+    return _first(block, _ATTENTION)
+
+
+def _first(block: nn.Module, paths: tuple[str, ...]) -> nn.Module | None:
+    for path in paths:
+        part: Any = block
+        for name in path.split("."):
+            part = getattr(part, name, None)
+        if isinstance(part, nn.Module):
+            return part
+    return None
+
+
+def _forward(module: PreTrainedModel) -> Callable[[Tensor, Tensor | None], Tensor]:
+    takes = inspect.signature(module.forward).parameters
+    # RoBERTa and kin count positions themselves, from where the padding token is
+    counts = "position_ids" in takes and _position_padding(module) is None
+
+    def forward(tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
+        positions = {}
+        if attention_mask is not None:
+            attention_mask = attention_mask.long()
+            if counts:
+                positions["position_ids"] = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+        output = module(input_ids=tokens, attention_mask=attention_mask, **positions)
+        if getattr(output, "logits", None) is None:
+            raise UserError(f"{type(module).__name__}: was saved without a vocabulary head")
+        return output.logits
+
+    return forward
+
+
+def _position_padding(module: nn.Module) -> int | None:
+    for name, part in module.named_modules():
+        if name.endswith("position_embeddings") and isinstance(part, nn.Embedding):
+            return part.padding_idx
+    return None
+
+
+def _max_length(module: nn.Module, config: PretrainedConfig) -> int | None:
+    longest = getattr(config, "max_position_embeddings", None)
+    padding = _position_padding(module)
+    return longest if longest is None or padding is None else longest - padding - 1
+
+
+def _is_masked(module: nn.Module) -> bool:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
+
+    return type(module) in MODEL_FOR_MASKED_LM_MAPPING.values()
+
+
+def _is_causal(block: nn.Module, masked: bool) -> bool:
+    """What the attention says of itself; where it does not, a model of masked words is not."""
+    said = [part.is_causal for part in block.modules() if hasattr(part, "is_causal")]
+    return any(said) if said else not masked
+
+
+def _identifier(value: Any) -> int | None:
+    return value if isinstance(value, int) and value >= 0 else None
+
+
+def _class_token(folder: Path) -> int | None:
+    """An encoder's token for the beginning, which its configuration does not name."""
+    try:
+        said = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))["cls_token"]
+        said = said["content"] if isinstance(said, dict) else said
+        added = json.loads((folder / "tokenizer.json").read_text("utf-8"))["added_tokens"]
+        return next((token["id"] for token in added if token["content"] == said), None)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

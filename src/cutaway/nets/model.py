@@ -1,0 +1,239 @@
+"""A model one can look into: tokens to logits, and hooks at named sites on the way.
+
+Whatever it is made of (a run's network, anything from Hugging Face), the rooms see this one face.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from cutaway.base.errors import UserError
+from cutaway.nets.sites import Kind, Site, parse_site
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
+    from cutaway.text.tokenizers import Tokenizer
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ModelReference:
+    """Which weights something was made from; stores, dictionaries and probes carry it.
+
+    `id` is a hub id, or the path a folder had; the hashes say whether it is still the same model.
+    """
+
+    kind: Literal["run", "huggingface"]
+    id: str
+    revision: str | None  # a hub model's commit
+    step: int | None  # a run's checkpoint
+    weights_sha256: str
+    tokenizer_sha256: str | None
+    n_layers: int
+    width: int
+
+    def same_model(self, other: ModelReference) -> bool:
+        """Whether both mean the same weights and the same tokens, wherever they lie."""
+        return (self.weights_sha256, self.tokenizer_sha256) == (
+            other.weights_sha256,
+            other.tokenizer_sha256,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for a JSON file."""
+        return {"format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any] | str) -> ModelReference:
+        """What `to_json` gave, or its text. UserError for anything else and for a newer format."""
+        try:
+            content = json.loads(content) if isinstance(content, str) else dict(content)
+            form = content.pop("format")
+            if isinstance(form, int) and form > FORMAT:
+                raise UserError(
+                    f"model reference: format {form} is newer than this cutaway reads ({FORMAT})"
+                )
+            known = {field.name for field in fields(cls)}
+            return cls(**{key: value for key, value in content.items() if key in known})
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"model reference: not one ({error})") from None
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What a kind of network says about its insides; `Model` does the rest.
+
+    `attention` and `mlp` hold, for each block, the module whose output is added to the residual
+    stream, or None where there is no such module. `forward(tokens, attention_mask)` gives logits.
+    """
+
+    blocks: Sequence[nn.Module]
+    attention: Sequence[nn.Module | None]
+    mlp: Sequence[nn.Module | None]
+    forward: Callable[[Tensor, Tensor | None], Tensor]
+    width: int
+    vocab_size: int
+    max_length: int | None
+    causal: bool
+    decoder_weight: Tensor | None
+    bos_id: int | None
+
+
+class Model:
+    """A network in eval mode without gradients on its weights, and where its states pass by.
+
+    width d; `max_length` is the longest context T (None: no limit); `decoder_weight` (V, d) is the
+    map from the final norm's output to logits, None where logits are made in another way;
+    `causal` says whether a position sees only those before it; `bos_id` is the token a text begins
+    with, None where the model has none.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        anatomy: Anatomy,
+        reference: ModelReference,
+        tokenizer: Tokenizer | None,
+    ):
+        self.module, self.reference, self.tokenizer = module, reference, tokenizer
+        self._anatomy = anatomy
+        self.n_layers = len(anatomy.blocks)
+        self.width, self.vocab_size = anatomy.width, anatomy.vocab_size
+        self.max_length, self.causal = anatomy.max_length, anatomy.causal
+        self.decoder_weight, self.bos_id = anatomy.decoder_weight, anatomy.bos_id
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.module.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What its states are made of."""
+        return next(self.module.parameters()).dtype
+
+    @property
+    def reads(self) -> Tokenizer:
+        """The tokenizer; UserError where the model came without one."""
+        if self.tokenizer is None:
+            raise UserError(f"{self.reference.id}: came without a tokenizer, and words need one")
+        return self.tokenizer
+
+    def tokens(self, text: str) -> Tensor:
+        """The token ids of a text on the model's device, (1, T); no token is added at its ends."""
+        return torch.tensor([self.reads.encode(text)], dtype=torch.int64, device=self.device)
+
+    def logits(self, tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Token ids (batch, T), mask (batch, T) with 0 for padding → logits (batch, T, V).
+
+        Positions are counted from the first token that is not padding. Gradients flow to what a
+        splice puts in, not to weights. Raises UserError for ids or lengths the model cannot read.
+        """
+        self._check(tokens, attention_mask)
+        mask = None if attention_mask is None else attention_mask.to(self.device)
+        return self._anatomy.forward(tokens.to(self.device), mask)
+
+    # -- sites -----------------------------------------------------------------------------
+
+    def site(self, site: str | int | Site) -> Site:
+        """The site of a name, checked against this model's layers (see `sites.parse_site`)."""
+        return parse_site(site, self.n_layers)
+
+    def module_at(self, site: Site) -> nn.Module:
+        """The module whose output is the state at `site`; for `embed` the one it goes into.
+
+        Raises UserError where the architecture has no such module in that layer.
+        """
+        site = self.site(site)
+        if site.kind == "embed":
+            return self._anatomy.blocks[0]
+        places: dict[Kind, Sequence[nn.Module | None]] = {
+            "residual": self._anatomy.blocks,
+            "attention": self._anatomy.attention,
+            "mlp": self._anatomy.mlp,
+        }
+        module = places[site.kind][site.layer]
+        if module is None:
+            raise UserError(
+                f"layer = '{site}': {type(self.module).__name__} has no module whose output is what "
+                f"{site.kind} adds to the residual stream in layer {site.layer}"
+            )
+        return module
+
+    def state_of(self, site: Site) -> Literal["output", "input"]:
+        """Whether the state at `site` is what `module_at(site)` gives or what it is given."""
+        return "input" if site.kind == "embed" else "output"
+
+    def hook(self, site: Site, function: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
+        """Call `function(state)` whenever a forward pass comes to `site`.
+
+        state is (batch, T, d); where the function returns one, the pass goes on with that in its
+        place. Functions hooked later see what earlier ones made of it. Returns a handle with
+        `remove()`.
+        """
+        module = self.module_at(site)
+        if self.state_of(site) == "input":
+            return module.register_forward_pre_hook(_on_input(function), with_kwargs=True)
+        return module.register_forward_hook(_on_output(function))
+
+    # -- inside ----------------------------------------------------------------------------
+
+    def _check(self, tokens: Tensor, attention_mask: Tensor | None) -> None:
+        if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.is_floating_point():
+            said = f"shape {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else type(tokens)
+            raise UserError(f"tokens: expected an integer tensor (batch, T), got {said}")
+        if not tokens.numel():
+            raise UserError(f"tokens: shape {tuple(tokens.shape)} holds none")
+        if self.max_length is not None and tokens.shape[1] > self.max_length:
+            raise UserError(
+                f"tokens: {tokens.shape[1]} in a row, and {self.reference.id} reads at most "
+                f"{self.max_length}"
+            )
+        # On a GPU the look at the ids would wait for all work before it.
+        if tokens.device.type == "cpu":
+            low, high = map(int, tokens.aminmax())
+            if low < 0 or high >= self.vocab_size:
+                raise UserError(
+                    f"tokens: id {low if low < 0 else high}, and {self.reference.id} has ids "
+                    f"0 to {self.vocab_size - 1}"
+                )
+        if attention_mask is not None and attention_mask.shape != tokens.shape:
+            raise UserError(
+                f"attention_mask: shape {tuple(attention_mask.shape)}, expected that of the tokens, "
+                f"{tuple(tokens.shape)}"
+            )
+
+    def __repr__(self) -> str:
+        return (
+            f"Model({self.reference.id!r}, {self.n_layers} layers, width {self.width}, "
+            f"{self.dtype}, {self.device})"
+        )
+
+
+def _on_output(function: Callable[[Tensor], Tensor | None]) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        if not isinstance(output, tuple):
+            return function(output)
+        changed = function(output[0])
+        return None if changed is None else (changed, *output[1:])
+
+    return hook
+
+
+def _on_input(function: Callable[[Tensor], Tensor | None]) -> Callable[..., Any]:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            changed = function(args[0])
+            return None if changed is None else ((changed, *args[1:]), kwargs)
+        changed = function(kwargs["hidden_states"])
+        return None if changed is None else (args, {**kwargs, "hidden_states": changed})
+
+    return hook

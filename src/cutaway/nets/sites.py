@@ -1,0 +1,104 @@
+"""Names for the places in a transformer where a state of (batch, T, d) can be read and changed.
+
+    embed          what enters block 0: embeddings with positions added (layer -1)
+    residual.ℓ     the residual stream after block ℓ, counted from 0
+    attention.ℓ    what block ℓ's attention adds to the stream
+    mlp.ℓ          what its MLP adds: residual.ℓ = residual.ℓ−1 + attention.ℓ + mlp.ℓ
+
+The last equation holds where norms stand before attention and MLP (all causal layouts here); an
+encoder like BERT normalises each sum.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import total_ordering
+from typing import Literal, TypeAlias, get_args
+
+from cutaway.base.errors import UserError
+
+Kind: TypeAlias = Literal["embed", "attention", "mlp", "residual"]
+_KINDS: tuple[str, ...] = get_args(Kind)  # in the order in which a forward pass meets them
+_ACCEPTED = (
+    "a layer (6; -1 is embed), embed, residual.6, attention.6, mlp.6, or TransformerLens's "
+    "blocks.6.hook_resid_post, hook_resid_pre, hook_attn_out, hook_mlp_out"
+)
+_OWN = re.compile(r"(residual|attention|mlp)\.(\d+)")
+_TRANSFORMER_LENS = re.compile(r"blocks\.(\d+)\.hook_(resid_post|resid_pre|attn_out|mlp_out)")
+_THEIRS: dict[str, Kind] = {"attn_out": "attention", "mlp_out": "mlp", "resid_post": "residual"}
+
+
+@total_ordering
+@dataclass(frozen=True)
+class Site:
+    """One place; `str(site)` is its name on disk. Sites order as a forward pass meets them."""
+
+    kind: Kind
+    layer: int
+
+    def __post_init__(self) -> None:
+        if self.kind not in _KINDS or (self.layer < 0) != (self.kind == "embed"):
+            raise UserError(f"site = {self.kind!r}, layer {self.layer}: expected {_ACCEPTED}")
+
+    def __str__(self) -> str:
+        return "embed" if self.kind == "embed" else f"{self.kind}.{self.layer}"
+
+    def __lt__(self, other: Site) -> bool:
+        return (self.layer, _KINDS.index(self.kind)) < (other.layer, _KINDS.index(other.kind))
+
+
+EMBED = Site("embed", -1)
+
+
+def residual(layer: int) -> Site:
+    """The residual stream after block `layer`; -1 is what enters block 0."""
+    return EMBED if layer == -1 else Site("residual", layer)
+
+
+def parse_site(site: str | int | Site, n_layers: int | None = None) -> Site:
+    """The site of a name or a layer's number, checked against the number of layers where given.
+
+    `blocks.6.hook_resid_pre` is `residual.5`. `hook_embed` is taken for `embed`, though for models
+    with learnt positions TransformerLens means the embeddings before these are added. Raises
+    UserError for any other name and for a layer the model lacks.
+    """
+    found = site if isinstance(site, Site) else _read(site)
+    if n_layers is not None and found.layer >= n_layers:
+        raise UserError(
+            f"layer = {str(site)!r}: the model has layers 0 to {n_layers - 1} (and -1, embed)"
+        )
+    return found
+
+
+def parse_sites(sites: str | int | Site | Sequence[str | int | Site], n_layers: int) -> list[Site]:
+    """The sites of `all` (the residual stream after every block), `0,6,11`, `mlp.0,embed` or a list.
+
+    In the order given, each once. Raises UserError as `parse_site` does, and where none is named.
+    """
+    if sites == "all":
+        return [Site("residual", layer) for layer in range(n_layers)]
+    if isinstance(sites, str):
+        named: Sequence[str | int | Site] = [part for part in sites.split(",") if part.strip()]
+    else:
+        named = [sites] if isinstance(sites, int | Site) else list(sites)
+    if not named:
+        raise UserError(f"layers = {sites!r}: names no site; expected all, or {_ACCEPTED}")
+    return list(dict.fromkeys(parse_site(site, n_layers) for site in named))
+
+
+def _read(text: str | int) -> Site:
+    name = str(text).strip()
+    if name in ("embed", "hook_embed", "-1"):
+        return EMBED
+    if name.isascii() and name.isdigit():
+        return Site("residual", int(name))
+    if match := _OWN.fullmatch(name):
+        return Site(match[1], int(match[2]))  # type: ignore[arg-type]
+    if match := _TRANSFORMER_LENS.fullmatch(name):
+        layer = int(match[1])
+        if match[2] == "resid_pre":
+            return residual(layer - 1)
+        return Site(_THEIRS[match[2]], layer)
+    raise UserError(f"layer = {str(text)!r}: expected {_ACCEPTED}")

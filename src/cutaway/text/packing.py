@@ -1,0 +1,262 @@
+"""Documents packed one after another into full contexts, any of which can be reached at once.
+
+The tokens are encoded once and kept (`<cache>/packed/<key>`: `tokens.bin`, `documents.bin`,
+`manifest.json`), as many as were asked for and no more, so that ten million tokens of a huge
+corpus cost ten million tokens. `end_of_text` follows each document, as in language training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from cutaway.base.display import notice
+from cutaway.base.errors import UserError
+from cutaway.base.files import flush_to_disk, require_writable, write_json
+from cutaway.base.progress import progress
+from cutaway.text.encoding import encoded, token_dtype
+from cutaway.text.sources import Source
+from cutaway.text.token_files import cache_folder
+from cutaway.text.tokenizers import Tokenizer
+
+FORMAT = 1
+_CHARACTERS = 4  # in a token of prose, before anything is counted
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """Some contexts: arrays (n, T). `documents` counts the source's documents from 0.
+
+    A BOS token stands at position 0 and belongs to no document (-1).
+    """
+
+    tokens: np.ndarray
+    positions: np.ndarray
+    documents: np.ndarray
+
+
+@dataclass(frozen=True)
+class PackedText:
+    """The contexts of a source: context n holds tokens [n·P, (n+1)·P) of the whole text.
+
+    P is `payload`: the context length, less one for BOS. What is left of the text after the last
+    full context is not used.
+    """
+
+    name: str
+    ids: np.ndarray
+    """All tokens, a read-only memory map."""
+    starts: np.ndarray
+    """Where each document begins in `ids`, int64 (documents,)."""
+    context_length: int
+    bos: int | None
+    fingerprint: str
+    """Of the tokens: source, tokenizer and how many were asked for."""
+    exhausted: bool
+    """Whether the source ended before the tokens that were asked for."""
+
+    @property
+    def payload(self) -> int:
+        """Tokens of the text in one context."""
+        return self.context_length - (self.bos is not None)
+
+    @property
+    def n_contexts(self) -> int:
+        return len(self.ids) // self.payload
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of the text in all contexts."""
+        return self.n_contexts * self.payload
+
+    @cached_property
+    def largest_id(self) -> int:
+        """The largest id in the contexts, BOS included."""
+        largest = int(self.ids[: self.n_tokens].max())
+        return largest if self.bos is None else max(largest, self.bos)
+
+    def contexts(self, start: int, stop: int) -> Contexts:
+        """Contexts start to stop − 1."""
+        return self.chosen(np.arange(start, stop))
+
+    def chosen(self, numbers: np.ndarray) -> Contexts:
+        """The contexts of these numbers, in that order."""
+        if len(numbers) and not 0 <= numbers.min() <= numbers.max() < self.n_contexts:
+            raise IndexError(f"contexts {numbers}: there are {self.n_contexts}")
+        places = numbers[:, None] * self.payload + np.arange(self.payload)
+        tokens = self.ids[places].astype(np.int64)
+        owners = np.searchsorted(self.starts, places, side="right") - 1
+        documents = owners.astype(np.int32)
+        if self.bos is not None:
+            tokens = np.pad(tokens, ((0, 0), (1, 0)), constant_values=self.bos)
+            documents = np.pad(documents, ((0, 0), (1, 0)), constant_values=-1)
+        positions = np.broadcast_to(np.arange(self.context_length, dtype=np.int32), tokens.shape)
+        return Contexts(tokens, positions, documents)
+
+    def border(self, share: float) -> tuple[int, int]:
+        """(train, validation): contexts [0, train) and [validation, n) have no document in common.
+
+        The document border nearest to where the last `share` of the text begins divides them; the
+        context it falls in belongs to neither, unless it begins there. Raises UserError where
+        that leaves a side empty.
+        """
+        wanted = round(self.n_tokens * (1 - share))
+        inner = self.starts[(self.starts > 0) & (self.starts < self.n_tokens)]
+        if len(inner):
+            place = int(inner[np.argmin(np.abs(inner - wanted))])
+            train, validation = place // self.payload, -(-place // self.payload)
+            if train > 0 and validation < self.n_contexts:
+                return train, validation
+        raise UserError(
+            f"{self.name}: {len(self.starts)} documents in {self.n_contexts} contexts of "
+            f"{self.context_length} tokens cannot be divided into train and validation by "
+            "document; use more tokens, more documents or shorter contexts"
+        )
+
+
+def packed(
+    source: Source,
+    tokenizer: Tokenizer,
+    context_length: int,
+    *,
+    tokens: int,
+    bos: int | None = None,
+    cache: str | os.PathLike[str] | None = None,
+) -> PackedText:
+    """At least `tokens` tokens of a source in full contexts, from the cache or encoded now.
+
+    A pure function of the source's content, the tokenizer, `context_length` and `tokens`. A
+    source with fewer tokens gives what it has, with a notice. `bos` is put at the start of each
+    context. Raises UserError for an empty corpus, one shorter than a context, and settings out of
+    range.
+    """
+    if tokens < 1:
+        raise UserError(f"tokens = {tokens}: expected 1 or more")
+    payload = context_length - (bos is not None)
+    if payload < 1 or context_length < 2:
+        raise UserError(f"context_length = {context_length}: expected 2 or more")
+    wanted = -(-tokens // payload) * payload
+    settings = {
+        "format": FORMAT,
+        "content": source.fingerprint(),
+        "tokenizer": tokenizer.sha256(),
+        "tokens": wanted,
+    }
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    folder = cache_folder(cache) / "packed" / key[:32]
+    ids, starts = _opened(folder, key) or _made(folder, key, source, tokenizer, wanted)
+    if len(ids) < payload:
+        raise UserError(
+            f"{source.name}: {len(ids):,} tokens, fewer than one context of {payload:,}; "
+            "give more text or a smaller context_length"
+        )
+    text = PackedText(
+        source.name, ids, starts, context_length, bos, key, exhausted=len(ids) < wanted
+    )
+    if text.exhausted:
+        notice(
+            f"{source.name}: {text.n_tokens:,} tokens in full contexts, {tokens:,} were asked for"
+        )
+    return text
+
+
+def _opened(folder: Path, key: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Tokens and document starts, or None where they are missing or damaged."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+        if manifest["format"] != FORMAT or manifest["fingerprint"] != key:
+            return None
+        dtype, count = np.dtype(manifest["dtype"]), manifest["tokens"]
+        if (folder / "tokens.bin").stat().st_size != count * dtype.itemsize:
+            return None
+        if (folder / "documents.bin").stat().st_size != manifest["documents"] * 8:
+            return None
+        ids = np.memmap(folder / "tokens.bin", dtype, mode="r", shape=(count,))
+        return ids, np.fromfile(folder / "documents.bin", "<i8")
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _made(
+    folder: Path, key: str, source: Source, tokenizer: Tokenizer, wanted: int
+) -> tuple[np.ndarray, np.ndarray]:
+    from filelock import FileLock
+
+    require_writable(folder, needed=4 * min(wanted, source.size() or wanted))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if (found := _opened(folder, key)) is not None:  # another process made it meanwhile
+            return found
+        shutil.rmtree(folder, ignore_errors=True)
+        for left in folder.parent.glob(f".{folder.name}.*.tmp"):  # of a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        try:
+            temporary.mkdir()
+            _write(temporary, key, source, tokenizer, wanted)
+            os.rename(temporary, folder)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from None
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    found = _opened(folder, key)
+    if found is None:
+        raise UserError(f"{folder}: packed tokens changed while they were being opened")
+    return found
+
+
+def _write(folder: Path, key: str, source: Source, tokenizer: Tokenizer, wanted: int) -> None:
+    """Encode until `wanted` tokens are there or the source ends."""
+    dtype = token_dtype(tokenizer.vocab_size)
+    starts: list[int] = []
+    count = 0
+
+    documents = enumerate(source.documents())
+    read, ended = 0, False
+
+    def texts(characters: float) -> Iterator[tuple[str, str]]:
+        """The next documents, until they have so many characters."""
+        nonlocal read, ended
+        until = read + characters
+        for number, document in documents:
+            read += len(document.text)
+            yield str(number), document.text
+            if read >= until:
+                return
+        ended = True
+
+    with open(folder / "tokens.bin", "wb") as file, progress("encoding", wanted, "tokens") as bar:
+        while count < wanted and not ended:  # no more is encoded than will be kept, nearly
+            each = 1.05 * read / count if count else _CHARACTERS
+            for number, ids in encoded(texts((wanted - count) * each), tokenizer):
+                if int(number) == len(starts):  # a long document comes in several pieces
+                    starts.append(count)
+                file.write(ids[: wanted - count].data)
+                count = min(wanted, count + len(ids))
+                bar.update(count)
+                if count == wanted:
+                    break
+    if count == 0:
+        raise UserError(f"{source.name}: empty corpus, no text in it")
+    np.array(starts, "<i8").tofile(folder / "documents.bin")
+    for name in ("tokens.bin", "documents.bin"):
+        flush_to_disk(folder / name)
+    manifest = {
+        "format": FORMAT,
+        "fingerprint": key,
+        "source": source.name,
+        "tokenizer": tokenizer.sha256(),
+        "dtype": dtype.str,
+        "tokens": count,
+        "documents": len(starts),
+    }
+    write_json(folder / "manifest.json", manifest)
+    flush_to_disk(folder)
