@@ -10,7 +10,17 @@ __version__ = "0.1.0"
 
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
-    submodules=["base", "figures", "language", "nets", "runs", "studies", "text", "training"],
-    submod_attrs={"runs.store": ["RunStore"], "studies.train": ["train"]},
+    submodules=[
+        *("activations", "base", "dictionaries", "dynamics", "figures", "grokking", "language"),
+        *("nets", "runs", "studies", "sweeps", "text", "training"),
+    ],
+    submod_attrs={
+        "activations.capture": ["capture"],
+        "activations.splice": ["splice"],
+        "dictionaries.base": ["Dictionary"],
+        "nets.reference": ["open_model"],
+        "runs.store": ["RunStore"],
+        "studies.train": ["train"],
+    },
 )
-__all__ = ["RunStore", "__version__", "train"]
+__all__ = ["Dictionary", "RunStore", "__version__", "capture", "open_model", "splice", "train"]

@@ -77,9 +77,13 @@ GROKKING_CASES: dict[str, tuple[Make, str]] = {
         grok("--tie-embeddings"),
         "tie_embeddings = true: of a transformer only; model_type is baseline",
     ),
-    "a routing penalty on an MLP": (
-        grok("--routing-regularizer", "gini"),
-        "routing_regularizer = 'gini': of a routed network only; model_type is baseline",
+    "other people's name for a field": (
+        grok("--learning-rate", "0.1"),
+        "has no field 'learning_rate'; did you mean 'lr'",
+    ),
+    "pictures of a run into a file": (
+        lambda p: ["plot", "all", str(p.runs / "gpt2"), "--out", "f.png"],
+        "f.png: expected a folder",
     ),
     "an unknown routing penalty": (
         grok("--routing-regularizer", "chaos", preset="routed"),

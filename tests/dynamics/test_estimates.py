@@ -169,3 +169,30 @@ def test_an_inseparable_task_is_read_in_one_piece(bench) -> None:
     task.batch = lambda step, part=WHOLE: asked.append(part.of) or whole(step, part)
     WeightCurvature(1).read(bench.moment(task))
     assert set(asked) == {1}
+
+
+class Uneven(Diagonal):
+    """65 rows of unlike weight, which four chunks cut into 16, 16, 16 and 17."""
+
+    rows = torch.arange(65, dtype=torch.float64).square()
+
+    def batch(self, step: int, part: Part = WHOLE) -> torch.Tensor:
+        return self.rows[part.slice(65)]
+
+    def loss(self, batch: torch.Tensor) -> Loss:
+        return Loss(self.example_losses(batch).mean(), weight=len(batch) / 65)
+
+
+def test_chunks_of_unequal_size_count_by_their_size(bench) -> None:
+    task = Uneven()
+    truth = exact.weight_hessian_trace(task, task.batch(0)).item()
+    value, error = weights(weight_hessian_trace, 3, 4)(bench.moment(task))
+    assert value.item() == pytest.approx(truth, rel=1e-12)
+    assert error.item() == pytest.approx(0, abs=1e-9)
+    # every row a chunk: no cross terms, so exact
+    value, _ = weights(fisher_trace, 3, 65)(bench.moment(task))
+    assert value.item() == pytest.approx(exact.fisher_trace(task, task.batch(0)).item(), rel=1e-12)
+    drawn = [weights(fisher_trace, 3, 4)(bench.moment(task, draw=[n]))[0] for n in range(200)]
+    mean = torch.stack(drawn).mean().item()
+    spread = torch.stack(drawn).std().item() / len(drawn) ** 0.5
+    assert abs(mean - exact.fisher_trace(task, task.batch(0)).item()) < 4 * spread

@@ -12,6 +12,7 @@ import pytest
 
 from cutaway.grokking.advice import advice, sweep_advice
 from cutaway.grokking.config import GrokkingConfig
+from cutaway.studies.train import train
 
 STEADY = {"warmup_epochs": 500, "beta2": 0.98}  # nothing to say about steadiness
 STEPS = np.arange(0, 2001, 50)
@@ -53,7 +54,8 @@ def test_a_crossing_too_late_to_be_confirmed_is_to_train_on() -> None:
     ],
 )
 def test_no_grokking_names_the_fields_that_usually_bring_it(settings, said) -> None:
-    [line] = told(history(grokked=None), **settings)
+    # a width of its own: of a preset's settings cut short more epochs are asked for first
+    [line] = told(history(grokked=None), hidden_dim=60, **settings)
     assert "memorised, but the test accuracy is 10.0% after 2,000 epochs" in line
     assert said in line
 
@@ -75,10 +77,66 @@ def test_a_test_accuracy_still_rising_is_to_train_on() -> None:
     assert "--extra-epochs" in line
 
 
+@pytest.mark.parametrize("end", [[0.896, 0.915, 0.939], [0.70, 0.72, 0.71, 0.74, 0.75]])
+def test_a_rise_over_the_last_evaluations_calls_for_more_epochs(end) -> None:
+    test = np.concatenate([np.linspace(0.0, end[0], len(STEPS) - len(end) + 1), end[1:]])
+    table = history(grokked=None).set_column(2, "test_acc", pa.array(test))
+    [line] = told(table, warmup_epochs=0, hidden_dim=60)
+    assert f"still rising ({end[-1]:.1%}): more epochs" in line
+    assert "warmup_epochs" not in line
+
+
+def test_scatter_about_a_level_is_no_rise() -> None:
+    test = np.where(np.arange(len(STEPS)) % 2, 0.30, 0.34)
+    table = history(grokked=None).set_column(2, "test_acc", pa.array(test))
+    assert "still rising" not in told(table, hidden_dim=60)[0]
+
+
+def test_a_preset_cut_short_asks_for_its_epochs_and_no_other_setting() -> None:
+    preset = {
+        "p": 17,
+        "train_frac": 0.8,
+        "model_type": "baseline",
+        "hidden_dim": 256,
+        "weight_decay": 2.0,
+        "warmup_epochs": 500,
+    }
+    cut = history(grokked=None).slice(0, 13)  # to step 600
+    for p in (17, 23):
+        [line] = told(cut, **{**preset, "p": p}, epochs=600)
+        assert "the preset validate asks for 10,000: more epochs first" in line
+        assert "train_frac" not in line
+
+
+def test_soon_after_memorising_more_epochs_come_first() -> None:
+    [line] = told(history(memorised=400, grokked=None), hidden_dim=60, train_frac=0.8)
+    assert "memorised at 400, and grokking often takes 10 times as long: more epochs first" in line
+    assert "train_frac" not in line
+
+
+def test_small_moduli_are_not_told_to_train_on_fewer_pairs() -> None:
+    [line] = told(history(grokked=None), hidden_dim=60, p=23, train_frac=0.8)
+    assert "train_frac" not in line
+
+
+def test_a_warm_up_that_never_ended_is_said_first() -> None:
+    first, _ = told(history(grokked=None), warmup_epochs=2000, hidden_dim=60)
+    assert first.startswith("the warm-up never ended: warmup_epochs is 2,000 of 2,000 epochs")
+    assert not any("warm-up" in line for line in told(history(), warmup_epochs=2000))
+
+
 def test_what_was_not_memorised_says_how_far_it_came() -> None:
     [line] = told(history(memorised=None, grokked=None), hidden_dim=32, epochs=2000)
-    assert "not memorised (train accuracy 40.0%)" in line
-    assert "epochs (it is 2000) or hidden_dim (32)" in line
+    assert "not memorised (train accuracy 40.0% after 2,000 epochs)" in line
+    assert "train on with --extra-epochs, or raise hidden_dim (it is 32)" in line
+
+
+def test_a_run_trained_on_is_advised_by_what_it_trained_in_all(tmp_path) -> None:
+    settings = {"p": 11, "model_type": "baseline", "hidden_dim": 16, "epochs": 20, "log_every": 10}
+    train("grokking", settings, tmp_path / "run")
+    run = train("grokking", settings, tmp_path / "run", extra_steps=15)
+    [line] = [line for line in run.record.notices if "not memorised" in line]
+    assert "after 35 epochs): train on with --extra-epochs" in line
 
 
 def test_blips_are_counted_and_name_warm_up_and_beta2() -> None:
@@ -90,6 +148,19 @@ def test_blips_are_counted_and_name_warm_up_and_beta2() -> None:
     assert "warmup_epochs" not in line
     assert "beta2" not in line
     assert told(history(dips=(800, 1000))) == []  # two are no pattern
+
+
+def test_what_wavers_on_its_way_up_has_not_fallen_back() -> None:
+    wavering = np.where(np.arange(len(STEPS)) % 2, 0.35, 0.2)
+    late = STEPS >= 1500
+    train_acc, test_acc = np.where(late, 1.0, wavering), np.where(late, 1.0, wavering / 2)
+    table = pa.table({"step": STEPS, "train_acc": train_acc, "test_acc": test_acc})
+    assert told(table) == []
+    early = table.set_column(1, "train_acc", pa.array(np.ones(len(STEPS))))
+    assert told(early) == []  # memorised from the start: the test accuracy was not there yet
+    test_acc[[32, 34, 36]] = 0.5
+    [line] = told(early.set_column(2, "test_acc", pa.array(test_acc)))
+    assert "fell back 3 times" in line
 
 
 @pytest.mark.parametrize(

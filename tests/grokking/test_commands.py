@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import cutaway.sweeps.pictures as sweep_drawing
+from cutaway.base.errors import UserError
 from cutaway.cli.main import run
+from cutaway.nets.architectures import build
 from cutaway.runs.folder import Run
 from cutaway.sweeps.definition import write_definition
 from cutaway.sweeps.grid import SweepRun, expand
@@ -135,6 +138,50 @@ def test_a_run_of_one_row_has_nothing_to_draw_and_says_so(tmp_path, capsys) -> N
     assert run(["--quiet", "plot", "loss", str(log), "--out", str(tmp_path / "one.png")]) == 0
 
 
+def test_what_cannot_be_drawn_does_not_keep_the_rest_from_it(tmp_path, capsys) -> None:
+    """A run that diverged: its last checkpoint has nothing finite, its history has."""
+    shape = {"name": "modular_mlp", "p": 7, "hidden_dim": 4, "n_layers": 1}
+    model = build(shape, 0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(torch.nan)
+    config = {"p": 7, "operation": "add", "train_frac": 0.5, "data_seed": 0}
+    with Run.create(
+        tmp_path / "run", study="grokking", config=config, resolved={"architecture": shape}
+    ) as opened:
+        opened.append(rows(600))
+        opened.checkpoints.save(0, {"model": model.state_dict()}, {})
+        opened.fail("the loss became non-finite", 1)
+    assert run(["plot", "all", str(tmp_path / "run"), "--out", str(tmp_path / "pictures")]) == 0
+    said = capsys.readouterr().err
+    assert "not drawn: output_spectrum: " in said
+    assert "curves.png" in drawn(tmp_path / "pictures")
+
+
+def test_where_nothing_can_be_drawn_every_reason_is_told(tmp_path, capsys, monkeypatch) -> None:
+    def refused(log):
+        raise UserError("it is empty")
+
+    pictures = {"one": refused, "two": refused}
+    monkeypatch.setattr("cutaway.studies.registry.pictures_of", lambda study: pictures)
+    file = history_file(tmp_path / "h.jsonl")
+    assert run(["plot", "all", str(file), "--out", str(tmp_path / "pictures")]) == 2
+    assert "nothing to draw: one: it is empty; two: it is empty" in capsys.readouterr().err
+
+
+def test_phases_of_one_that_has_none_do_not_hide_those_of_the_others(tmp_path, capsys) -> None:
+    good = history_file(tmp_path / "good.jsonl")
+    (tmp_path / "losses.csv").write_text("step,train_loss\n0,1\n1,2\n")
+    names = [str(tmp_path / "losses.csv"), str(good), str(tmp_path / "nowhere")]
+    assert run(["runs", "phases", *names, "--json"]) == 2
+    shown = capsys.readouterr()
+    assert [row["run"] for row in json.loads(shown.out)] == ["good"]
+    assert "losses: has no train_acc; phases need train_acc and test_acc" in shown.err
+    assert "nowhere" in shown.err
+    assert run(["runs", "phases", str(good), "--sustain", "-1"]) == 2  # a slip that is of no run
+    assert "sustain = -1" in capsys.readouterr().err
+
+
 # -- plot sweep ------------------------------------------------------------------------------
 
 
@@ -147,14 +194,20 @@ def test_a_sweep_has_curves_and_a_grid_for_each_pair_of_numbers(tmp_path, capsys
     assert capsys.readouterr().err.count("wrote ") == 4
 
 
-def test_seeds_texts_and_what_varies_together_make_no_grid(tmp_path) -> None:
+def test_seeds_and_what_varies_together_make_no_grid_but_names_are_an_axis(tmp_path) -> None:
     axes = {
         "sweep": {"lr, weight_decay": [[1e-3, 0.5], [3e-3, 1.0]], "activation": ["gelu", "relu"]},
         "seeds": 2,
     }
     folder = sweep_folder(tmp_path / "s", axes, [300] * 8)
     assert run(["--quiet", "plot", "sweep", str(folder), "--out", str(tmp_path / "out")]) == 0
-    assert drawn(tmp_path / "out") == ["test_acc.png"]
+    assert drawn(tmp_path / "out") == [
+        *("lr_by_activation.png", "test_acc.png", "weight_decay_by_activation.png")
+    ]
+    listed = {"runs": [{"lr": 0.1}, {"activation": "relu"}, {"n_layers": 1, "lr": 0.2}]}
+    folder = sweep_folder(tmp_path / "listed", listed, [300] * 3)
+    assert run(["--quiet", "plot", "sweep", str(folder), "--out", str(tmp_path / "by hand")]) == 0
+    assert not any("activation" in name for name in drawn(tmp_path / "by hand"))
 
 
 def test_runs_that_never_began_are_left_out_and_none_at_all_is_refused(tmp_path, capsys) -> None:
@@ -173,7 +226,7 @@ def test_where_none_grokked_the_grid_is_of_the_last_test_accuracy(tmp_path) -> N
     folder = sweep_folder(tmp_path / "s", axes, [None] * 4)
     paths = sweep_drawing.draw_sweep(folder, tmp_path / "out", "svg")
     grid = next(path for path in paths if path.stem == "weight_decay_by_lr")
-    assert "test accuracy" in grid.read_text()
+    assert "Test accuracy" in grid.read_text()  # its title: one value has no colour bar
     assert "step of grokking" not in grid.read_text()
 
 

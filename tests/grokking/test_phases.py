@@ -240,8 +240,8 @@ def test_the_command_takes_all_runs_that_have_accuracies(cutaway: Callable, tmp_
         assert json.loads(cutaway("runs", "phases", reference, "--json")[1])[0]["grokked"] == 20
     table = cutaway("runs", "phases", "b", "--csv")[1]
     assert table.splitlines() == [
-        "run,memorised,grokked,plateau,delay,kept,final_test_acc",
-        "b,0,not reached,not reached,,,0.6",
+        "run,status,memorised,grokked,plateau,delay,kept,final_test_acc",
+        "b,done,0,not reached,not reached,,,0.6",
     ]
     code, _, err = cutaway("runs", "phases", "sweep/a", "--sustain", 1000)
     assert code == 0

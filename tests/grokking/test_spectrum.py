@@ -218,3 +218,24 @@ def test_the_instrument_reads_each_member_of_a_stack_as_alone(name):
             assert alone[column].shape == ()
             assert not values.requires_grad
             torch.testing.assert_close(values[member], alone[column], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("operation", ["multiply", "divide"])
+def test_the_instrument_looks_at_products_over_discrete_logarithms(operation):
+    p, k = 31, 7
+    places = residues(operation, p)
+    logarithm = torch.zeros(p, dtype=torch.float64)
+    logarithm[places] = torch.arange(p - 1, dtype=torch.float64)
+    a, b, c = logarithm[:, None, None], logarithm[None, :, None], logarithm[None, None, :]
+    turned = a + b - c if operation == "multiply" else a - b - c
+    table = torch.cos(2 * math.pi * k * turned / (p - 1))
+    table[0], table[:, 0] = 3.0, -5.0  # zero has no logarithm: whatever stands there is not seen
+    task = SimpleNamespace(
+        config=SimpleNamespace(operation=operation, p=p),
+        model=build({"name": "modular_mlp", "p": p, "hidden_dim": 8, "n_layers": 1}, 0),
+        output_table=lambda: table,
+    )
+    read = Spectrum(1).read(SimpleNamespace(task=task))
+    assert read["spectral_concentration"].item() == pytest.approx(1 - 2 / ((p - 1) ** 2 - 1))
+    assert read["spectral_smoothness"].item() == pytest.approx(0, abs=1e-12)  # 7 is above 30/8
+    assert read["logit_scale"].item() == pytest.approx(logit_scale(table).item())

@@ -17,6 +17,7 @@ from cutaway.runs.folder import Run
 from cutaway.studies.settings import resolve
 from cutaway.studies.together import train_together
 from cutaway.studies.train import train
+from cutaway.training.task import Part
 
 TINY = {"p": 11, "hidden_dim": 16, "n_heads": 2, "epochs": 20, "log_every": 5, "train_frac": 0.6}
 MODELS = ("baseline", "routed", "transformer")
@@ -60,8 +61,6 @@ def test_the_output_table_is_never_that_of_older_weights(tmp_path) -> None:
 
 
 def test_parts_of_a_batch_add_up_to_the_whole() -> None:
-    from cutaway.training.task import Part
-
     made = task(precision="float64")
     whole = made.loss(made.batch(0))
     parts = [made.loss(made.batch(0, Part(index, 3))) for index in range(3)]
@@ -70,42 +69,28 @@ def test_parts_of_a_batch_add_up_to_the_whole() -> None:
     assert total == pytest.approx(float(whole.total.detach()), abs=1e-12)
 
 
-@pytest.mark.parametrize(
-    "over",
-    [
-        {"routing_regularizer": "entropy", "lambda_routing": 0.5, "model_type": "routed"},
-        {"routing_regularizer": "sparsity", "lambda_routing": 0.5, "model_type": "routed"},
-        {"routing_regularizer": "gini", "lambda_routing": 0.5, "model_type": "routed"},
-        {"routing_regularizer": "consistency", "lambda_routing": 0.5, "model_type": "routed"},
-        {"lambda_spectral": 2.0},
-        {"lambda_jacobian": 0.1},
-        {"lambda_jacobian": 0.1, "model_type": "baseline"},
-    ],
-)
-def test_a_regulariser_adds_to_the_loss_and_is_recorded(over) -> None:
-    torch.manual_seed(0)
-    made, plain = task(precision="float64", **over), task(precision="float64")
-    if over.get("model_type"):
-        plain = task(precision="float64", model_type=over["model_type"])
-    loss = made.loss(made.batch(0))
-    parts = loss.parts()
-    (penalty,) = (value for name, value in parts.items() if name.endswith("penalty"))
-    assert penalty.item() != 0
-    expected = plain.loss(plain.batch(0)).total.item()
-    assert parts["train_task_loss"].item() == pytest.approx(expected, abs=1e-12)
-    assert loss.total.item() == pytest.approx(expected + penalty.item(), abs=1e-12)
-    loss.total.backward()
-    assert all(p.grad.isfinite().all() for p in made.parameters() if p.grad is not None)
+def test_what_only_routed_networks_use_does_not_keep_others_apart() -> None:
+    """Of unequal epochs the default intervals differ; snapshots of routing are for routed only."""
+    given = {"checkpoint_every": 10}
+    plain = [config(epochs=n, model_type="baseline", **given).stack_key() for n in (40, 200)]
+    assert plain[0] == plain[1]
+    routed = [config(epochs=n, model_type="routed", **given).stack_key() for n in (40, 200)]
+    assert routed[0] != routed[1]
+    given["save_routing_every"] = 7
+    routed = [config(epochs=n, model_type="routed", **given).stack_key() for n in (40, 200)]
+    assert routed[0] == routed[1]
 
 
-def test_an_entropy_penalty_makes_the_gates_decide(tmp_path) -> None:
-    ends = {}
-    for weight in (0.0, 2.0):
-        over = {"routing_regularizer": "entropy", "lambda_routing": weight}
-        made = config(model_type="routed", epochs=150, log_every=50, lr=0.01, **over)
-        run = train("grokking", made, tmp_path / str(weight))
-        ends[weight] = run.read()["routing_entropy"].to_pylist()[-1]
-    assert ends[2.0] < 0.5 * ends[0.0]
+def test_members_of_unequal_length_leave_what_they_leave_alone(tmp_path) -> None:
+    """Also the tables: no row of a member's folder is owed to the end of another."""
+    shared = {
+        "model_type": "routed", "log_every": 7, "checkpoint_every": 9, "save_routing_every": 11,
+        "weight_curvature_interval": 5, "precision": "float64", "lr": 1e-4,
+    }  # fmt: skip
+    configs = [config(**shared, epochs=epochs, seed=epochs) for epochs in (16, 40, 25)]
+    stacked = train_together("grokking", configs, [tmp_path / f"m{i}" for i in range(3)])
+    for index, (own, member) in enumerate(zip(configs, stacked, strict=True)):
+        assert_same_run(member, train("grokking", own, tmp_path / f"alone{index}"), 1e-9)
 
 
 def test_the_line_is_the_one_people_know() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from cutaway.base.errors import UserError
 from cutaway.runs import Run, RunStore, open_log
-from cutaway.runs.columns import renamed
+from cutaway.runs.columns import renamed, tidy
 from cutaway.runs.history_files import read_history_file
 from cutaway.runs.importing import import_history
 
@@ -343,6 +343,24 @@ def test_the_command_imports_files_and_folders(
     assert Run.open("runs/d").status == Run.open("elsewhere/e").status == "done"
 
 
+def test_a_file_is_imported_once_and_another_in_its_place_is_refused_with_what_import_has(
+    cutaway: Callable, write: Callable[..., Path]
+) -> None:
+    write("h.jsonl", lines(*ROWS))
+    assert cutaway("runs", "import", "h.jsonl")[0] == 0
+    before = Run.open("runs/h").record
+    code, out, err = cutaway("runs", "import", "h.jsonl", "--json")
+    assert (code, err) == (0, "h.jsonl: already imported as h\n")
+    assert [row["run"] for row in json.loads(out)] == ["h"]
+    assert Run.open("runs/h").record == before
+    write("h.jsonl", lines(*ROWS, ROWS[-1] | {"step": 999}))
+    code, _, err = cutaway("runs", "import", "h.jsonl")
+    assert code == 2
+    assert "holds another run; import h.jsonl under another --name or --out" in err
+    assert "--resume" not in err
+    assert Run.open("runs/h").record == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -371,3 +389,16 @@ def test_a_wrong_import_ends_with_2_and_one_line_and_makes_no_run(
     assert told in err
     assert err.count("\n") == 1
     assert RunStore(tmp_path).runs() == []
+
+
+def test_steps_beyond_what_a_double_holds_stay_whole() -> None:
+    steps = [2**53 + 1, 2**53 + 3, 2**62 + 1]
+    table, _ = tidy(pa.table({"step": [*steps, None], "a": [1.0, 2.0, 3.0, 4.0]}), "h")
+    assert table["step"].to_pylist() == steps
+
+
+def test_a_name_with_control_characters_is_refused(tmp_path) -> None:
+    (tmp_path / "h.jsonl").write_text('{"step": 0, "a": 1}\n')
+    with pytest.raises(UserError, match="expected a folder's name") as error:
+        import_history(tmp_path / "h.jsonl", tmp_path, name="a\nb")
+    assert str(error.value).isprintable()

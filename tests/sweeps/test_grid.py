@@ -181,6 +181,22 @@ def test_a_sweep_may_grow_but_not_change(tmp_path) -> None:
     assert joined(moved, begun, tmp_path).runs == moved.runs  # a resume may change the device
 
 
+def test_another_sweep_in_the_same_folder_is_refused_by_the_field_it_shares_otherwise(
+    tmp_path,
+) -> None:
+    begun = expand({"sweep": {"optimizer": ["adamw"]}, "p": 31, "epochs": 9}, "grokking", "decay")
+    axes = {"weight_decay": [0.0, 1.0], "optimizer": ["adamw"]}
+    other = expand({"sweep": axes, "p": 23, "epochs": 9}, "grokking", "decay")
+    with pytest.raises(UserError) as error:
+        joined(other, begun, tmp_path)
+    assert str(error.value) == (f"p = 23: the sweep in {tmp_path} has 31; choose another --out")
+    wider = expand({"sweep": axes, "p": 31, "epochs": 9}, "grokking", "decay")
+    assert len(joined(wider, begun, tmp_path).runs) == 3  # it has the shared weight decay, 1.0, too
+    far = {**axes, "weight_decay": [0.0, 0.5]}
+    with pytest.raises(UserError, match=r"weight_decay = 0\.0: the sweep in .* has 1\.0"):
+        joined(expand({"sweep": far, "p": 31, "epochs": 9}, "grokking", "d"), begun, tmp_path)
+
+
 # -- presets and the command -----------------------------------------------------------------
 
 

@@ -273,93 +273,6 @@ def test_best_is_marked_again_after_a_kill_that_came_before_it(tmp_path) -> None
     assert again.checkpoints.best() == best
 
 
-def test_stacked_runs_go_on_together_from_one_step(tmp_path) -> None:
-    configs = [
-        replace(LOOP, learning_rate=rate, min_learning_rate=rate) for rate in (0.01, 0.1, 0.2)
-    ]
-    longer = [replace(config, steps=25) for config in configs]
-    whole, cut = (
-        [Run.create(tmp_path / which / str(i), study="toy", config={}) for i in range(3)]
-        for which in ("whole", "cut")
-    )
-    fit(Stacked(), longer, whole)
-    fit(Stacked(), configs, cut)
-    states = [run.checkpoints.load(20) for run in cut]
-    with pytest.raises(UserError, match="one of the same step for each of 3 members"):
-        fit(Stacked(), longer, cut, checkpoints=[*states[:2], cut[2].checkpoints.load(15)])
-    fit(Stacked(), longer, cut, checkpoints=states)
-    for one, other in zip(whole, cut, strict=True):
-        for run in (one, other):
-            run.close()
-        there, here = (run.checkpoints.load(25).tensors for run in (one, other))
-        assert torch.equal(there["model"]["weight"], here["model"]["weight"])
-        assert there["updater"].keys() == here["updater"].keys()
-        assert all(torch.equal(v, here["updater"][k]) for k, v in there["updater"].items())
-
-
-@pytest.mark.parametrize("clip", [None, 0.5])
-def test_a_member_of_a_stack_takes_the_path_it_would_take_alone(tmp_path, clip) -> None:
-    configs = [
-        replace(LOOP, learning_rate=lr, weight_decay=wd, beta1=b1, gradient_clip=clip, seed=seed)
-        for seed, (lr, wd, b1) in enumerate([(0.01, 0.0, 0.9), (0.1, 0.5, 0.8), (0.3, 2.0, 0.95)])
-    ]
-    runs = [Run.create(tmp_path / str(i), study="toy", config={}) for i in range(3)]
-    fit(Stacked(), configs, runs)
-    for index, (config, run) in enumerate(zip(configs, runs, strict=True)):
-        run.close()
-        with Run.create(tmp_path / f"alone-{index}", study="toy", config={}) as alone:
-            fit(StackedOfOne(), config, [alone])
-        for column in ("train_loss", "val_loss", "gradient_norm", "learning_rate"):
-            expected = alone.read()[column].drop_null().to_pylist()
-            together = run.read()[column].drop_null().to_pylist()
-            assert together == pytest.approx(expected, rel=1e-4), column
-        together, solo = (r.checkpoints.load(20).tensors["updater"] for r in (run, alone))
-        assert together.keys() == solo.keys()
-        assert all(torch.allclose(v, solo[k], rtol=1e-4) for k, v in together.items())
-
-
-def test_members_end_each_at_its_own_step(tmp_path) -> None:
-    configs = [replace(LOOP, steps=steps) for steps in (7, 20, 12)]
-    runs = [Run.create(tmp_path / str(i), study="toy", config={}) for i in range(3)]
-    outcomes = fit(Stacked(), configs, runs)
-    for config, run, outcome in zip(configs, runs, outcomes, strict=True):
-        run.close()
-        assert run.record.status == "done"
-        assert outcome.steps_done == run.record.steps_done == config.steps
-        assert run.read()["step"].to_pylist()[-1] == config.steps
-        assert run.checkpoints.last() == config.steps
-
-
-def test_a_member_that_fails_is_marked_and_the_others_go_on(tmp_path) -> None:
-    task = Stacked()
-    task.bad_from = 8
-    runs = [Run.create(tmp_path / str(i), study="toy", config={}) for i in range(3)]
-    outcomes = fit(task, [LOOP] * 3, runs)
-    for run in runs:
-        run.close()
-    assert [run.record.status for run in runs] == ["done", "failed", "done"]
-    assert "non-finite at step 8" in runs[1].record.reason
-    assert outcomes[1].failure is not None
-    assert max(runs[1].read()["step"].to_pylist()) < 8
-    assert runs[1].checkpoints.last() < 8
-    good = Stacked()
-    others = [Run.create(tmp_path / f"good-{i}", study="toy", config={}) for i in range(3)]
-    fit(good, [LOOP] * 3, others)
-    for index in (0, 2):
-        others[index].close()
-        assert runs[index].read()["train_loss"].equals(others[index].read()["train_loss"])
-    others[1].close()
-
-
-def test_stacked_runs_must_agree_on_what_they_share(tmp_path) -> None:
-    runs = [Run.create(tmp_path / str(i), study="toy", config={}) for i in range(3)]
-    configs = [LOOP, LOOP, replace(LOOP, log_every=3)]
-    with pytest.raises(UserError, match="log_every = 3: stacked runs must agree"):
-        fit(Stacked(), configs, runs)
-    for run in runs:
-        run.close()
-
-
 def test_zero_steps_are_refused(tmp_path) -> None:
     with new_run(tmp_path) as run, pytest.raises(UserError, match="at least one step"):
         fit(Regression(), replace(LOOP, steps=0), [run])
@@ -397,60 +310,6 @@ def test_a_checkpoint_of_another_network_names_the_tensor(tmp_path) -> None:
         fit(Wider(), LOOP, [other], checkpoints=[checkpoint])
 
 
-class Stacked(Regression):
-    """Three regressions on one leading axis, of which one can go its own way."""
-
-    members = 3
-    bad_from: int | None = None
-
-    def __init__(self):
-        super().__init__()
-        shape = (self.members, 3, 1) if self.members > 1 else (3, 1)
-        self.model = torch.nn.ParameterDict({"weight": torch.zeros(shape)})
-
-    def loss(self, batch):
-        x, y, _ = batch
-        from cutaway.training import Loss
-
-        total = (x @ self.model["weight"] - y).square().mean((-2, -1))
-        if self.bad_from is not None and self.steps >= self.bad_from:
-            total = total * torch.tensor([1.0, torch.nan, 1.0])
-        return Loss(total, weight=len(x) / 12)
-
-    def evaluate(self):
-        x, y = self.data(-1)
-        return {"val_loss": (x @ self.model["weight"] - y).square().mean((-2, -1))}
-
-    def decays(self, name, parameter):
-        return True
-
-    def after_step(self, step):
-        self.steps = step + 1
-
-    steps = 0
-
-
-class StackedOfOne(Stacked):
-    members = 1
-
-
-def test_stacked_members_are_recorded_one_by_one(tmp_path) -> None:
-    task = Stacked()
-    with torch.no_grad():
-        task.model["weight"][1] = 1.0
-    runs = [Run.create(tmp_path / str(i), study="toy", config={}) for i in range(3)]
-    outcomes = fit(task, [replace(LOOP, parts=2)] * 3, runs)
-    for run in runs:
-        run.close()
-    first, second, third = (run.read().to_pylist() for run in runs)
-    assert first[0]["train_loss"] != second[0]["train_loss"]
-    for one, same in zip(first, third, strict=True):
-        assert one["train_loss"] == pytest.approx(same["train_loss"], rel=1e-5)
-    assert outcomes[1].metrics["val_loss"] == second[-1]["val_loss"]
-    kept = runs[1].checkpoints.load(20).tensors["model"]["weight"]
-    assert torch.equal(kept, task.model["weight"][1])
-
-
 def test_weight_decay_reaches_what_the_task_says(tmp_path) -> None:
     class Still(Regression):
         def loss(self, batch):
@@ -478,3 +337,14 @@ def test_adamw_state_survives_the_round_trip() -> None:
     again.load([updater.state()])
     assert again.state().keys() == updater.state().keys()
     assert all(torch.equal(v, again.state()[k]) for k, v in updater.state().items())
+
+
+def test_a_resume_gives_up_the_checkpoints_of_later_steps(tmp_path) -> None:
+    """Else the newest kept would be of a course that is no more."""
+    config = replace(LOOP, keep_checkpoints=1, checkpoint_every=5)
+    run = trained(tmp_path, Regression(), replace(config, keep_checkpoints=None))
+    stops = Regression(raising(KeyError("enough"), 12))
+    with Run.resume(run.path) as again, pytest.raises(RunFailed):
+        fit(stops, config, [again], checkpoints=[again.checkpoints.load(5)])
+    assert again.checkpoints.last() == 10
+    assert max(again.checkpoints.steps()) == 10

@@ -53,3 +53,38 @@ class Regression(Task):
 
     def after_step(self, step: int) -> None:
         self.seen += 1
+
+
+class Stacked(Regression):
+    """Three regressions on one leading axis, of which one can go its own way."""
+
+    members = 3
+    bad_from: int | None = None
+
+    def __init__(self):
+        super().__init__()
+        shape = (self.members, 3, 1) if self.members > 1 else (3, 1)
+        self.model = torch.nn.ParameterDict({"weight": torch.zeros(shape)})
+
+    def loss(self, batch):
+        x, y, _ = batch
+        total = (x @ self.model["weight"] - y).square().mean((-2, -1))
+        if self.bad_from is not None and self.steps >= self.bad_from:
+            total = total * torch.tensor([1.0, torch.nan, 1.0])
+        return Loss(total, weight=len(x) / 12)
+
+    def evaluate(self):
+        x, y = self.data(-1)
+        return {"val_loss": (x @ self.model["weight"] - y).square().mean((-2, -1))}
+
+    def decays(self, name, parameter):
+        return True
+
+    def after_step(self, step):
+        self.steps = step + 1
+
+    steps = 0
+
+
+class StackedOfOne(Stacked):
+    members = 1

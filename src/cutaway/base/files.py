@@ -83,6 +83,12 @@ def human_bytes(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def is_folder_name(name: str) -> bool:
+    """Whether a run may be called so: one folder, which any terminal and any system can show."""
+    fit = name.isprintable() and not set(name) & {"/", "\\"}
+    return fit and bool(name.strip()) and name not in (".", "..")
+
+
 def require_writable(folder: str | os.PathLike[str], needed: int = 0) -> None:
     """Refuse, before slow work, a folder that cannot be written or whose disk is too full.
 

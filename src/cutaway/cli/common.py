@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from cutaway.base.display import Format
 from cutaway.base.errors import UserError
+
+if TYPE_CHECKING:
+    from cyclopts import Token
 
 
 def output_format(json: bool, csv: bool) -> Format:
@@ -11,6 +17,34 @@ def output_format(json: bool, csv: bool) -> Format:
     if json and csv:
         raise UserError("--json and --csv: choose one")
     return "json" if json else "csv" if csv else "table"
+
+
+def from_config(what: str, settings: Sequence[str]) -> tuple[str, list[str]]:
+    """What is asked for and its settings, also where a file is given as `--config FILE`."""
+    given = [what, *settings]
+    for index, token in enumerate(given):
+        if token == "--config" or token.startswith("--config="):
+            _, equals, file = token.partition("=")
+            rest = given[index + 1 :] if equals else given[index + 2 :]
+            file = file if equals else " ".join(given[index + 1 : index + 2])
+            if not file or (index and not what.startswith("--")):
+                raise UserError(f"--config {file}: name one file, and no other preset or run")
+            return file, given[:index] + rest
+    if what.startswith("--"):
+        raise UserError(f"{what}: name a preset, a YAML file or a folder first")
+    return what, list(settings)
+
+
+def whole(kind: type, tokens: Sequence[Token]) -> int:
+    """A converter for cyclopts: a whole number, also as 1e3."""
+    text = tokens[0].value
+    try:
+        number = float(text)
+        if number.is_integer():
+            return int(number)
+    except ValueError:
+        pass
+    raise ValueError(f"{text!r}: expected a whole number")
 
 
 def readable(token: str) -> str:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from cutaway.base import display
+from cutaway.base.errors import UserError
+from cutaway.runs.folder import Run
 from cutaway.runs.store import find_run
 
 
@@ -22,5 +24,11 @@ def export(run: str, *, format: Literal["hf"] = "hf", out: Path | None = None) -
 
     folder = find_run(run)
     loaded = load(folder, device="cpu")
+    if loaded.tokenizer is None:  # no language model
+        weights = Run.open(folder).checkpoints.path(loaded.step) / "model.safetensors"
+        raise UserError(
+            f"{loaded.name}: has no place in another library's layout; its weights are in {weights}, "
+            f"and cutaway.nets.load({str(run)!r}) is the network"
+        )
     written = export_huggingface(loaded.model, loaded.tokenizer, out or folder / f"export-{format}")
     display.notice(f"wrote {written} (step {loaded.step})")

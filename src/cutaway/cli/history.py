@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from cyclopts import Parameter
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from cutaway.runs.folder import Run
 
 Runs = Annotated[Path, Parameter(name="--runs")]
+Source: TypeAlias = "tuple[str, pa.Table, str]"  # name, tidy history, status of the run
 _NOT_REACHED = "not reached"
+_RECORDED = "recorded"  # the status of a file: what became of the run it does not say
 
 
 def import_(
@@ -46,7 +48,6 @@ def import_(
         json: Print JSON.
         csv: Print CSV.
     """
-    from cutaway.runs.folder import Run
     from cutaway.runs.history_files import read_history_file
     from cutaway.runs.importing import import_history
 
@@ -71,15 +72,41 @@ def import_(
         if one in names[:index]:
             other = found[names.index(one)]
             raise UserError(f"{file}: would be the run {one!r}, as {other}; import one with --name")
-        Run.require_free(runs / one)
         read_history_file(file)
+    imported = {one: _imported(file, runs / one) for file, one in zip(found, names)}
     rows = []
     for file, one in zip(found, names):
-        run = import_history(file, runs, name=one, study=study)
+        run = imported[one]
+        if run is not None:
+            display.notice(f"{file}: already imported as {one}")
+        else:
+            run = import_history(file, runs, name=one, study=study)
         rows.append(
             {"run": one, "path": str(runs / one), "rows": _count(run)} | dict(run.record.metrics)
         )
     display.show(rows, format)
+
+
+def _imported(file: Path, folder: Path) -> Run | None:
+    """The run that was made of this very file before; None where the folder is free.
+
+    Raises UserError where it holds anything else.
+    """
+    from cutaway.base import files
+    from cutaway.runs import record
+    from cutaway.runs.folder import Run
+
+    if not (folder / record.FILE).is_file():
+        Run.require_free(folder)
+        return None
+    run = Run.open(folder)
+    sums = [one.get("sha256") for one in run.record.parents if one.get("kind") == "file"]
+    if files.sha256(file) in sums:
+        return run
+    raise UserError(
+        f"{folder}: holds another run; import {file.name} under another --name or --out, "
+        f"into other --runs, or delete that one with `cutaway runs rm {folder}`"
+    )
 
 
 def phases(
@@ -95,7 +122,8 @@ def phases(
 
     Grokked is the first crossing of the test threshold that stays for --sustain steps; plateau is
     where the test accuracy stays near the level it reached; delay = grokked - memorised; kept is
-    the share of later evaluations with both accuracies at their thresholds.
+    the share of later evaluations with both accuracies at their thresholds. A run that failed says
+    so, and what it had not reached by then it never will.
 
     Args:
         names: Runs (folders, or names under --runs), history files, or folders of either; without
@@ -112,58 +140,80 @@ def phases(
     format = output_format(json, csv)
     if not names and not runs.is_dir():
         raise UserError(f"{runs}: no such folder; --runs names the folder that holds the runs")
-    sources = [source for name in names for source in _sources(name, runs)] or list(_under(runs))
-    if names and not sources:
+    sources: list[Source] = [] if names else list(_under(runs))
+    wrong: list[str] = []  # with what was asked for; the rest is shown all the same
+    for name in names:
+        try:
+            sources += _sources(name, runs)
+        except UserError as error:
+            wrong.append(str(error))
+    if names and not sources and not wrong:
         raise UserError(f"{', '.join(names)}: no run and no history with accuracies there")
     rows = []
-    for name, history in sources:
-        found = find_phases(
-            history, train_threshold=train_threshold, test_threshold=test_threshold, sustain=sustain
-        )
+    for name, history, status in sources:
+        try:
+            found = find_phases(
+                history,
+                train_threshold=train_threshold,
+                test_threshold=test_threshold,
+                sustain=sustain,
+            )
+        except UserError as error:
+            what, _, why = str(error).partition(": ")
+            if what != "history":  # wrong with the request, so with all of them
+                raise
+            wrong.append(f"{name}: {why}")
+            continue
         if found.unconfirmed is not None:
             display.notice(
                 f"{name}: above {test_threshold:g} from step {found.unconfirmed}, but recorded for "
                 f"less than {sustain} steps from there: not counted as grokked"
             )
-        rows.append(_row(name, history, found, plain=format == "json"))
-    display.show(rows, format, empty=f"no runs with accuracies in {runs}/")
+        rows.append(_row(name, status, history, found, plain=format == "json"))
+    if rows or not wrong:
+        display.show(rows, format, empty=f"no runs with accuracies in {runs}/")
+    if wrong:
+        raise UserError("; ".join(wrong))
 
 
-def _row(name: str, history: pa.Table, found: Phases, plain: bool) -> dict[str, Any]:
+def _row(name: str, status: str, history: pa.Table, found: Phases, plain: bool) -> dict[str, Any]:
     """A line of the table; for programs (`plain`) not reached is null."""
     from cutaway.grokking.derived import final_accuracy
 
-    absent = None if plain else _NOT_REACHED
+    absent = None if plain else "failed" if status == "failed" else _NOT_REACHED
     steps = {key: getattr(found, key) for key in ("memorised", "grokked", "plateau")}
     row = {
         "run": name,
+        "status": status,
         **{key: absent if step is None else step for key, step in steps.items()},
         "delay": found.delay,
         "kept": found.share_kept,
-        "final_test_acc": final_accuracy(history),
+        "final_test_acc": None if status == "failed" else final_accuracy(history),
     }
     if plain:
         row |= {"variance_after": found.variance_after, "unconfirmed": found.unconfirmed}
     return row
 
 
-def _sources(name: str, runs: Path) -> list[tuple[str, pa.Table]]:
-    """The histories a word of the command line means, by name."""
+def _sources(name: str, runs: Path) -> list[Source]:
+    """The histories a word of the command line means."""
     from cutaway.grokking.histories import history_of
     from cutaway.runs import record
+    from cutaway.runs.folder import Run
     from cutaway.runs.foreign import open_log
 
     path = Path(name)
     if not path.is_dir() or (path / record.FILE).exists():
         log = open_log(name, runs)
-        return [(log.name, history_of(log))]
+        status = Run.open(log.path).status if log.path.is_dir() else _RECORDED
+        return [(log.name, history_of(log), status)]
     below = list(_under(path))
     if below:  # a folder of runs: a table beside them, a sweep's summary for one, is no history
         return below
-    return [(log.name, history_of(log)) for log in map(open_log, _files_of(path))]
+    return [(log.name, history_of(log), _RECORDED) for log in map(open_log, _files_of(path))]
 
 
-def _under(root: Path) -> Iterator[tuple[str, pa.Table]]:
+def _under(root: Path) -> Iterator[Source]:
     """The histories of all runs under a folder that have accuracies; says how many have none."""
     from cutaway.grokking.histories import history_of
     from cutaway.grokking.phases import has_accuracies
@@ -173,12 +223,13 @@ def _under(root: Path) -> Iterator[tuple[str, pa.Table]]:
     without = 0
     for found in find_all(root):
         try:
-            table = history_of(Run.open(found.path))
+            run = Run.open(found.path)
+            table = history_of(run)
         except UserError as error:
             display.notice(f"{error}; skipped")
             continue
         if has_accuracies(table):
-            yield found.name, table
+            yield found.name, table, run.status
         else:
             without += 1
     if without:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,7 +42,6 @@ def plot(
     """
     from cutaway.figures import histories
     from cutaway.figures.look import format_of, save
-    from cutaway.runs.foreign import open_log
 
     if not runs:
         named = "a sweep's folder" if what == "sweep" else "at least one run, history or log"
@@ -54,13 +54,13 @@ def plot(
             raise UserError(
                 f"plot {what}: --labels, --log-x, --log-y and --title are for single pictures"
             )
-        _require_folder(out)
-        paths = _sweep(Path(runs[0]), out) if what == "sweep" else _all(open_log(runs[0]), out)
+        _require_folder(what, out)
+        paths = _sweep(Path(runs[0]), out) if what == "sweep" else _all(_opened(runs[0]), out)
         for path in paths:
             display.notice(f"wrote {path}")
         return
     format_of(out)
-    logs = [open_log(run) for run in runs]
+    logs = [_opened(run) for run in runs]
     words = _words(logs)
     if what == "loss":
         figure = histories.loss_curves(
@@ -73,16 +73,37 @@ def plot(
     display.notice(f"wrote {save(figure, out)}")
 
 
+def _opened(reference: str) -> Log:
+    """The log of a run, named as failed where it failed, or of others."""
+    from cutaway.runs.folder import Run
+    from cutaway.runs.foreign import open_log
+
+    log = open_log(reference)
+    if not log.path.is_dir() or Run.open(log.path).record.status != "failed":
+        return log
+    reason = Run.open(log.path).record.reason
+    display.notice(f"{log.name}: this run failed: {reason}; drawn is what it recorded until then")
+    return replace(log, name=f"{log.name} (failed)")
+
+
 def _all(log: Log, out: Path) -> list[Path]:
-    """Every picture that a run or history has something for."""
+    """Every picture that a run or history has something for; says which cannot be drawn, and why."""
     from cutaway.figures.look import save
     from cutaway.studies.registry import pictures_of
 
-    paths = []
+    paths, refused = [], []
     for name, draw in pictures_of(_study(log)).items():
-        figure = draw(log)
+        try:
+            figure = draw(log)
+        except UserError as error:  # as of a run that diverged: nothing finite in that column
+            refused.append(f"{name}: {error}")
+            continue
         if figure is not None:
             paths.append(save(figure, out / f"{name}.png"))
+    if not paths and refused:
+        raise UserError(f"{log.path}: nothing to draw: {'; '.join(refused)}")
+    for line in refused:
+        display.notice(f"not drawn: {line}")
     if not paths:
         raise UserError(f"{log.path}: nothing to draw; plot NAME draws a column of its history")
     return paths
@@ -96,7 +117,11 @@ def _sweep(folder: Path, out: Path) -> list[Path]:
     return draw_sweep(folder, out)
 
 
-def _require_folder(out: Path) -> None:
+def _require_folder(what: str, out: Path) -> None:
+    from cutaway.figures.look import FORMATS
+
+    if out.suffix.lower().lstrip(".") in FORMATS and not out.is_dir():
+        raise UserError(f"{out}: expected a folder; plot {what} draws several pictures into it")
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; these pictures go into a folder")
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Runs = Annotated[Path, Parameter(name="--runs")]
 _SHOWN_METRICS = 2
+_FIRST = ("test_acc", "train_acc")  # after the best of a figure; then as the record has them
 _PLAIN = [
     *("study", "status", "reason", "steps_done", "steps_planned", "seconds"),
     *("started", "finished", "seed", "device", "host"),
@@ -141,6 +142,10 @@ def verify(run: str, *, runs: Runs = Path("runs"), json: bool = False, csv: bool
     format = output_format(json, csv)
     path = store.find_run(run, runs)
     damages = store.verify(path)
+    if (path / "manifest.json").is_file():  # hidden states
+        from cutaway.activations.store import damages as of_states
+
+        damages += of_states(path)
     if format != "table":
         display.show([{"run": str(path), "damage": damage} for damage in damages], format)
     elif not damages:
@@ -195,7 +200,7 @@ def _agreed(paths: list[Path]) -> bool:
 def _line(one: RunRecord) -> dict[str, Any]:
     """A run in one line of a table."""
     of = f" of {one.steps_planned:,}" if one.steps_planned != one.steps_done else ""
-    metrics = sorted(one.metrics, key=lambda name: not name.startswith("best_"))[:_SHOWN_METRICS]
+    metrics = sorted(one.metrics, key=_place)[:_SHOWN_METRICS]
     return {
         "run": one.name,
         "study": one.study,
@@ -205,6 +210,13 @@ def _line(one: RunRecord) -> dict[str, Any]:
         "started": one.started[:16].replace("T", " "),
         "figures": ", ".join(f"{name} {display.cell(one.metrics[name])}" for name in metrics),
     }
+
+
+def _place(metric: str) -> int:
+    """Where a final figure stands among those of its run."""
+    if metric.startswith("best_"):
+        return 0
+    return 1 + (_FIRST.index(metric) if metric in _FIRST else len(_FIRST))
 
 
 def _facts(one: RunRecord) -> dict[str, Any]:

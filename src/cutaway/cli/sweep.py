@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 
 from cutaway.base import display
 from cutaway.base.errors import Interrupted, RunFailed, UserError
-from cutaway.cli.common import output_format
+from cutaway.cli.common import from_config, output_format
 
 if TYPE_CHECKING:
     from cutaway.sweeps.grid import Sweep, SweepRun
@@ -44,7 +44,7 @@ app = App(
 
 @app.default
 def sweep(
-    what: str,
+    what: Annotated[str, Parameter(allow_leading_hyphen=True)],
     *settings: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
     out: Path | None = None,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
@@ -59,7 +59,7 @@ def sweep(
     """Train every combination of the settings a file names; one failure never stops the rest.
 
     Args:
-        what: A sweep preset, a YAML file, or (with --resume) the folder of a sweep.
+        what: A sweep preset, a YAML file (also as --config FILE), or, to resume, a sweep's folder.
         settings: Fields of the study's config for every run, as --field value.
         out: The sweep's folder; without it runs/NAME.
         dry_run: Show what would be trained, and stop.
@@ -74,7 +74,8 @@ def sweep(
     from cutaway.studies.settings import overrides
 
     format = output_format(json, csv)
-    defined, out = _defined(what, overrides(settings), out, resume or dry_run)
+    what, given = from_config(what, settings)
+    defined, out = _defined(what, overrides(given), out, resume or dry_run)
     if dry_run:
         chosen = defined.select(experiment, start_from)
         display.show(_planned(defined, chosen, format == "json"), format)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +11,7 @@ from cyclopts import App, Parameter
 
 from cutaway.base import display
 from cutaway.base.errors import UserError
-from cutaway.cli.common import output_format
+from cutaway.cli.common import from_config, output_format, whole
 from cutaway.studies.registry import STUDIES, config_of
 from cutaway.studies.settings import describe
 
@@ -18,13 +20,27 @@ if TYPE_CHECKING:
     from cutaway.studies.settings import StudyConfig
 
 
+_NAME_COLUMN = 33  # where a field's meaning begins
+
+
 def _settings_help() -> str:
+    """Every field of every study; what does not fit into a line goes on below itself."""
+    wide = max(60, min(100, shutil.get_terminal_size().columns)) - 1
+    indent = " " * _NAME_COLUMN
     lines = ["Settings, given as --field value:"]
     for study in STUDIES:
         lines.append(f"\n{study}:")
         for row in describe(config_of(study)):
+            name = f"  --{row['field'].replace('_', '-')}".ljust(_NAME_COLUMN)
+            meaning = f"{row['meaning']} [{row['default']}]"
             lines.append(
-                f"  --{row['field'].replace('_', '-'):28} {row['meaning']} [{row['default']}]"
+                textwrap.fill(
+                    meaning,
+                    wide,
+                    initial_indent=name,
+                    subsequent_indent=indent,
+                    break_on_hyphens=False,
+                )
             )
     return "\n".join(lines)
 
@@ -39,25 +55,28 @@ app = App(
 
 @app.default
 def train(
-    what: str,
+    what: Annotated[str, Parameter(allow_leading_hyphen=True)],
     *settings: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
     out: Path | None = None,
     resume: bool = False,
-    extra_steps: Annotated[int, Parameter(name=["--extra-steps", "--extra-epochs"])] = 0,
+    extra_steps: Annotated[
+        int, Parameter(name=["--extra-steps", "--extra-epochs"], converter=whole)
+    ] = 0,
 ) -> None:
     """Train a preset, a YAML file, or (with --resume or --extra-steps) an existing run.
 
     Args:
-        what: A preset (see `cutaway presets`), a YAML file, or a run's folder to go on with.
+        what: A preset (`cutaway presets`), a YAML file (also as --config FILE), or a run's folder.
         settings: Fields of the study's config, as --field value.
         out: The run's folder; without it a fresh one under runs/.
         resume: Go on from the newest intact checkpoint of the run in --out.
         extra_steps: Train this many steps more than the run was planned for, at its final rate.
     """
-    from cutaway.studies.presets import find_preset
+    from cutaway.studies.presets import find_preset, hinted
     from cutaway.studies.settings import overrides, resolve
 
-    changes = overrides(settings)
+    what, given = from_config(what, settings)
+    changes = overrides(given)
     if extra_steps < 0:
         raise UserError(f"extra_steps = {extra_steps}: expected 0 or more")
     going_on = resume or extra_steps > 0
@@ -67,13 +86,29 @@ def train(
     if going_on:
         out = out or (Path(what) if is_run else None)
         if out is None:
-            raise UserError("--resume: say which run, with --out FOLDER or as the first argument")
+            raise _no_run(what, "--resume" if resume else f"--extra-steps {extra_steps}")
         run = _go_on(what, out, is_run, changes, resume, extra_steps)
     else:
         preset = find_preset(what)
-        config = resolve(config_of(preset.study), preset.values, changes)
+        with hinted(preset):
+            config = resolve(config_of(preset.study), preset.values, changes)
         run = _start(getattr(config, "name", None) or preset.name, preset.study, config, out)
     _report(run)
+
+
+def _no_run(what: str, asked: str) -> UserError:
+    """What to say where there is no run to go on with: of settings which run, else that it is none."""
+    from cutaway.studies.presets import find_preset
+
+    try:
+        find_preset(what)
+    except UserError:
+        found = "holds no run (no run.json there)" if Path(what).is_dir() else "no such run"
+        return UserError(f"{what}: {found}")
+    return UserError(
+        f"{asked}: say which run to go on with: `cutaway train FOLDER {asked}`, "
+        f"or {what} with --out FOLDER"
+    )
 
 
 def _go_on(

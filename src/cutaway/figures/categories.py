@@ -61,8 +61,8 @@ def category_maps(
         axes.grid(False)
         for side in axes.spines.values():
             side.set_visible(False)
-        ticks.plain(axes, "x", 5)
-        ticks.plain(axes, "y", 5)
+        ticks.plain(axes, "x", 5, whole=True)
+        ticks.plain(axes, "y", 5, whole=True)
         axes.set_xlabel(label(x_label))
         if place % columns == 0:
             axes.set_ylabel(label(y_label))

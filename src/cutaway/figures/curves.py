@@ -59,18 +59,21 @@ def curves(
     key: Mapping[str, Style] | None = None,
     levels: Mapping[str, float] | None = None,
     spans: Sequence[Span] = (),
+    within: tuple[float, float] | None = None,
     width: look.Width = "column",
     height: float | None = None,
 ) -> Figure:
     """Draw lines with their names at their ends, or in a legend below where there are too many.
 
     `key` says what the styles mean (`{"validation": "strong", "training": "light"}`); `levels` are
-    named horizontal lines, `spans` shaded stretches of x. NaN and infinities are gaps; a point alone is drawn as a dot; beyond
-    4,000 points a line is thinned, keeping each column's minimum and maximum. What a logarithmic
-    axis cannot show is left out with a notice. Raises UserError for a series with nothing to draw.
+    named horizontal lines, `spans` shaded stretches of x. `within`: between which values y can lie
+    at all, as a share between 0 and 1; the axis does not reach beyond, nor show less than a tenth
+    of it. NaN and infinities are gaps; a point alone is drawn as a dot; beyond 4,000 points a line
+    is thinned, keeping each column's minimum and maximum. What a logarithmic axis cannot show is
+    left out with a notice. Raises UserError for a series with nothing to draw.
     """
     figure, axes = look.new(width, height)
-    ends = draw(axes, series, log_x=log_x, log_y=log_y, levels=levels, spans=spans)
+    ends = draw(axes, series, log_x=log_x, log_y=log_y, levels=levels, spans=spans, within=within)
     decorate(axes, x_label, y_label, title, key, spans)
     named = [end for end in ends if end.name]
     below = {} if label_ends(figure, {axes: named}) else handles(series)
@@ -88,6 +91,7 @@ def draw(
     log_y: bool = False,
     levels: Mapping[str, float] | None = None,
     spans: Sequence[Span] = (),
+    within: tuple[float, float] | None = None,
 ) -> list[End]:
     """Draw the lines of `series` on `axes` and set its scales; returns where each line ends."""
     if not series:
@@ -104,6 +108,8 @@ def draw(
     for level in (levels or {}).values():
         axes.axhline(level, color=look.SOFT_INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1.9)
     axes.autoscale_view()  # the names look for room in the final limits
+    if within is not None and not log_y:
+        _keep_within(axes, *within)
     shade(axes, spans)
     for name, level in (levels or {}).items():
         _name_level(axes, name, level, points)
@@ -117,10 +123,12 @@ def decorate(
     title: str | None = None,
     key: Mapping[str, Style] | None = None,
     spans: Sequence[Span] = (),
+    wide: float = 0.82,
 ) -> None:
     """Axis names, title above the left edge and, under it, what the line styles mean.
 
-    Room is left above the axes for the names of `spans`.
+    Room is left above the axes for the names of `spans`. The title is at most `wide` of the
+    chart's share of the figure.
     """
     above = 10 if any(span.label for span in spans) else 0
     axes.set_xlabel(label(x_label) if x_label else "")
@@ -139,7 +147,7 @@ def decorate(
         _name(box, list(key))
     if title:
         columns = axes.get_subplotspec().get_gridspec().ncols
-        room = 72 * axes.figure.get_figwidth() * 0.82 / columns
+        room = 72 * axes.figure.get_figwidth() * wide / columns
         axes.set_title(label(title, room, 8.5, 3), pad=(15 if key else 6) + above)
 
 
@@ -250,6 +258,18 @@ def _scales(
         else:
             ticks.plain(axes, which)
     axes.margins(x=0.02, y=0.06)
+
+
+def _keep_within(axes: Axes, low: float, high: float) -> None:
+    """Limits of y inside low to high, but for the width of a line, a tenth of it apart or more."""
+    bottom, top = np.clip(axes.get_ylim(), low, high).tolist()
+    short = (high - low) / 10 - (top - bottom)
+    if short > 0:
+        bottom, top = bottom - short / 2, top + short / 2
+        moved = max(0.0, low - bottom) - max(0.0, top - high)
+        bottom, top = bottom + moved, top + moved
+    hair = 0.02 * (top - bottom)
+    axes.set_ylim(bottom - hair * (bottom <= low), top + hair * (top >= high))
 
 
 def _look(style: Style, color: int) -> dict[str, Any]:

@@ -7,8 +7,10 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, ListedColormap, LogNorm, Normalize, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Patch
 
 from cutaway.base.errors import UserError
@@ -52,14 +54,16 @@ def heatmap(
     square: bool = False,
     written: Sequence[Sequence[str]] | None = None,
     missing: str = "",
+    scale: tuple[float, float] | None = None,
 ) -> Figure:
-    """Draw `values` (rows, columns), the first row on top, with a colour bar.
+    """Draw `values` (rows, columns), the first row on top, with a colour bar unless all are equal.
 
     Colours step evenly to the eye; where values have both signs the map diverges from white at 0
     and reaches as far on either side. Missing values are grey. Labels that would collide are
     thinned to every second, third, ... (a `0` stays); up to 200 cells the numbers (or `written`, by row and
     column) are written in where they fit. With `log` colours step with the logarithm, and values
     at or below 0 are missing. `square`: cells are. `missing` says below what grey means, if any is.
+    `scale`: the values at the two ends of the colours, by default the smallest and the largest.
     Raises UserError for lengths that do not match or nothing finite.
     """
     table = np.ma.masked_invalid(np.asarray(values, dtype=float))
@@ -77,7 +81,8 @@ def heatmap(
     cell = 0.66 * inches / columns if square else 0.17
     height = np.clip(cell * rows + 0.9, 1.6, inches * 1.1)
     figure, axes = look.new(width, float(height))
-    low, high = float(table.min()), float(table.max())
+    one_value = table.min() == table.max()
+    low, high = scale or (float(table.min()), float(table.max()))
     both = low < 0 < high
     aspect = "equal" if square else "auto"
     norm = _scale(low, high, log)
@@ -93,15 +98,8 @@ def heatmap(
     axes.set_ylabel(label(y_label) if y_label else "")
     if title:
         axes.set_title(label(title, 72 * inches * 0.75, 8.5, 3))
-    bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(length=0)
-    if log:
-        ticks.logarithmic(bar.ax, "y", norm.vmin, norm.vmax)
-    else:
-        ticks.plain(bar.ax, "y", 5)
-    if value_label:
-        bar.set_label(label(value_label))
+    if not one_value:
+        _bar(figure, image, axes, norm, log, value_label)
     if table.size <= _WRITTEN:
         texts = {place: f"{value:.2g}" for place, value in np.ma.ndenumerate(table)}
         if written is not None:
@@ -113,6 +111,21 @@ def heatmap(
     if missing and np.ma.getmaskarray(table).any():
         legend(figure, {missing: Patch(facecolor=_MISSING, linewidth=0)})
     return figure
+
+
+def _bar(
+    figure: Figure, image: AxesImage, axes: Axes, norm: Normalize, log: bool, name: str
+) -> None:
+    """The colour bar beside the table."""
+    bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=0)
+    if log:
+        ticks.logarithmic(bar.ax, "y", norm.vmin, norm.vmax)
+    else:
+        ticks.plain(bar.ax, "y", 5)
+    if name:
+        bar.set_label(label(name))
 
 
 def _scale(low: float, high: float, log: bool) -> Normalize:

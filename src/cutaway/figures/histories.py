@@ -13,7 +13,7 @@ import numpy as np
 
 from cutaway.base.errors import UserError, nearest
 from cutaway.figures.curves import Series, Style, curves
-from cutaway.figures.recorded import decades, recorded, rows
+from cutaway.figures.recorded import decades, recorded, rows, spread_steps
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -108,6 +108,7 @@ def metric_curves(
         log_x=log_x,
         log_y=_wide(series) and not metric.endswith("_acc") if log_y is None else log_y,
         title=title,
+        within=_bounds(metric),
         width="column" if len(logs) == 1 else "page",
     )
 
@@ -118,19 +119,22 @@ def group_curves(
     groups: Sequence[str],
     *,
     words: Mapping[str, str] = {},
-    log_x: bool = True,
+    log_x: bool | None = None,
     title: str | None = None,
 ) -> Figure:
     """A metric of many runs over the steps, a colour for each group.
 
     The members are thin lines; the strong one is their median over the steps at which all of them
-    recorded the metric (a group of one is drawn strong). `groups` names each log's group. Raises
-    UserError where a run never recorded the metric or `groups` has another length.
+    recorded the metric (a group of one is drawn strong). `groups` names each log's group. `log_x`
+    None: logarithmic where some run recorded the metric at eight steps above 0. Raises UserError
+    where a run never recorded the metric or `groups` has another length.
     """
     if not logs:
         raise UserError("nothing to draw: no runs given")
     if len(groups) != len(logs):
         raise UserError(f"groups: {len(groups)} given for {len(logs)} runs; expected one for each")
+    if log_x is None:
+        log_x = any(spread_steps(log.history, [metric]) for log in logs)
     members: dict[str, list[dict[int, float]]] = {}
     for log, group in zip(logs, groups):
         if not recorded(log.history, metric):
@@ -162,6 +166,7 @@ def group_curves(
         log_y=not metric.endswith("_acc") and _wide(thin),
         title=title,
         key={"median of the group": "strong", "its runs": "light"} if several else None,
+        within=_bounds(metric),
         width="page",
     )
 
@@ -169,6 +174,11 @@ def group_curves(
 def in_words(column: str, words: Mapping[str, str]) -> str:
     """A column in plain words: the room's, else its name with spaces."""
     return words.get(column, column.replace("_", " "))
+
+
+def _bounds(metric: str) -> tuple[float, float] | None:
+    """Between which values a column can lie, where its name says so: accuracies are shares."""
+    return (0.0, 1.0) if metric.endswith("_acc") else None
 
 
 def _names(logs: Sequence[Log], labels: Sequence[str] | None) -> list[str]:

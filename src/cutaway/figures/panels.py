@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cutaway.base.errors import UserError
@@ -28,6 +29,7 @@ class Panel:
     log_y: bool = False
     levels: Mapping[str, float] = field(default_factory=dict)
     spans: Sequence[Span] = ()
+    within: tuple[float, float] | None = None
 
 
 @look.styled()
@@ -38,13 +40,16 @@ def panels(
     title: str | None = None,
     key: Mapping[str, Style] | None = None,
     spans_in_legend: bool = False,
+    own_names: bool = False,
     width: look.Width = "page",
     height: float | None = None,
 ) -> Figure:
     """Draw charts in a grid, row by row, with `columns` in a row.
 
     A name keeps its colour in every chart. Names that occur in one chart only stand at the ends of
-    their lines; as soon as one occurs in two, all go into one legend below. Names of spans stand
+    their lines; as soon as one occurs in two, all go into one legend below. With `own_names` a name
+    means something else in every chart, and each has its names at its lines, or a legend of its
+    own where they do not fit. Names of spans stand
     above their charts where they fit, else (or with `spans_in_legend`) in the legend. Raises
     UserError where a chart has nothing to draw.
     """
@@ -66,20 +71,32 @@ def panels(
             log_y=chart.log_y,
             levels=chart.levels,
             spans=chart.spans,
+            within=chart.within,
         )
         above = () if spans_in_legend else chart.spans
-        decorate(axes, chart.x_label, chart.y_label, chart.title, key, above)
+        wide = 0.64 if own_names else 0.82  # names at the lines take from the chart
+        decorate(axes, chart.x_label, chart.y_label, chart.title, key, above, wide)
         ends[axes] = [tip for tip in tips if tip.name]
     if title:
         figure.suptitle(label(title), x=0.01, ha="left")
     below: dict[str, Artist] = {}
-    if _shared(ends.values()) or not label_ends(figure, ends):
+    if own_names:
+        for axes, chart in zip(used, charts, strict=True):
+            if not label_ends(figure, {axes: ends[axes]}):
+                _legend_inside(axes, chart.series)
+    elif _shared(ends.values()) or not label_ends(figure, ends):
         below |= handles([one for chart in charts for one in chart.series])
     spans = {axes: chart.spans for axes, chart in zip(used, charts, strict=True)}
     if spans_in_legend or not name_spans(figure, spans):
-        below |= patches([span for chart in charts for span in chart.spans])
+        for chart in charts:  # one by one: a shade goes by the place in its chart's list
+            below |= patches(chart.spans)
     legend(figure, below)
     return figure
+
+
+def _legend_inside(axes: Axes, series: Sequence[Series]) -> None:
+    named = handles(series)
+    axes.legend(list(named.values()), [label(name) for name in named], loc="best")
 
 
 def _colored(charts: Sequence[Panel]) -> list[Panel]:

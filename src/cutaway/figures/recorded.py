@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_MANY = 8
 
 
 def recorded(table: pa.Table, column: str) -> bool:
@@ -27,6 +30,20 @@ def rows(table: pa.Table, column: str, x: str = "step") -> tuple[np.ndarray, np.
     both = table.select([x, column] if x != column else [x])
     both = both.filter(pc.and_(pc.is_valid(both[x]), pc.is_valid(both[column])))
     return both[x].to_numpy(), both[column].to_numpy().astype(float)
+
+
+def spread_steps(table: pa.Table, columns: Iterable[str]) -> bool:
+    """Whether steps are worth a logarithmic axis: most of the columns that were recorded have
+    `_MANY` points above 0.
+
+    With fewer the first, step 0, which such an axis cannot show, is too much of what there is.
+    """
+    many = []
+    for column in columns:
+        if recorded(table, column):
+            steps, values = rows(table, column)
+            many.append((steps[np.isfinite(values)] > 0).sum() >= _MANY)
+    return sum(many) > len(many) / 2
 
 
 def decades(values: np.ndarray) -> float:

@@ -54,7 +54,7 @@ def spikes(
             fontsize=6.5,
             color=look.text_color(look.series_color(1)),
         )
-    ticks.plain(axes, "x")
+    ticks.plain(axes, "x", whole=bool((places == np.round(places)).all()))
     ticks.plain(axes, "y", 5)
     decorate(axes, x_label, y_label, title)
     if mark_label and chosen.any():

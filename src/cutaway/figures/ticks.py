@@ -74,22 +74,23 @@ def scientific(value: float) -> str:
     return mantissa.replace("-", "−") + "×" + power
 
 
-def plain(axes: Axes, which: Literal["x", "y"], count: int = 6) -> None:
-    """A linear axis with about `count` plain ticks."""
+def plain(axes: Axes, which: Literal["x", "y"], count: int = 6, *, whole: bool = False) -> None:
+    """A linear axis with about `count` plain ticks, at whole numbers only with `whole`."""
     axis = _axis(axes, which)
-    axis.set_major_locator(MaxNLocator(count, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_locator(MaxNLocator(count, steps=[1, 2, 2.5, 5, 10], integer=whole))
     axis.set_major_formatter(PlainFormatter())
 
 
 def logarithmic(axes: Axes, which: Literal["x", "y"], low: float, high: float) -> None:
     """A logarithmic axis for data between `low` and `high`, with at least two labelled ticks.
 
-    Whole decades where there are three, 1-2-5 where there is less, plain steps below half a decade.
+    Whole decades where there are three, 1-2-5 where there is less, plain steps where the largest is
+    at most five times the smallest.
     """
     axes.set_xscale("log") if which == "x" else axes.set_yscale("log")
     axis = _axis(axes, which)
     decades = math.log10(high / low) if high > low > 0 else 0.0
-    if decades < 0.6:
+    if decades < 0.7:
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axis.set_major_formatter(PlainFormatter())
         axis.set_minor_locator(NullLocator())

@@ -10,8 +10,9 @@ import numpy as np
 
 from cutaway.base.errors import UserError
 from cutaway.grokking.config import GrokkingConfig
-from cutaway.grokking.histories import config_of, history_if_any
+from cutaway.grokking.histories import config_of, has_failed, history_if_any
 from cutaway.grokking.phases import has_accuracies, phases
+from cutaway.studies.presets import presets
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,7 +26,11 @@ _BEARING = (
     *("weight_decay", "train_frac", "warmup_epochs", "optimizer"),
     *("lr", "beta2", "epochs", "p", "model_type"),
 )
-_STILL_RISING = 0.05  # rise of the test accuracy over the last tenth that calls for more epochs
+_RISE = 0.02  # rise of the test accuracy over the last evaluations that calls for more epochs
+_OFTEN = 10  # grokking often takes as many times the steps that memorising took (docs: Measured)
+_SMALL_P = 50  # below it half of the pairs are too few to grok from (docs: Measured, p = 17)
+# Settings of a preset that say how long it trains or what is written down, not what is trained.
+_LENGTHS = {"name", "epochs", "p", "log_every", "checkpoint_every", "weight_curvature_interval"}
 
 
 def advice(history: pa.Table, config: GrokkingConfig) -> list[str]:
@@ -42,7 +47,13 @@ def advice(history: pa.Table, config: GrokkingConfig) -> list[str]:
     train, test = (_values(history, name) for name in ("train_acc", "test_acc"))
     if not len(test):
         return []
+    steps = max(history["step"].to_pylist())
     notes = []
+    if found.grokked is None and config.warmup_epochs >= steps:
+        notes.append(
+            f"the warm-up never ended: warmup_epochs is {config.warmup_epochs:,} of {steps:,} epochs; "
+            "raise epochs or lower warmup_epochs"
+        )
     if found.grokked is None and found.unconfirmed is not None:
         notes.append(
             f"the test accuracy was above {found.test_threshold:.0%} from step {found.unconfirmed:,} "
@@ -51,14 +62,19 @@ def advice(history: pa.Table, config: GrokkingConfig) -> list[str]:
         )
     elif found.memorised is None:
         notes.append(
-            f"the training pairs were not memorised (train accuracy {train[-1]:.1%}): raise epochs "
-            f"(it is {config.epochs}) or hidden_dim ({config.hidden_dim})"
-            + (f", or lower weight_decay ({config.weight_decay:g})" if config.weight_decay else "")
+            f"the training pairs were not memorised (train accuracy {train[-1]:.1%} after "
+            f"{steps:,} epochs): train on with --extra-epochs, or raise hidden_dim "
+            f"(it is {config.hidden_dim})"
+            + (
+                f", or lower weight_decay (it is {config.weight_decay:g})"
+                if config.weight_decay
+                else ""
+            )
         )
     elif found.grokked is None:
-        steps = max(history["step"].to_pylist())
-        notes += _not_grokked(steps, test, config)
-    notes += _blips(train, test, found.memorised is not None, config)
+        notes += _not_grokked(steps, found.memorised, test, config)
+    reached = ((train, found.train_threshold), (test, found.test_threshold))
+    notes += _blips(max(_falls(*one) for one in reached), steps, config)
     return notes
 
 
@@ -67,12 +83,18 @@ def sweep_advice(logs: Sequence[Log], groups: Sequence[str]) -> list[str]:
     none did, what they had in common.
 
     A setting is a group; its step of grokking is the median over its runs, not reached being later
-    than any.
+    than any. Runs that failed are counted apart.
     """
-    tables = [history_if_any(log.history) for log in logs]
+    came_through = [not has_failed(log) for log in logs]
+    tables = [
+        history_if_any(log.history) if whole and len(log.history) else None
+        for log, whole in zip(logs, came_through)
+    ]
     known = [i for i, one in enumerate(tables) if one is not None and has_accuracies(one)]
     if len(known) < 2:
         return []
+    failed = came_through.count(False)
+    more = f" ({failed} more failed)" if failed else ""
     steps: dict[str, list[float]] = {}
     unconfirmed = 0
     for index in known:
@@ -85,7 +107,7 @@ def sweep_advice(logs: Sequence[Log], groups: Sequence[str]) -> list[str]:
     if count:
         medians = {group: float(np.median(members)) for group, members in steps.items()}
         best = min(medians, key=medians.__getitem__)
-        line = f"{count} of {len(known)} runs grokked"
+        line = f"{count} of {len(known)} runs grokked{more}"
         if math.isfinite(medians[best]) and len(steps) > 1:
             members = steps[best]
             of = f" (median of {len(members)})" if len(members) > 1 else ""
@@ -93,7 +115,7 @@ def sweep_advice(logs: Sequence[Log], groups: Sequence[str]) -> list[str]:
         notes.append(line)
     else:
         shared = _shared([config_of(logs[index]) for index in known])
-        notes.append(f"none of {len(known)} runs grokked; all had {shared}")
+        notes.append(f"none of {len(known)} runs grokked{more}; all had {shared}")
     if unconfirmed:
         were = "run was" if unconfirmed == 1 else "runs were"
         notes.append(
@@ -113,21 +135,31 @@ def _shared(configs: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(same) if same else "nothing in common that bears on it"
 
 
-def _not_grokked(steps: int, test: np.ndarray, config: GrokkingConfig) -> list[str]:
-    """Memorised but not grokked: what usually brings it."""
+def _not_grokked(steps: int, memorised: int, test: np.ndarray, config: GrokkingConfig) -> list[str]:
+    """Memorised but not grokked: what usually brings it, more epochs before anything else."""
     last = float(test[-1])
-    tenth = test[-max(2, len(test) // 10) :]
-    if tenth[-1] - tenth[0] > _STILL_RISING:
+    if _rising(test):
         return [
-            f"no grokking yet, and the test accuracy is still rising ({last:.1%}): train on with "
-            "--extra-epochs"
+            f"no grokking yet, and the test accuracy is still rising ({last:.1%}): more epochs, "
+            "with --extra-epochs"
+        ]
+    asked = _preset_asking_more(config, steps)
+    if asked is not None or steps < _OFTEN * memorised:
+        why = (
+            f"the preset {asked[0]} asks for {asked[1]:,}"
+            if asked is not None
+            else f"it memorised at {memorised:,}, and grokking often takes {_OFTEN} times as long"
+        )
+        return [
+            f"no grokking yet: memorised, and the test accuracy is {last:.1%} after {steps:,} "
+            f"epochs; {why}: more epochs first, with --extra-epochs"
         ]
     ways = []
     if config.weight_decay < 1 and config.optimizer == "adamw":
         ways.append(f"raise weight_decay to 1.0-2.0 (it is {config.weight_decay:g})")
     if config.train_frac < 0.3:
         ways.append(f"raise train_frac to 0.3-0.5 (it is {config.train_frac:g})")
-    if config.train_frac > 0.6:
+    if config.train_frac > 0.6 and config.p >= _SMALL_P:
         ways.append(f"lower train_frac to 0.3-0.5 (it is {config.train_frac:g})")
     if config.warmup_epochs == 0:
         ways.append("set warmup_epochs to steady the start (it is 0)")
@@ -139,26 +171,54 @@ def _not_grokked(steps: int, test: np.ndarray, config: GrokkingConfig) -> list[s
     ]
 
 
-def _blips(
-    train: np.ndarray, test: np.ndarray, memorised: bool, config: GrokkingConfig
-) -> list[str]:
+def _rising(test: np.ndarray) -> bool:
+    """Whether the last fifth of the evaluations, three at least, rises by more than it scatters.
+
+    Judged by the straight line of least squares through them: it must rise by more than `_RISE`
+    and by more than twice the standard deviation of what is left.
+    """
+    last = test[-max(3, len(test) // 5) :]
+    if len(last) < 2:
+        return False
+    at = np.arange(len(last))
+    slope, height = np.polyfit(at, last, 1)
+    scatter = float(np.std(last - (slope * at + height)))
+    rise = float(slope * (len(last) - 1))
+    return rise > max(_RISE, 2 * scatter)
+
+
+def _preset_asking_more(config: GrokkingConfig, steps: int) -> tuple[str, int] | None:
+    """A preset of these settings that trains more than twice as long, and how long."""
+    mine = config.model_dump()
+    for preset in presets():
+        asked = preset.values.get("epochs", 0)
+        own = {key: value for key, value in preset.values.items() if key not in _LENGTHS}
+        alike = preset.study == "grokking" and all(mine.get(k) == v for k, v in own.items())
+        if alike and asked > 2 * steps:
+            return preset.name, asked
+    return None
+
+
+def _blips(count: int, steps: int, config: GrokkingConfig) -> list[str]:
     """Falls of accuracy after it was learned: the optimiser takes steps that are too large."""
-    if not memorised:
-        return []
-    count = max(_falls(train), _falls(test))
     if count < _MANY:
         return []
     ways = []
-    if config.warmup_epochs < 500:
-        ways.append(f"set warmup_epochs: 500 (it is {config.warmup_epochs})")
+    warmup = min(500, steps // 4)
+    if config.warmup_epochs < warmup:
+        ways.append(f"set warmup_epochs: {warmup} (it is {config.warmup_epochs})")
     if config.beta2 > 0.98:
         ways.append(f"set beta2: 0.98 (it is {config.beta2:g})")
     ways.append(f"lower lr (it is {config.lr:g})")
     return [f"the accuracy fell back {count} times after it was reached: " + ", ".join(ways)]
 
 
-def _falls(accuracy: np.ndarray) -> int:
-    """How often it fell by more than `_BLIP` below its best so far, after having been near it."""
+def _falls(accuracy: np.ndarray, threshold: float) -> int:
+    """How often it fell by more than `_BLIP` below its best so far, after having been near it.
+
+    Counted from where it first reached the threshold: on the way there it may waver.
+    """
+    accuracy = accuracy[np.logical_or.accumulate(accuracy >= threshold)]
     below = accuracy < np.maximum.accumulate(accuracy) - _BLIP
     return int((below[1:] & ~below[:-1]).sum())
 

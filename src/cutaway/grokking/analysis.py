@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ from cutaway.grokking.histories import (
     History,
     Recorded,
     config_of,
+    has_failed,
     history_if_any,
     history_of,
     named,
@@ -61,14 +62,15 @@ def group_by(
     A run's figure is the last recorded value of the column `metric` (or `min`, `max`, `mean` of its
     finite ones, by `how`), or of the phases memorised, grokked, plateau, delay, share_kept,
     variance_after (with the `thresholds` of `phases`). `count` runs have a finite one; `missing`
-    are those that do not (not reached, diverged, not recorded). std is that between runs (n − 1),
-    null for one run. `a.b` names a nested setting.
+    are those that do not (not reached, diverged, not recorded, or the run failed). std is that
+    between runs (n − 1), null for one run. `a.b` names a nested setting, which may also go by the
+    name others give it (`d_model` for `hidden_dim`).
     """
     groups = _grouped(runs, [hyperparameter])
     _require_somewhere(groups, metric)
     rows = []
     for (value,), members in groups:
-        figures = [_figure(table, metric, how, thresholds) for table in members]
+        figures = [_figure(one.history, metric, how, thresholds) for one in members if one.counts]
         spread = _spread(figures)
         rows.append(
             {hyperparameter: value}
@@ -88,11 +90,13 @@ def sweep_summary(
 ) -> pa.Table:
     """A row per setting of `hyperparameters`: how many runs, their figures, and when they grokked.
 
-    `runs` counts them all. Each metric (see `group_by`) has `<metric>_mean`, `_std`, `_min`,
-    `_max` over the runs with a finite one, and `<metric>_missing` counts the others. Of grokked
-    steps: `grokked` and `not_reached` count runs, `grokked_unknown` those without accuracies;
-    `grokked_step_mean`, `_std`, `_min`, `_max` are over those that did; `grokked_step_median` is
-    over all, with not reached as later than any, so null unless more than half grokked.
+    `runs` counts them all, `failed` those that failed: what they had recorded until then is no
+    result, and they are missing from every figure. Each metric (see `group_by`) has
+    `<metric>_mean`, `_std`, `_min`, `_max` over the runs with a finite one, and `<metric>_missing`
+    counts the others. Of grokked steps: `grokked` and `not_reached` count runs, `grokked_unknown`
+    those without accuracies; `grokked_step_mean`, `_std`, `_min`, `_max` are over those that did;
+    `grokked_step_median` is over these and those that did not reach it, which count as later than
+    any, so null unless more than half grokked.
     """
     hyperparameters, metrics = _names(hyperparameters), _names(metrics)
     groups = _grouped(runs, hyperparameters)
@@ -100,12 +104,14 @@ def sweep_summary(
         _require_somewhere(groups, metric)
     rows = []
     for values, members in groups:
-        row: dict[str, Any] = dict(zip(hyperparameters, values)) | {"runs": len(members)}
+        tables = [one.history for one in members if one.counts]
+        row: dict[str, Any] = dict(zip(hyperparameters, values))
+        row |= {"runs": len(members), "failed": len(members) - len(tables)}
         for metric in metrics:
-            spread = _spread([_figure(table, metric, how, thresholds) for table in members])
+            spread = _spread([_figure(table, metric, how, thresholds) for table in tables])
             row |= {f"{metric}_{key}": spread[key] for key in ("mean", "std", "min", "max")}
             row[f"{metric}_missing"] = len(members) - spread["count"]
-        rows.append(row | _grokked([_phases(table, thresholds) for table in members]))
+        rows.append(row | _grokked([_phases(table, thresholds) for table in tables]))
     return _table(rows, hyperparameters)
 
 
@@ -129,10 +135,17 @@ def group_of(name: str) -> str:
     return name
 
 
+class _Member(NamedTuple):
+    """A run of a group: what it recorded, and whether that counts (not where the run failed)."""
+
+    history: pa.Table | None
+    counts: bool
+
+
 def _grouped(
     runs: Iterable[Recorded], hyperparameters: Sequence[str]
-) -> list[tuple[tuple[Any, ...], list[pa.Table | None]]]:
-    """Histories by the values of settings, in order: numbers, text, then those without one."""
+) -> list[tuple[tuple[Any, ...], list[_Member]]]:
+    """Runs by the values of settings, in order: numbers, text, then those without one."""
     runs = list(named(runs).values())
     if not runs:
         raise UserError("no runs given")
@@ -145,24 +158,24 @@ def _grouped(
         if all(setting(config, name) is None for config in configs):
             known = sorted({key for config in configs for key in config})
             raise UserError(f"{name!r}: no run has this setting{nearest(name, known)}")
-    groups: dict[tuple[Any, ...], list[pa.Table | None]] = {}
+    groups: dict[tuple[Any, ...], list[_Member]] = {}
     values: dict[tuple[Any, ...], tuple[Any, ...]] = {}
     for run, config in zip(runs, configs):
         found = tuple(_plain(setting(config, name)) for name in hyperparameters)
         key = tuple(_order(value) for value in found)
-        groups.setdefault(key, []).append(history_if_any(run))
+        groups.setdefault(key, []).append(_Member(history_if_any(run), not has_failed(run)))
         values.setdefault(key, found)
     return [(values[key], groups[key]) for key in sorted(groups)]
 
 
-def _require_somewhere(groups: Iterable[tuple[Any, list[pa.Table | None]]], metric: str) -> None:
+def _require_somewhere(groups: Iterable[tuple[Any, list[_Member]]], metric: str) -> None:
     """Refuse a metric that no run has: a table of nulls would hide a slip of the pen."""
     known = {
         name
         for _, members in groups
-        for table in members
-        if table is not None
-        for name in table.column_names
+        for one in members
+        if one.history is not None
+        for name in one.history.column_names
     }
     if metric not in known and metric not in _PHASES:
         raise UserError(f"{metric!r}: no run has this figure{nearest(metric, sorted(known))}")

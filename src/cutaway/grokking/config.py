@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from cutaway.base.files import is_folder_name
 from cutaway.studies.settings import StudyConfig
 from cutaway.training.config import LoopConfig
 
@@ -21,7 +22,7 @@ class GrokkingConfig(StudyConfig):
         *("name", "checkpoint_every", "keep_checkpoints"),
     }
 
-    name: str | None = Field(None, pattern=r"^[^/\\\x00]+$")
+    name: str | None = None
     """What the run is called; default the preset's or file's name."""
     p: int = Field(113, ge=3, le=MOST_P)
     """Modulus; residues are 0 to p - 1. A prime, where the operation is divide."""
@@ -77,7 +78,7 @@ class GrokkingConfig(StudyConfig):
     """Precision of the softmax; float32 rounds the loss of memorised pairs to zero."""
 
     routing_regularizer: Literal["entropy", "sparsity", "gini", "consistency"] | None = None
-    """Penalty on the gates' weights (routed only); none for none."""
+    """Penalty on the gates' weights (ignored where model_type is not routed); none for none."""
     lambda_routing: float = Field(0.01, ge=0)
     """Weight of the routing penalty."""
     lambda_spectral: float = Field(0.0, ge=0)
@@ -105,6 +106,13 @@ class GrokkingConfig(StudyConfig):
     precision: Literal["auto", "float32", "float64", "bfloat16"] = "auto"
     """Of weights and matrix products; auto is float32."""
 
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str | None) -> str | None:
+        if name is not None and not is_folder_name(name):
+            raise ValueError(f"name = {name!r}: expected a folder's name")
+        return name
+
     @model_validator(mode="after")
     def _fits_together(self) -> GrokkingConfig:
         if self.operation == "divide" and not _prime(self.p):
@@ -118,11 +126,6 @@ class GrokkingConfig(StudyConfig):
             raise ValueError(
                 f"tie_embeddings = true: of a transformer only; model_type is {self.model_type}"
             )
-        if self.routing_regularizer is not None and self.model_type != "routed":
-            raise ValueError(
-                f"routing_regularizer = {self.routing_regularizer!r}: of a routed network only; "
-                f"model_type is {self.model_type}"
-            )
         pairs = self.pairs
         if not 0 < round(self.train_frac * pairs) < pairs:
             raise ValueError(
@@ -135,6 +138,31 @@ class GrokkingConfig(StudyConfig):
     def pairs(self) -> int:
         """How many pairs there are: p², without b = 0 where b divides."""
         return self.p * (self.p - (self.operation == "divide"))
+
+    @property
+    def penalises_routing(self) -> bool:
+        """Whether there are gates, and a penalty on them."""
+        return self.model_type == "routed" and self.routing_regularizer is not None
+
+    def ignored(self) -> list[str]:
+        """One line on settings that this network has no use for; empty where it uses all.
+
+        They are no mistake: a file may hold them for the day when its `model_type` is routed.
+        """
+        if self.model_type == "routed":
+            return []
+        usual = type(self).model_fields["lambda_routing"].default
+        given = []
+        if self.routing_regularizer is not None:
+            given.append(f"routing_regularizer = {self.routing_regularizer!r}")
+        if self.lambda_routing not in (0, usual) or (given and self.lambda_routing):
+            given.append(f"lambda_routing = {self.lambda_routing:g}")
+        if not given:
+            return []
+        return [
+            f"{' and '.join(given)}: ignored, of a routed network only; "
+            f"model_type is {self.model_type}"
+        ]
 
     @property
     def routing_every(self) -> int:
@@ -181,7 +209,9 @@ class GrokkingConfig(StudyConfig):
         if self.lambda_jacobian or self.precision == "bfloat16" or self.compile:
             return None  # the Jacobian's probes come from one stream; the others are untried
         shared = {k: v for k, v in self.model_dump(mode="json").items() if k not in _OWN}
-        shared |= {"checkpoints": self.loop().checkpoint_every, "routing": self.routing_every}
+        # what they come to, which where they are not given depends on epochs
+        shared["checkpoint_every"] = self.loop().checkpoint_every
+        shared["save_routing_every"] = self.routing_every if self.model_type == "routed" else None
         shared["decays"] = self.weight_decay > 0  # where nothing decays a column is missing
         return json.dumps(shared, sort_keys=True)
 

@@ -63,6 +63,20 @@ def residues(operation: str, p: int) -> Tensor:
         return torch.arange(p)
 
 
+def in_order(table: Tensor, operation: str) -> Tensor:
+    """A table over a and b, (..., p, p, classes), with both in the order of `residues`.
+
+    For multiply and divide that is by discrete logarithm and without 0, so (..., p - 1, p - 1,
+    classes); for the others the table itself.
+    """
+    p = table.shape[-2]
+    order = residues(operation, p)
+    if len(order) == p:
+        return table
+    order = order.to(table.device)
+    return table.index_select(-3, order).index_select(-2, order)
+
+
 def _powers(p: int) -> Tensor:
     """g^0, ..., g^(p - 2) of the smallest g whose powers are all residues but 0."""
     for root in range(1, p):

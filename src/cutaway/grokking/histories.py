@@ -14,6 +14,7 @@ from cutaway.runs import record
 from cutaway.runs.columns import tidy
 from cutaway.runs.folder import Run
 from cutaway.runs.foreign import Log, open_log
+from cutaway.studies.settings import synonyms
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,6 +46,8 @@ def history_if_any(source: pa.Table | Run | Log) -> pa.Table | None:
             return None
     elif isinstance(source, Log):
         table = source.history
+        if not len(table):
+            return None
     if not isinstance(table, pa.Table):
         kind = type(table).__name__
         raise UserError(f"history: expected a pyarrow table, a run or a log, got {kind}")
@@ -88,8 +91,27 @@ def config_of(run: Recorded) -> Mapping[str, Any]:
     return run.config
 
 
+def has_failed(run: Any) -> bool:
+    """Whether the run, or the run whose log this is, failed; what others recorded never did.
+
+    A failed run shows where it stood when it failed, which is not a result of its settings.
+    """
+    if isinstance(run, Run):
+        return run.record.status == "failed"
+    path = getattr(run, "path", None)
+    if path is None or not (path / record.FILE).is_file():
+        return False
+    return record.read(path).status == "failed"
+
+
 def setting(config: Mapping[str, Any], name: str) -> Any:
-    """The value of a setting, `optimizer.lr` for nested ones; None where it has none."""
+    """The value of a setting, `optimizer.lr` for nested ones; None where it has none.
+
+    A setting that is not there under its name counts under what others call it (`d_model` for
+    `hidden_dim`).
+    """
+    if name not in config:
+        name = next((other for other in synonyms(name) if other in config), name)
     value: Any = config
     for part in [name] if name in config else name.split("."):
         if not isinstance(value, Mapping) or part not in value:

@@ -16,6 +16,7 @@ from cutaway.base.errors import UserError
 from cutaway.figures.categories import category_maps
 from cutaway.figures.curves import Series, curves
 from cutaway.figures.heatmap import heatmap
+from cutaway.figures.recorded import spread_steps
 from cutaway.figures.spikes import spikes
 
 if TYPE_CHECKING:
@@ -54,11 +55,13 @@ def progress(log: Recorded) -> Figure | None:
 
 
 def progress_curves(table: pa.Table, *, title: str | None = None) -> Figure:
-    """The losses of a table of `progress_measures` over its steps, both logarithmic."""
+    """The losses of a table of `progress_measures` over its steps, logarithmic as these where there
+    are eight above 0 or more."""
     steps = table["step"].to_numpy()
-    shown = steps > 0
-    if not shown.any():
+    if not (steps > 0).any():
         raise UserError("nothing to draw: progress measures of step 0 only")
+    log_x = spread_steps(table, ["restricted_loss"])
+    shown = steps > 0 if log_x else steps >= 0
     names = {
         "restricted (key frequencies only)": "restricted_loss",
         "excluded (without them)": "excluded_loss",
@@ -75,7 +78,7 @@ def progress_curves(table: pa.Table, *, title: str | None = None) -> Figure:
         series,
         x_label="step",
         y_label="cross-entropy (nats)",
-        log_x=True,
+        log_x=log_x,
         log_y=True,
         title=f"{title}: {about}" if title else about.capitalize(),
         width="page",
@@ -120,17 +123,15 @@ def output_spectrum(log: Recorded) -> Figure | None:
         return None
     import torch
 
-    from cutaway.grokking.group import residues
+    from cutaway.grokking.group import in_order
     from cutaway.grokking.progress import logits_table
     from cutaway.grokking.spectrum import output_power
 
-    p = loaded.model.config.p
-    order = residues(loaded.config["operation"], p)
-    table = logits_table(loaded)[order][:, order].double()
+    table = in_order(logits_table(loaded), loaded.config["operation"]).double()
     power = torch.fft.fftshift(output_power(table))
     return power_map(
         power.numpy(),
-        logarithms=len(order) != p,
+        logarithms=len(table) != loaded.model.config.p,
         title=f"{log.name}: logits at step {loaded.step:,}",
     )
 
@@ -157,6 +158,7 @@ def power_map(power: np.ndarray, *, logarithms: bool = False, title: str | None 
         title=title,
         log=True,
         square=True,
+        missing="the constant, left out",
     )
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cutaway.grokking import spectrum
-from cutaway.grokking.group import residues
+from cutaway.grokking.group import in_order, residues
 from cutaway.training.instruments import Moment, Stateless
 
 if TYPE_CHECKING:
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 class Spectrum(Stateless):
     """`spectral_smoothness`, `spectral_concentration`, `logit_scale` of the logits of all pairs,
-    `embedding_gini` of the residues' embedding (see `grokking.spectrum`); exact, so no errors."""
+    `embedding_gini` of the residues' embedding (see `grokking.spectrum`); exact, so no errors.
+
+    Frequencies of multiply and divide are over discrete logarithms (`group.in_order`)."""
 
     name = "spectrum"
 
@@ -28,8 +30,9 @@ class Spectrum(Stateless):
     def read(self, at: Moment) -> dict[str, Tensor]:
         task = cast("GrokkingTask", at.task)
         table = task.output_table()
-        power = spectrum.output_power(table)
-        order = residues(task.config.operation, task.config.p).to(table.device)
+        operation = task.config.operation
+        power = spectrum.output_power(in_order(table, operation))
+        order = residues(operation, task.config.p).to(table.device)
         embedding = spectrum.residue_embedding(task.model)[..., order, :]
         return {
             "spectral_smoothness": spectrum.low_share(power),

@@ -16,7 +16,7 @@ import numpy as np
 from cutaway.base.errors import UserError
 from cutaway.figures.curves import Series
 from cutaway.figures.panels import Panel, panels
-from cutaway.figures.recorded import decades, over_blocks, recorded, rows
+from cutaway.figures.recorded import decades, over_blocks, recorded, rows, spread_steps
 from cutaway.figures.spans import Span
 from cutaway.grokking import inside
 
@@ -78,18 +78,24 @@ _SHARES = {  # between 0 and 1: always on a linear axis
     *("spectral_smoothness", "spectral_concentration", "embedding_gini"),
     *("routing_entropy", "routing_utilisation"),
 }
+_CURVES = [f"{split}_{what}" for split in ("train", "test", "val") for what in ("acc", "loss")]
 _COMPONENTS = 12  # more weight norms than this are summed over blocks
 _WEIGHT_NORMS = ("weight_norm.", "wn_")  # the second as in histories recorded by others
 
 
-def training_curves(history: pa.Table, *, log_x: bool = True, title: str | None = None) -> Figure:
+def training_curves(
+    history: pa.Table, *, log_x: bool | None = None, title: str | None = None
+) -> Figure:
     """Accuracy above, loss below, training and test (validation where there is no test), over the
     steps, with the phases shaded and named by their steps (`grokking.phases`, default thresholds).
 
-    On logarithmic steps step 0 has no place. Raises UserError where neither was recorded.
+    `log_x` None: steps are logarithmic, where step 0 has no place, if accuracies or losses were
+    recorded at eight steps above 0 or more. Raises UserError where neither was recorded.
     """
     from cutaway.grokking.histories import held_out
 
+    if log_x is None:
+        log_x = spread_steps(history, _CURVES)
     shaded = phase_spans(history)
     charts = []
     for metric, words in (("acc", "accuracy"), ("loss", NAMES["loss"])):
@@ -101,7 +107,9 @@ def training_curves(history: pa.Table, *, log_x: bool = True, title: str | None 
             # the upper chart names the phases for both
             spans = shaded if not charts else [_unnamed(span) for span in shaded]
             log_y = metric == "loss"
-            charts.append(Panel(series, "step", words, log_x=log_x, log_y=log_y, spans=spans))
+            bounds = (0.0, 1.0) if metric == "acc" else None
+            panel = Panel(series, "step", words, log_x=log_x, log_y=log_y, spans=spans)
+            charts.append(replace(panel, within=bounds))
     if not charts:
         raise UserError("nothing to draw: no accuracy and no loss in this history")
     return panels(charts, columns=1, title=title, height=2.1 * len(charts) + 0.4)
@@ -120,7 +128,7 @@ def phase_spans(history: pa.Table) -> list[Span]:
         return []
     memorised, grokked = found.memorised, found.grokked
     if memorised is None and grokked is None:
-        return [Span("not memorised")]
+        return [Span("not memorised", color=0)]
     last = f"grokked from {grokked:,}" if grokked is not None else ""
     turn = grokked
     if turn is None and found.unconfirmed is not None:
@@ -139,12 +147,16 @@ def phase_spans(history: pa.Table) -> list[Span]:
     ]
 
 
-def weight_norms(history: pa.Table, *, log_x: bool = True, title: str | None = None) -> Figure:
+def weight_norms(
+    history: pa.Table, *, log_x: bool | None = None, title: str | None = None
+) -> Figure:
     """L2 norm of each component's weights over the steps, and of all of them, phases shaded.
 
     With more than twelve components the same part of all blocks is one line, √(Σ norm²). Raises
     UserError where no weight norms were recorded.
     """
+    if log_x is None:
+        log_x = spread_steps(history, [n for n in history.column_names if _is_weight_norm(n)])
     lines = _components(history, log_x)
     if not lines:
         raise UserError("nothing to draw: no weight_norm.<component> in this history")
@@ -161,12 +173,14 @@ def weight_norms(history: pa.Table, *, log_x: bool = True, title: str | None = N
     return panels([chart], columns=1, title=title, height=max(3.0, 0.17 * len(series) + 1.2))
 
 
-def dynamics(history: pa.Table, *, log_x: bool = True, title: str | None = None) -> Figure:
+def dynamics(history: pa.Table, *, log_x: bool | None = None, title: str | None = None) -> Figure:
     """Each measure of training that was recorded, over the steps, with its standard error as a
     band (`<name>_se`), phases shaded. Raises UserError where none was.
 
     Effective learning rates are lr / (√v̂ + ε): larger is a larger step.
     """
+    if log_x is None:
+        log_x = spread_steps(history, [name for _, lines in DYNAMICS for name in lines])
     spans = phase_spans(history)
     charts = []
     for words, columns in DYNAMICS:
@@ -177,7 +191,8 @@ def dynamics(history: pa.Table, *, log_x: bool = True, title: str | None = None)
         values = values[np.isfinite(values)]
         wide = bool((values > 0).all()) and decades(values) > 1.5
         log_y = wide and not _SHARES & columns.keys()
-        charts.append(Panel(series, "", "", words, log_x=log_x, log_y=log_y, spans=spans))
+        chart = Panel(series, "", "", words, log_x=log_x, log_y=log_y, spans=spans)
+        charts.append(replace(chart, within=(0.0, 1.0) if _SHARES & columns.keys() else None))
     if not charts:
         raise UserError("nothing to draw: no measure of training in this history")
     across = min(3, len(charts))
@@ -188,6 +203,7 @@ def dynamics(history: pa.Table, *, log_x: bool = True, title: str | None = None)
         columns=across,
         title=title,
         spans_in_legend=True,
+        own_names=True,
         height=1.5 * down + 0.3,
     )
 
@@ -225,14 +241,16 @@ def _components(history: pa.Table, log_x: bool) -> dict[str, tuple[np.ndarray, n
     return over_blocks(lines, _COMPONENTS)
 
 
+def _is_weight_norm(column: str) -> bool:
+    return column.startswith(_WEIGHT_NORMS)
+
+
 def _unnamed(span: Span) -> Span:
     return Span("", span.start, span.end, span.color)
 
 
 def _curves(log: Log) -> Figure | None:
-    splits = ("train", "test", "val")
-    columns = {f"{split}_{what}": "" for split in splits for what in ("acc", "loss")}
-    if not _lines(log.history, columns, True):
+    if not _lines(log.history, dict.fromkeys(_CURVES, ""), True):
         return None
     return training_curves(log.history, title=log.name)
 

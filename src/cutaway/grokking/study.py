@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from cutaway.base.display import notice
 from cutaway.dynamics.adam import AdamDynamics
 from cutaway.dynamics.hessian import WeightCurvature
 from cutaway.dynamics.norms import WeightNorms
@@ -47,6 +48,8 @@ class GrokkingStudy(Study[GrokkingConfig]):
             model = model.double()
         task = GrokkingTask(model, configs, splits)
         instruments = _instruments(first)
+        for line in dict.fromkeys(line for c in configs for line in c.ignored()):
+            notice(line)
         return [
             Prepared(
                 task=task,
@@ -57,6 +60,7 @@ class GrokkingStudy(Study[GrokkingConfig]):
                     "train_pairs": len(s.train_pairs),
                     "test_pairs": len(s.test_pairs),
                 },
+                notices=c.ignored(),
             )
             for c, s in zip(configs, splits)
         ]

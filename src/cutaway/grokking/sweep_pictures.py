@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from cutaway.figures.heatmap import heatmap
 from cutaway.figures.histories import group_curves
 from cutaway.figures.recorded import recorded, rows
 from cutaway.figures.ticks import number
+from cutaway.grokking.config import GrokkingConfig
 from cutaway.grokking.pictures import NAMES
 
 if TYPE_CHECKING:
@@ -25,33 +27,41 @@ if TYPE_CHECKING:
 _WORDS = NAMES | {
     "grokked_step_median": "step of grokking (median)",
     "grokked": "step of grokking",
+    "grokked_step": "step of grokking",
 }
+# Not what a sweep asks about: figures, seeds, and what does not touch the weights.
+_NO_AXIS = GrokkingConfig.free | {"grokked", "test_acc", "failed", "seed", "data_seed"}
 
 
 def sweep_pictures(logs: Sequence[Log], groups: Sequence[str]) -> dict[str, Figure]:
     """Pictures of a sweep by name, of the runs that have what they show.
 
-    `test_acc`: its curves, a colour for each of `groups`; `<one>_by_<other>` for each pair of
-    numeric settings that vary between the runs (seeds aside): the step of grokking where any run
-    grokked, else the last test accuracy, the median where a place has several runs.
+    `test_acc`: its curves, a colour for each of `groups`, without runs that failed;
+    `<one>_by_<other>` for each pair of settings that the sweep varies (seeds aside), numbers or
+    names: the step of grokking where any run grokked, else the last test accuracy, the median where
+    a place has several runs.
     """
-    from cutaway.grokking.histories import held_out
+    from cutaway.grokking.histories import has_failed, held_out
 
     figures = {}
+    failed = [has_failed(log) for log in logs]
     metrics = [held_out(log.history, "acc") for log in logs]
     metric = max(metrics, key=metrics.count, default="test_acc")
-    shown = [index for index, log in enumerate(logs) if _has_line(log, metric)]
+    shown = [
+        index for index, log in enumerate(logs) if not failed[index] and _has_line(log, metric)
+    ]
     if shown:
-        chosen = [logs[index] for index in shown]
-        figures[metric] = sweep_curves(chosen, metric, [groups[index] for index in shown])
+        of = f"{sum(failed)} of {len(logs)} runs failed and are not drawn"
+        figures[metric] = sweep_curves(
+            [logs[index] for index in shown],
+            metric,
+            [groups[index] for index in shown],
+            title=of if any(failed) else None,
+        )
     entries = [one for log in logs if (one := _entry(log)) is not None]
-    settings = [name for name in (entries[0] if entries else ()) if _varies(entries, name)]
     value = "grokked" if any(one["grokked"] is not None for one in entries) else "test_acc"
     if any(one[value] is not None for one in entries):
-        for x, y in itertools.combinations(settings, 2):
-            places = {(one[x], one[y]) for one in entries}
-            if len(places) == max(len({one[name] for one in entries}) for name in (x, y)):
-                continue  # they vary together: a line of cells, no grid
+        for x, y in _grids(entries, getattr(logs[0], "planned", ())):
             try:
                 figures[f"{y}_by_{x}"] = sweep_grid(entries, x, y, value)
             except UserError:  # some runs grokked, but in no place most of them
@@ -64,7 +74,7 @@ def sweep_curves(
     metric: str = "test_acc",
     groups: Sequence[str] | None = None,
     *,
-    log_x: bool = True,
+    log_x: bool | None = None,
     title: str | None = None,
 ) -> Figure:
     """A metric of many runs over the steps, a colour for each group (`figures.histories.group_curves`).
@@ -92,8 +102,11 @@ def sweep_grid(
     `summary` is what `analysis.sweep_summary` gives, or one row for each run; `value` is a column of
     it, None and NaN mean not reached. Rows of one cell (seeds, other settings) become their median,
     one that did not reach counting as later than any that did; where some runs did not, cells tell
-    how many did. A cell whose median was not reached, or without any run, is grey. Steps have a
-    logarithmic scale. Raises UserError for a missing column, an empty summary or no figure at all.
+    how many did. Runs that failed (`failed`: whether, or how many) are left out of the medians and
+    counted in their cell. A cell whose median was not reached, or without any run that came
+    through, is grey. Steps have a logarithmic scale, accuracies one from 0 to 1. The title, unless
+    given, says what is drawn and over how many runs. Raises UserError for a missing column, an
+    empty summary or no figure at all.
     """
     entries = (
         summary.to_pylist() if hasattr(summary, "to_pylist") else [dict(row) for row in summary]
@@ -116,25 +129,24 @@ def sweep_grid(
     written = [["" for _ in across] for _ in upwards]
     for (high, wide), cell in cells.items():
         row, column = upwards.index(high), across.index(wide)
-        lines = []
         if np.isfinite(cell.median):
             table[row, column] = cell.median
-            lines.append(_figure(cell.median))
-        if counted and cell.runs > 1:
-            lines.append(f"{cell.reached} of {cell.runs}")
-        written[row][column] = "\n".join(lines)
+        written[row][column] = "\n".join(cell.lines(counted))
     if not np.isfinite(table).any():
         raise UserError(f"nothing to draw: no cell reached {value}")
     finite = table[np.isfinite(table)]
+    accuracy = _base(value).endswith("_acc")
+    words = _WORDS.get(value) or _WORDS.get(_base(value), value.replace("_", " "))
     return heatmap(
         table,
         [_name(one) for one in upwards],
         [_name(one) for one in across],
         x_label=x.replace("_", " "),
         y_label=y.replace("_", " "),
-        value_label=_WORDS.get(value, value.replace("_", " ")),
-        title=title,
+        value_label=words,
+        title=title or _title(words, value, cells.values()),
         log=bool((finite > 1).all()),
+        scale=(0.0, 1.0) if accuracy else None,
         square=True,
         written=written,
         missing=_missing(cells.values(), table.size),
@@ -143,32 +155,69 @@ def sweep_grid(
 
 @dataclass
 class _Cell:
-    """Figures of one pair of settings; infinite where not reached."""
+    """Figures of one pair of settings; infinite where not reached. `runs` and `reached` are of what
+    the figures are of (runs, or rows of a summary), `members` and `failed` of runs."""
 
     figures: list[float] = field(default_factory=list)
     runs: int = 0
     reached: int = 0
+    members: int = 0
+    failed: int = 0
 
     def add(self, row: Mapping[str, Any], value: str) -> None:
+        failed = int(row.get("failed") or 0)
+        came_through = row.get("runs", 1) - failed
+        self.failed += failed
+        self.members += came_through
+        if failed and not came_through:
+            return
         figure = row[value]
         reached = figure is not None and bool(np.isfinite(figure))
         self.figures.append(float(figure) if reached else np.inf)
         summed = value.startswith("grokked_step") and "runs" in row and "grokked" in row
-        self.runs += row["runs"] if summed else 1
+        self.runs += came_through if summed else 1
         self.reached += row["grokked"] if summed else int(reached)
 
     @property
     def median(self) -> float:
-        return float(np.median(self.figures))
+        return float(np.median(self.figures)) if self.figures else np.inf
+
+    def lines(self, counted: bool) -> list[str]:
+        """What is written in the cell; `counted`: also how many runs reached the figure."""
+        found = [_figure(self.median)] if np.isfinite(self.median) else []
+        if counted and self.runs > 1:
+            found.append(f"{self.reached} of {self.runs}")
+        if self.failed:
+            found.append("failed" if not self.members else f"{self.failed} failed")
+        return found
 
 
 def _missing(cells: Collection[_Cell], places: int) -> str:
     """What grey cells are: there may be places without any run, and cells of several runs."""
     kinds = []
-    if not all(np.isfinite(cell.median) for cell in cells):
+    if any(cell.figures and not np.isfinite(cell.median) for cell in cells):
         several = any(cell.runs > 1 for cell in cells)
         kinds.append("not reached by most runs" if several else "not reached")
-    return ", or ".join([*kinds, *(["no run"] if len(cells) < places else [])])
+    if any(not cell.figures for cell in cells):
+        kinds.append("failed")
+    if len(cells) < places:
+        kinds.append("no run")
+    return ", or ".join(kinds)
+
+
+def _title(words: str, value: str, cells: Collection[_Cell]) -> str:
+    """`Test accuracy, median of 3 runs`; how many is left out where each cell is one run."""
+    counts = sorted({cell.members for cell in cells if cell.members})
+    about = words.partition(" (")[0]
+    if counts[-1] > 1:
+        several = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
+        about += f", {'mean' if value.endswith('_mean') else 'median'} of {several} runs"
+    return about[0].upper() + about[1:]
+
+
+def _base(value: str) -> str:
+    """The figure that a column of a summary is of: `test_acc_mean` → `test_acc`."""
+    return re.sub("_(mean|std|min|max|median)$", "", value)
 
 
 def _has_line(log: Log, metric: str) -> bool:
@@ -180,24 +229,50 @@ def _has_line(log: Log, metric: str) -> bool:
 
 
 def _entry(log: Log) -> dict[str, Any] | None:
-    """A run's settings, the step where it grokked and its last test accuracy; None without any."""
+    """A run's settings, the step where it grokked and its last test accuracy; neither where it
+    failed. None for a run without accuracies that did not fail."""
     from cutaway.grokking.derived import final_accuracy
-    from cutaway.grokking.histories import config_of, history_if_any
+    from cutaway.grokking.histories import config_of, has_failed, history_if_any
     from cutaway.grokking.phases import has_accuracies, phases
 
+    if has_failed(log):
+        return {**config_of(log), "grokked": None, "test_acc": None, "failed": True}
     history = history_if_any(log.history)
     if history is None or not has_accuracies(history):
         return None
-    last = final_accuracy(history)
-    return {**config_of(log), "grokked": phases(history).grokked, "test_acc": last}
+    found = {"grokked": phases(history).grokked, "test_acc": final_accuracy(history)}
+    return {**config_of(log), **found, "failed": False}
 
 
-def _varies(entries: Sequence[Mapping[str, Any]], name: str) -> bool:
-    """Whether a setting is a number, not a seed, with several values."""
-    values = [one.get(name) for one in entries]
-    numbers = all(type(value) in (int, float) for value in values)
-    own = name in ("grokked", "test_acc") or name.endswith("seed")
-    return numbers and not own and len(set(values)) > 1
+def _grids(
+    entries: Sequence[Mapping[str, Any]], planned: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[str, str]]:
+    """Pairs of settings that a sweep combines, in the order of the config.
+
+    `planned` has what each of its runs varies; without it the runs' settings tell. Two that vary
+    together are a line of cells, no grid, and of names every combination must be there: else each
+    name is one of a list of runs, not an axis.
+    """
+    rows = planned or entries
+    names = [name for name in entries[0] if name not in _NO_AXIS and _varies(rows, name)]
+    for x, y in itertools.combinations(names, 2):
+        places = {(one.get(x), one.get(y)) for one in rows}
+        across, upwards = ({one.get(name) for one in rows} for name in (x, y))
+        named = not (_numeric(across) and _numeric(upwards))
+        least = len(across) * len(upwards) - 1 if named else max(len(across), len(upwards))
+        if len(places) > least:
+            yield x, y
+
+
+def _varies(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
+    """Whether a setting, no list, has several values."""
+    values = [one.get(name) for one in rows]
+    plain = all(value is None or isinstance(value, int | float | str) for value in values)
+    return plain and len(set(values)) > 1
+
+
+def _numeric(values: Collection[Any]) -> bool:
+    return all(type(value) in (int, float) for value in values)
 
 
 def _figure(value: float) -> str:
@@ -208,9 +283,10 @@ def _order(setting: Any) -> tuple[int, float, str]:
     """Numbers by size, then texts."""
     if isinstance(setting, int | float):
         return (0, float(setting), "")
-    return (1, 0.0, str(setting))
+    return (1, 0.0, _name(setting))
 
 
 def _name(setting: Any) -> str:
-    plain = isinstance(setting, int | float) and not isinstance(setting, bool)
-    return number(float(setting)) if plain else str(setting)
+    if setting is None or isinstance(setting, bool):
+        return {None: "none", True: "yes", False: "no"}[setting]
+    return number(float(setting)) if isinstance(setting, int | float) else str(setting)

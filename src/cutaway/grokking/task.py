@@ -12,6 +12,7 @@ from cutaway.base import hardware
 from cutaway.grokking import losses
 from cutaway.grokking.config import GrokkingConfig
 from cutaway.grokking.data import Split, all_pairs
+from cutaway.grokking.group import in_order
 from cutaway.grokking.routing import regularizer
 from cutaway.grokking.spectrum import spectral_smoothness
 from cutaway.training.config import LoopConfig
@@ -43,6 +44,9 @@ class GrokkingTask(Task):
         super().__init__()
         self.model = model
         self.configs, self.config, self.members = list(configs), configs[0], len(configs)
+        # this penalty is about the mean of all pairs' weights, which no part knows
+        consistency = self.config.routing_regularizer == "consistency"
+        self.separable = not (self.config.penalises_routing and consistency)
         for name in ("train_pairs", "train_labels", "test_pairs", "test_labels"):
             parts = [getattr(one, name) for one in splits]
             data = parts[0] if self.members == 1 else torch.stack(parts)
@@ -63,7 +67,7 @@ class GrokkingTask(Task):
 
     def loss(self, batch: PairBatch) -> Loss:
         routing = None
-        if self.config.routing_regularizer is not None:
+        if self.config.penalises_routing:
             logits, routing = self.model.forward_with_routing(batch.pairs)
         else:
             logits = self.model(batch.pairs)
@@ -84,6 +88,7 @@ class GrokkingTask(Task):
         """Loss of each row, in the precision asked for."""
         if self.config.softmax_precision == "float64":
             logits = logits.to(hardware.wide(logits.device))
+        logits = _full(logits)
         return losses.EXAMPLE_LOSSES[self.config.loss_function](logits, labels)
 
     def _regularizers(self, batch: PairBatch, routing: Tensor | None) -> dict[str, Tensor]:
@@ -93,8 +98,9 @@ class GrokkingTask(Task):
             penalty = regularizer(config.routing_regularizer, routing)
             terms["routing_penalty"] = config.lambda_routing * penalty
         if config.lambda_spectral:
-            table = self.model(self.grid).unflatten(-2, (config.p, config.p))
-            terms["spectral_penalty"] = config.lambda_spectral * (1 - spectral_smoothness(table))
+            table = self._logits_of_all()
+            smoothness = spectral_smoothness(in_order(table, config.operation))
+            terms["spectral_penalty"] = config.lambda_spectral * (1 - smoothness)
         if config.lambda_jacobian:
             entering = self.embed(batch).requires_grad_()
             logits = self.outputs(entering)
@@ -123,10 +129,13 @@ class GrokkingTask(Task):
     def output_table(self) -> Tensor:
         """Logits of all pairs, (..., p, p, classes) by a and b; once per step, without gradient."""
         if self._table is None:
-            p = self.config.p
             with torch.no_grad():
-                self._table = self.model(self.grid).unflatten(-2, (p, p))
+                self._table = self._logits_of_all()
         return self._table
+
+    def _logits_of_all(self) -> Tensor:
+        logits = self.model(self.grid).unflatten(-2, (self.config.p, self.config.p))
+        return _full(logits)  # there is no Fourier transform in bfloat16
 
     def evaluate(self) -> dict[str, Tensor]:
         """`test_loss` (nats per pair) and `test_acc` over all test pairs."""
@@ -177,6 +186,11 @@ _MEASURES = (
     ("jac", "jacobian_norm", "{:.2e}"),
     ("|hess|", "hessian_trace", "{:.2e}"),
 )
+
+
+def _full(logits: Tensor) -> Tensor:
+    """What autocast left in bfloat16 as float32, for what is too fine for eight bits."""
+    return logits.float() if logits.dtype == torch.bfloat16 else logits
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -171,10 +171,18 @@ class Checkpoints:
             return
         kept = {*self.steps()[-keep:]} if keep else set()
         for step in set(self.steps()) - kept - {self.best()}:
-            place = self.path(step)
-            doomed = place.with_name(f".{place.name}.tmp")  # never half a checkpoint under its name
-            place.rename(doomed)
-            shutil.rmtree(doomed, ignore_errors=True)
+            self._remove(step)
+
+    def truncate(self, step: int) -> None:
+        """Delete the checkpoints of steps beyond `step`: of a course that is taken anew."""
+        for later in (one for one in self.steps() if one > step):
+            self._remove(later)
+
+    def _remove(self, step: int) -> None:
+        place = self.path(step)
+        doomed = place.with_name(f".{place.name}.tmp")  # never half a checkpoint under its name
+        place.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
 
     def _pointed(self, pointer: str) -> int | None:
         try:

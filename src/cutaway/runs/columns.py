@@ -175,8 +175,9 @@ def _listed(names: Sequence[str], most: int = 6) -> str:
 def _whole_steps(table: pa.Table, origin: str, notices: list[str]) -> pa.Table:
     """Rows that have a step, which is a whole number."""
     steps = table["step"]
-    known = pc.and_kleene(pc.is_valid(steps), pc.invert(pc.is_nan(steps.cast(pa.float64()))))
-    known = pc.fill_null(known, False)
+    known = pc.is_valid(steps)
+    if pa.types.is_floating(steps.type):
+        known = pc.fill_null(pc.and_kleene(known, pc.invert(pc.is_nan(steps))), False)
     if missing := len(table) - pc.sum(known).as_py():
         if missing == len(table):
             raise UserError(f"{origin}: no row has a step")

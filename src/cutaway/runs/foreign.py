@@ -7,7 +7,7 @@ that makes a `Log`.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,8 @@ class Log:
     `history` has `step` and, of a language model, `train_loss` and `val_loss` (nats per token);
     `words` has `step`, `token_id`, `word`, `activation`, in our own runs also `sense`; None where
     no words were recorded. `path` is the run's folder or the file. `config` is what a history's
-    file says about its settings; a run's are in its record.
+    file says about its settings; a run's are in its record. `planned`, of a run of a sweep, is what
+    each of the sweep's runs varies, field by field, whether it was begun or not.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Log:
     history: pa.Table
     words: pa.Table | None
     config: Mapping[str, Any] = field(default_factory=dict)
+    planned: Sequence[Mapping[str, Any]] = ()
 
 
 def open_log(reference: str | os.PathLike[str], root: str | os.PathLike[str] = "runs") -> Log:

@@ -77,7 +77,7 @@ def final_figures(history: pa.Table) -> dict[str, float]:
 
 
 def _checked(name: str) -> str:
-    if not name.strip() or name in (".", "..") or "/" in name or "\0" in name:
+    if not files.is_folder_name(name):
         raise UserError(f"name = {name!r}: expected a folder's name")
     return name
 

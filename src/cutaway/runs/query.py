@@ -67,7 +67,8 @@ class Queries:
                 self._read_all(runs)
                 return self._ask(query, runs)
         except duckdb.Error as error:
-            raise UserError(f"SQL: {_first_line(error)}") from None
+            known = _tables_hint(error, readable)
+            raise UserError(f"SQL: {_first_line(error)}{known}") from None
 
     def _ask(self, query: str, runs: Sequence[tuple[Found, RunRecord]]) -> pa.Table:
         with self._lock:
@@ -277,6 +278,16 @@ def _wanted(query: str, runs: Sequence[tuple[Found, RunRecord]]) -> tuple[set[st
     """The tables there are, and those a query names (in any case); all where it names none."""
     names = {"history"}.union(*(found.tables for found, _ in runs))
     return names, {name for name in names if name.lower() in query} or names
+
+
+def _tables_hint(error: duckdb.Error, readable: Readable) -> str:
+    """What tables there are, where a query asked for one that is not."""
+    import duckdb
+
+    if not isinstance(error, duckdb.CatalogException) or "Table with name" not in str(error):
+        return ""
+    names = {"history"}.union(*(found.tables for found, _ in readable()))
+    return f" tables: {', '.join(['runs', *sorted(names)])}"
 
 
 def _keep(connection: duckdb.DuckDBPyConnection, name: str, content: pa.Table) -> None:

@@ -6,7 +6,8 @@ A file with `sweep:`, `runs:` or `seeds:` is a sweep: many runs, for `cutaway sw
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -27,6 +28,7 @@ class Preset:
     study: str
     values: dict[str, Any]
     about: str = ""
+    guessed: bool = False  # the study, by the file's keys
 
     @property
     def is_sweep(self) -> bool:
@@ -71,9 +73,10 @@ def find_preset(name: str, *, sweep: bool = False) -> Preset:
 def _found(name: str) -> Preset:
     if name.endswith((".yaml", ".yml")) or Path(name).is_file():
         values = read_yaml(name)
-        study = values.pop("study", None) or _inferred(values)
-        return Preset(Path(name).stem, study, values)
+        study = values.pop("study", None)
+        return Preset(Path(name).stem, study or _inferred(values), values, guessed=not study)
     known = {preset.name: preset for preset in presets(sweeps=True)}
+    name = name if name in known else name.replace("_", "-")
     if name not in known:
         close = nearest(name, known, count=3, cutoff=0.4)
         raise UserError(
@@ -88,11 +91,30 @@ def _inferred(values: Mapping[str, Any]) -> str:
         return find_preset(base).study
     varied = values.get("sweep")
     entries = values.get("runs") if isinstance(values.get("runs"), list) else []
-    keys = set(values)
-    for group in (varied, *entries):
-        if isinstance(group, Mapping):
-            keys |= {p.strip().replace("-", "_") for key in group for p in str(key).split(",")}
-    return infer(keys)
+    found = dict(values)
+    if isinstance(varied, Mapping):
+        for key, axis in varied.items():
+            fields = [part.strip().replace("-", "_") for part in str(key).split(",")]
+            first = axis[0] if isinstance(axis, list) and axis else None
+            together = len(fields) > 1 and isinstance(first, list)
+            found |= dict(zip(fields, first if together else [first] * len(fields)))
+    for entry in entries:
+        if isinstance(entry, Mapping):
+            found |= {str(key).replace("-", "_"): value for key, value in entry.items()}
+    return infer(found)
+
+
+@contextmanager
+def hinted(preset: Preset) -> Iterator[None]:
+    """Add to a complaint about a file's settings for which study they were taken, if guessed."""
+    try:
+        yield
+    except UserError as error:
+        if not preset.guessed or "has no field" not in str(error):
+            raise
+        raise UserError(
+            f"{error} (taken for settings of {preset.study}; a line `study: NAME` says which)"
+        ) from None
 
 
 def _is_sweep(values: Mapping[str, Any]) -> bool:

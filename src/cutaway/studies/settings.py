@@ -25,6 +25,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cutaway.base.errors import UserError, nearest
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
     from cutaway.training.config import LoopConfig
 
 
@@ -36,6 +38,8 @@ class StudyConfig(BaseModel):
     """
 
     displaces: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    # keys of a file under which fields may stand grouped
+    sections: ClassVar[tuple[str, ...]] = ()
 
     free: ClassVar[frozenset[str]] = frozenset(
         {"device", "compile", "wandb", "wandb_project", "tensorboard"}
@@ -138,6 +142,7 @@ def resolve(model: type[C], file: Mapping[str, Any], over: Mapping[str, Any] | N
     Text in a file is not taken for a number (`'1e-8'` in quotes is a mistake, and named as one);
     the command line knows only text, so there it is.
     """
+    file = flattened(model, file)
     for name, value in file.items():
         field = model.model_fields.get(name)
         if field and isinstance(value, str) and not _takes_text(field.annotation):
@@ -148,6 +153,7 @@ def resolve(model: type[C], file: Mapping[str, Any], over: Mapping[str, Any] | N
     for given, void in getattr(model, "displaces", {}).items():
         if given in over:
             file = {name: value for name, value in file.items() if name not in void}
+    over = {name: _whole(model.model_fields.get(name), value) for name, value in over.items()}
     for name, value in {**file, **over}.items():
         field = model.model_fields.get(name)
         if field and isinstance(value, bool) and bool not in _kinds(field.annotation):
@@ -158,14 +164,66 @@ def resolve(model: type[C], file: Mapping[str, Any], over: Mapping[str, Any] | N
         raise UserError("; ".join(_complaint(model, one) for one in error.errors())) from None
 
 
+def flattened(model: type[BaseModel], file: Mapping[str, Any]) -> dict[str, Any]:
+    """A file's values with those of the model's `sections` put beside the others."""
+    flat: dict[str, Any] = {}
+    for name, value in file.items():
+        if name in getattr(model, "sections", ()) and isinstance(value, Mapping):
+            flat |= {str(key).replace("-", "_"): one for key, one in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
 def _complaint(model: type[BaseModel], error: Any) -> str:
     field = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        return f"{model.__name__} has no field {field!r}{nearest(field, model.model_fields)}"
+        known = model.model_fields
+        meant = [name for name in synonyms(field) if name in known]
+        close = f"; did you mean {meant[0]!r}?" if meant else nearest(field, known)
+        return f"{model.__name__} has no field {field!r}{close}"
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     message = error["msg"]
     return f"{field} = {error['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def synonyms(field: str) -> tuple[str, ...]:
+    """What others call the same setting; empty where none is known."""
+    return next((names for names in _SYNONYMS if field in names), ())
+
+
+_SYNONYMS = (
+    ("lr", "learning_rate", "step_size"),
+    ("epochs", "max_iters", "steps", "iterations", "iters", "max_steps", "n_steps", "num_epochs"),
+    ("warmup_epochs", "warmup_iters", "warmup_steps", "warmup"),
+    ("hidden_dim", "n_embd", "d_model", "width", "hidden_size", "dim"),
+    ("n_layers", "n_layer", "num_layers", "layers", "depth"),
+    ("n_heads", "n_head", "num_heads", "heads"),
+    ("model_type", "model", "architecture", "arch", "network"),
+    ("operation", "op", "task", "fn_name"),
+    ("p", "modulus", "prime", "mod"),
+    ("train_frac", "train_fraction", "frac_train", "train_split", "training_fraction"),
+    ("weight_decay", "wd"),
+    ("grad_clip", "gradient_clip", "clip", "max_grad_norm"),
+    ("log_every", "log_interval", "eval_interval", "eval_every"),
+    ("checkpoint_every", "checkpoint_interval", "save_every"),
+    ("activation", "act_fn", "act"),
+    ("optimizer", "optim"),
+    ("seed", "random_seed"),
+)
+
+
+def _whole(field: FieldInfo | None, value: Any) -> Any:
+    """`"1e3"` for a whole number → 1000, as YAML has it; anything else as it is."""
+    kinds = _kinds(field.annotation) if field is not None else ()
+    if not isinstance(value, str) or int not in kinds or str in kinds:
+        return value
+    try:
+        number = float(value)
+    except ValueError:
+        return value
+    return int(number) if number.is_integer() and "e" in value.lower() else value
 
 
 def _takes_text(annotation: Any) -> bool:

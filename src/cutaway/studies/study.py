@@ -12,6 +12,7 @@ from cutaway.studies.settings import StudyConfig
 if TYPE_CHECKING:
     from cutaway.runs.folder import Run
     from cutaway.runs.sinks import Sink
+    from cutaway.training.config import LoopConfig
     from cutaway.training.instruments import Instrument
     from cutaway.training.task import Task
 
@@ -22,11 +23,13 @@ C = TypeVar("C", bound=StudyConfig)
 class Prepared:
     """Everything a training needs, made and checked before anything is written.
 
+    `loop` are the loop's settings where they hang on the data; else the config's are taken.
     `parents` says what the run is made from (data, models) with content hashes; `write` puts
     what belongs beside the weights (a tokenizer) into the new run's folder.
     """
 
     task: Task
+    loop: LoopConfig | None = None
     instruments: Sequence[Instrument] = ()
     sinks: Sequence[Sink] = ()
     parents: Sequence[dict[str, Any]] = ()

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from cutaway.base import hardware
 from cutaway.base.display import notice, notices_to
-from cutaway.base.errors import UserError
+from cutaway.base.errors import RunFailed, UserError
 from cutaway.base.files import require_writable
 from cutaway.runs import record
 from cutaway.runs.checkpoint import Checkpoint, DamagedCheckpoint
 from cutaway.runs.folder import Run
+from cutaway.runs.record import RunRecord
 from cutaway.studies.registry import study_of
 from cutaway.studies.settings import StudyConfig
 from cutaway.studies.study import Prepared
-from cutaway.studies.train import advise, require_disk, require_same, require_same_parents, sinks_of
+from cutaway.studies.train import (
+    advise,
+    newest_checkpoint,
+    require_disk,
+    require_same,
+    require_same_parents,
+    sinks_of,
+)
 from cutaway.training.config import LoopConfig
 
 TOGETHER = "trained_with"  # where a record's `resolved` names all the runs of its stack
@@ -25,96 +33,133 @@ TOGETHER = "trained_with"  # where a record's `resolved` names all the runs of i
 
 def train_together(
     study: str, configs: Sequence[StudyConfig], outs: Sequence[str | Path], *, resume: bool = False
-) -> list[Run]:
+) -> list[Run | UserError]:
     """Train the runs as one stack and return them closed, each done or failed (its record says).
 
     What a run leaves equals, up to rounding, what it leaves when trained alone. With `resume`
     all go on from the newest step that every one has an intact checkpoint of, from the start
-    where there is none. Raises UserError where nothing could start, or Interrupted.
+    where there is none. A run that cannot start, because of what its folder holds for one, has in
+    its place the UserError that says why; its folder is as it was, and the others train without
+    it. Raises UserError where the request as a whole is wrong, or Interrupted.
     """
     room = study_of(study)
     keys = {config.stack_key() for config in configs}
     if len(keys) != 1 or None in keys:
         raise UserError(f"these {len(configs)} {study} runs cannot be stacked: their shapes differ")
-    configs = [config.anchored() for config in configs]
-    paths = [Path(out) for out in outs]
     hardware.device(configs[0].device)
-    for out in paths:
-        require_writable(out)
-        if not (resume and (out / record.FILE).is_file()):
-            Run.require_free(out)
-    prepared = room.prepare_together(configs)
-    # a stack's step is as large as its members' together
-    loops = [replace(config.loop(), threads=None) for config in configs]
-    for out, own, loop in zip(paths, prepared, loops):
-        require_disk(out, own, loop, len(configs))
+    members = [_Member(config.anchored(), Path(out)) for config, out in zip(configs, outs)]
+    prepared = room.prepare_together([one.config for one in members])
+    for index, (one, own) in enumerate(zip(members, prepared)):
+        with _refusing(one):
+            one.check(own, index, resume, len(members))
     with ExitStack() as opened:
-        made: list[Run] = []
-        try:
-            runs = _opened(study, configs, prepared, loops, paths, opened, made)
-            checkpoints = _common_checkpoints(runs) if resume else []
-            _fit(prepared[0], loops, runs, checkpoints)
-        except UserError:  # nothing has started: nothing stays
-            opened.close()
-            for run in made:
-                Run.remove(run.path)
-            raise
-        for run, config in zip(runs, configs):
-            if run.record.status == "done":
-                with _speaking(run):
-                    advise(study, config, run)
-    return runs
+        for one, own in zip(members, prepared):
+            if one.refused is None:
+                with _refusing(one):
+                    opened.enter_context(one.open(study, own))
+        starting = [one for one in members if one.refused is None]
+        if len(starting) < len(members) and starting:
+            prepared = room.prepare_together([one.config for one in starting])
+        if starting:
+            _fit(prepared[0], starting, opened)
+        for one in starting:
+            if one.run.record.status == "done":
+                with _speaking(one.run):
+                    advise(study, one.config, one.run)
+    return [one.run if one.refused is None else one.refused for one in members]
 
 
-def _opened(
-    study: str,
-    configs: Sequence[StudyConfig],
-    prepared: Sequence[Prepared],
-    loops: list[LoopConfig],
-    paths: Sequence[Path],
-    opened: ExitStack,
-    made: list[Run],
-) -> list[Run]:
-    """Every run's folder taken, new (put into `made`) or resumed."""
-    runs: list[Run] = []
-    together = {TOGETHER: [path.name for path in paths]}
-    for index, (config, own, out) in enumerate(zip(configs, prepared, paths)):
-        if (out / record.FILE).is_file():
-            before = Run.open(out).record
-            require_same(before.config, config, out)
-            require_same_parents(before.parents, own, out)
-            loops[index] = replace(
-                loops[index], steps=max(before.steps_planned, loops[index].steps)
-            )
-            run = Run.resume(out, sinks=sinks_of(config, own))
-            if not run.checkpoints.steps():
-                run.save_record(resolved=run.record.resolved | together)
+class _Member:
+    """A run on its way into the stack: checked, opened, or refused."""
+
+    run: Run
+    loop: LoopConfig
+
+    def __init__(self, config: StudyConfig, out: Path):
+        self.config, self.out = config, out
+        self.before: RunRecord | None = None  # of a run that is resumed
+        self.refused: UserError | None = None
+
+    def check(self, own: Prepared, index: int, resume: bool, members: int) -> None:
+        """Raise UserError where this run cannot start or go on; nothing is written."""
+        from cutaway.training.saving import matching_state
+
+        self.loop = own.loop or self.config.loop()
+        require_writable(self.out)
+        if not (resume and (self.out / record.FILE).is_file()):
+            Run.require_free(self.out)
         else:
-            run = Run.create(
-                out,
+            run = Run.open(self.out)
+            if run.status == "running":
+                Run.require_free(self.out)  # refuses, naming the process that writes it
+            self.before = run.record
+            require_same(self.before.config, self.config, self.out)
+            require_same_parents(self.before.parents, own, self.out)
+            steps = max(self.before.steps_planned, self.loop.steps)
+            self.loop = replace(self.loop, steps=steps)
+            checkpoint, _ = newest_checkpoint(run)
+            if checkpoint is not None:
+                matching_state(checkpoint, own.task, self.loop, index)
+            for table in run.tables():
+                run.read(table)
+        require_disk(self.out, own, self.loop, members)
+
+    def open(self, study: str, own: Prepared) -> Run:
+        """The run's folder taken, new or resumed."""
+        if self.before is not None:
+            self.run = Run.resume(self.out, sinks=sinks_of(self.config, own))
+        else:
+            self.run = Run.create(
+                self.out,
                 study=study,
-                config=config.model_dump(mode="json"),
-                seed=config.seed,
-                steps_planned=loops[index].steps,
+                config=self.config.model_dump(mode="json"),
+                seed=self.config.seed,
+                steps_planned=self.loop.steps,
                 parents=own.parents,
-                resolved=own.resolved | together,
-                sinks=sinks_of(config, own),
+                resolved=own.resolved,
+                sinks=sinks_of(self.config, own),
             )
-            made.append(run)
-        runs.append(opened.enter_context(run))
-        own.write(run.path)
-        run.record.notices.extend(own.notices)
-    return runs
+        try:
+            own.write(self.run.path)
+        except UserError:
+            self.put_back()
+            self.run.close()
+            raise
+        self.run.record.notices.extend(own.notices)
+        return self.run
+
+    def put_back(self) -> None:
+        """As if it had not been opened: nothing has started."""
+        if self.before is None:
+            self.run.close()
+            Run.remove(self.run.path)
+        else:
+            fields = type(self.before).model_fields
+            self.run.save_record(**{name: getattr(self.before, name) for name in fields})
+
+
+@contextmanager
+def _refusing(member: _Member) -> Iterator[None]:
+    """What is wrong with one run stops that run only."""
+    try:
+        yield
+    except UserError as error:
+        member.refused = error
 
 
 def _common_checkpoints(runs: Sequence[Run]) -> list[Checkpoint]:
     """Each run's checkpoint of the newest step that all have intact; empty where there is none."""
-    steps = set.intersection(*(set(run.checkpoints.steps()) for run in runs))
-    for step in sorted(steps, reverse=True):
+    steps = [set(run.checkpoints.steps()) for run in runs]
+    for step in sorted(set.intersection(*steps), reverse=True):
         try:
             return [run.checkpoints.load(step) for run in runs]
         except DamagedCheckpoint as error:
             runs[0].notice(f"{error}; going back to an earlier one")
+    if any(steps):
+        runs[0].notice(
+            f"these {len(runs)} runs have no intact checkpoint of the same step: they begin again "
+            "from step 0"
+        )
     return []
 
 
@@ -140,12 +185,25 @@ def _set(take: Callable[[str], None] | None) -> Iterator[None]:
         notices_to.reset(before)
 
 
-def _fit(
-    prepared: Prepared,
-    loops: Sequence[LoopConfig],
-    runs: Sequence[Run],
-    checkpoints: Sequence[Checkpoint],
-) -> None:
+def _fit(prepared: Prepared, members: Sequence[_Member], opened: ExitStack) -> None:
+    """Train the stack; where it cannot start, every folder is as it was before."""
     from cutaway.training.loop import fit
 
-    fit(prepared.task, loops, runs, prepared.instruments, checkpoints=checkpoints)
+    runs = [one.run for one in members]
+    loops = [one.loop for one in members]
+    if len(members) > 1:
+        # a stack's step is as large as its members' together
+        loops = [replace(loop, threads=None) for loop in loops]
+        for run in runs:
+            if not run.checkpoints.steps():
+                together = [one.name for one in runs]
+                run.save_record(resolved=run.record.resolved | {TOGETHER: together})
+    try:
+        checkpoints = _common_checkpoints(runs) if any(one.before for one in members) else []
+        with suppress(RunFailed):  # each run's record says so
+            fit(prepared.task, loops, runs, prepared.instruments, checkpoints=checkpoints)
+    except UserError:
+        for one in members:
+            one.put_back()
+        opened.close()
+        raise

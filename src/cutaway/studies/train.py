@@ -46,7 +46,7 @@ def train(
         return _resume(study, config, out, extra_steps)
     Run.require_free(out)
     prepared = study_of(study).prepare(config)
-    loop = config.loop()
+    loop = prepared.loop or config.loop()
     require_disk(out, prepared, loop)
     run = Run.create(
         out,
@@ -83,15 +83,15 @@ def _resume(study: str, config: StudyConfig, out: Path, extra_steps: int) -> Run
     if opened.status == "running":
         Run.require_free(out)  # refuses, naming the process that writes it
     require_same(record.config, config, out)
-    loop = config.loop()
-    loop = replace(loop, steps=max(record.steps_planned, loop.steps) + extra_steps)
     if record.status == "done" and not extra_steps:
         notice(f"{out}: already done at step {record.steps_done}; --extra-steps N trains on")
         return opened
     prepared = study_of(study).prepare(config)
     require_same_parents(record.parents, prepared, out)
+    loop = prepared.loop or config.loop()
+    loop = replace(loop, steps=max(record.steps_planned, loop.steps) + extra_steps)
     require_disk(out, prepared, loop)
-    checkpoint, damage = _checkpoint(opened)
+    checkpoint, damage = newest_checkpoint(opened)
     if checkpoint is not None:
         matching_state(checkpoint, prepared.task, loop)
     with Run.resume(out, sinks=sinks_of(config, prepared)) as run:
@@ -118,8 +118,11 @@ def require_disk(out: Path, prepared: Prepared, loop: LoopConfig, members: int =
     require_writable(out, 12 * parameters * (kept + 2))
 
 
-def _checkpoint(run: Run) -> tuple[Checkpoint | None, list[str]]:
-    """The newest intact checkpoint, and what was damaged; None where none was ever written."""
+def newest_checkpoint(run: Run) -> tuple[Checkpoint | None, list[str]]:
+    """The newest intact checkpoint, and what was damaged; None where none was ever written.
+
+    Raises UserError where there were some and none is intact.
+    """
     checkpoint, damage = run.checkpoints.latest_intact()
     if checkpoint is None and (damage or run.record.steps_done):
         raise UserError(f"{run.path}: no checkpoint left intact; start a new run")

@@ -7,6 +7,7 @@ what tells that a resumed sweep is no longer the one that was begun.
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ def read_definition(folder: Path) -> Sweep | None:
 def joined(sweep: Sweep, before: Sweep | None, folder: Path) -> Sweep:
     """`sweep` and the runs that only the one begun `before` has: a sweep may grow, never change.
 
-    Raises UserError naming the first run whose settings differ from those it was begun with.
+    Raises UserError naming the first run whose settings differ from those it was begun with, or the
+    first setting outside the varied ones in which the two sweeps have nothing in common.
     """
     if before is None:
         return sweep
@@ -54,6 +56,7 @@ def joined(sweep: Sweep, before: Sweep | None, folder: Path) -> Sweep:
     for run in sweep.runs:
         if run.name in old:
             require_same(run, old.pop(run.name).config.model_dump(mode="json"), folder)
+    _require_same_shared(sweep, before, folder)
     return Sweep(sweep.name, sweep.study, (*sweep.runs, *old.values()))
 
 
@@ -65,6 +68,33 @@ def require_same(run: SweepRun, before: dict[str, Any], folder: Path) -> None:
                 f"run {run.name}: {field} = {value!r}: {folder} began it with {before[field]!r}; "
                 "go on with what it was begun with, or choose another --out"
             )
+
+
+def _require_same_shared(sweep: Sweep, before: Sweep, folder: Path) -> None:
+    """Refuse a sweep that is another one: a setting that not both vary has no value in common."""
+    now, then = (_values(one) for one in (sweep, before))
+    free = sweep.runs[0].config.free
+    both = _varied(sweep) & _varied(before) | free | {"name"}
+    for field in now:
+        if field in both or field not in then or now[field].keys() & then[field].keys():
+            continue
+        new, old = (next(iter(one[field].values())) for one in (now, then))
+        raise UserError(
+            f"{field} = {new!r}: the sweep in {folder} has {old!r}; choose another --out"
+        )
+
+
+def _varied(sweep: Sweep) -> set[str]:
+    return {field for run in sweep.runs for field in run.swept}
+
+
+def _values(sweep: Sweep) -> dict[str, dict[str, Any]]:
+    """The values each setting has in a sweep's runs, by their JSON, which any value has."""
+    found: dict[str, dict[str, Any]] = {}
+    for run in sweep.runs:
+        for field, value in run.config.model_dump(mode="json").items():
+            found.setdefault(field, {})[json.dumps(value)] = value
+    return found
 
 
 def _content(sweep: Sweep) -> dict[str, Any]:

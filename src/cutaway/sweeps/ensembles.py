@@ -49,7 +49,7 @@ def require_stackable(runs: Sequence[SweepRun]) -> None:
         raise UserError(
             f"ensemble: no two of these {len(runs)} runs can be stacked (same network and data "
             "size; only rates, decay, betas and seeds may differ, and epochs where checkpoint_every "
-            "is given); leave --ensemble out"
+            "and, of a routed network, save_routing_every are given); leave --ensemble out"
         )
 
 

@@ -230,7 +230,8 @@ class _Pool:
         self.workers.remove(worker)
         worker.close()
         for job in worker.unit:
-            self._end(job, _last_state(job, reason, stopped=bool(self.forwarded)))
+            pid = worker.process.pid
+            self._end(job, _last_state(job, pid, reason, stopped=bool(self.forwarded)))
         self.hire()
 
     def _end(self, job: Job, end: End) -> None:
@@ -238,13 +239,18 @@ class _Pool:
         self.board.ended(job.name, end.status, end.reason)
 
 
-def _last_state(job: Job, reason: str, stopped: bool) -> End:
-    """How a run stands whose worker is gone: done if it was, interrupted if it had begun."""
+def _last_state(job: Job, pid: int, reason: str, stopped: bool) -> End:
+    """How a run stands whose worker `pid` is gone: done or failed if it was, with its own reason,
+    interrupted if it had begun."""
     try:
-        status = Run.open(job.out).status
+        record = Run.open(job.out).record
     except UserError:
         return End("interrupted" if stopped else "failed", reason)
-    return End("done") if status == "done" else End("interrupted", reason)
+    if record.status == "done":
+        return End("done")
+    if record.status == "failed":  # by this worker, or before it could try again
+        return End("failed", record.reason if record.pid == pid else reason)
+    return End("interrupted", reason)
 
 
 def _share(jobs: int) -> int:

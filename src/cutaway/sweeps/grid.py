@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from cutaway.base.errors import UserError, nearest
-from cutaway.studies.presets import find_preset
+from cutaway.studies.presets import find_preset, hinted
 from cutaway.studies.registry import config_of
 from cutaway.studies.settings import StudyConfig, resolve
 
@@ -93,7 +93,8 @@ def read_sweep(what: str | Path, over: Mapping[str, Any] | None = None) -> Sweep
     Every run is resolved and validated. Raises UserError naming the run and the field.
     """
     preset = find_preset(str(what), sweep=True)
-    return expand(preset.values, preset.study, preset.name, over)
+    with hinted(preset):
+        return expand(preset.values, preset.study, preset.name, over)
 
 
 def expand(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cutaway.base.errors import UserError
+from cutaway.runs.folder import Run
 from cutaway.runs.foreign import Log, open_log
 from cutaway.studies.registry import sweep_advice_of, sweep_pictures_of
 from cutaway.sweeps import definition
@@ -44,14 +46,30 @@ def swept(folder: Path) -> Sweep:
 
 
 def recorded_runs(sweep: Sweep, folder: Path) -> tuple[Sequence[Log], Sequence[str]]:
-    """The logs of the runs that have a history, in the sweep's order, and their groups."""
+    """The logs of the runs that have recorded something or failed, in the sweep's order, and their
+    groups; of a run that failed before its first row the history has no rows."""
+    planned = tuple(run.swept for run in sweep.runs)
     logs, groups = [], []
     for run in sweep.runs:
-        try:
-            log = open_log(folder / run.name)
-        except UserError:  # not begun, nothing recorded, or damaged: its row in the summary says
-            continue
-        if log.history.num_rows:
-            logs.append(log)
+        log = _log(folder / run.name)
+        if log is not None:
+            logs.append(replace(log, planned=planned))
             groups.append(run.group)
     return logs, groups
+
+
+def _log(folder: Path) -> Log | None:
+    """None for a run that was not begun, has recorded nothing yet, or is damaged: its row in the
+    summary says so."""
+    import pyarrow as pa
+
+    try:
+        log = open_log(folder)
+    except UserError:
+        try:
+            failed = Run.open(folder).record.status == "failed"
+        except UserError:
+            return None
+        nothing = pa.table({"step": pa.array([], pa.int64())})
+        return Log(folder.name, folder, nothing, None) if failed else None
+    return log if log.history.num_rows else None

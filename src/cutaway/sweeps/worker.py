@@ -17,10 +17,14 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cutaway.base import display, progress
-from cutaway.base.errors import CutawayError, Interrupted, RunFailed
+from cutaway.base.errors import CutawayError, Interrupted, RunFailed, UserError
+
+if TYPE_CHECKING:
+    from cutaway.runs.folder import Run
+    from cutaway.runs.record import RunRecord
 
 _EVERY = 0.25  # seconds between two messages of progress
 _RELEASE = 30.0  # seconds in which a killed sweep's worker lets go of a run
@@ -85,6 +89,7 @@ class Worker:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def _train(self, unit: Sequence[Mapping[str, Any]]) -> list[tuple[str, str | None]]:
+        before = [_record(job) for job in unit]
         try:
             self.interruptible = True
             if self.stopping:  # asked between two units
@@ -92,19 +97,20 @@ class Worker:
             return _train(unit)
         except Interrupted as error:
             self.stopping = True
-            return [_unless_ended(job, "interrupted", error.name) for job in unit]
+            status, reason = "interrupted", error.name
         except KeyboardInterrupt:
             self.stopping = True
-            return [("interrupted", "stopped before its first step")] * len(unit)
+            status, reason = "interrupted", "stopped before its first step"
         except RunFailed as error:
             where = "" if error.step is None else f"step {error.step}: "
-            return [("failed", where + error.reason)] * len(unit)
+            status, reason = "failed", where + error.reason
         except CutawayError as error:
-            return [("failed", str(error))] * len(unit)
+            status, reason = "failed", str(error)
         except Exception as error:
-            return [("failed", f"{type(error).__name__}: {error}")] * len(unit)
+            status, reason = "failed", f"{type(error).__name__}: {error}"
         finally:
             self.interruptible = False
+        return [_unless_ended(job, was, status, reason) for job, was in zip(unit, before)]
 
     def _progress(self, bar: progress.Progress) -> None:
         now = time.monotonic()
@@ -126,21 +132,38 @@ def _train(unit: Sequence[Mapping[str, Any]]) -> list[tuple[str, str | None]]:
     resume = any(job["resume"] for job in unit)
     configs = [resolve(config_of(study), job["config"]) for job in unit]
     if len(unit) == 1:
-        runs = [train(study, configs[0], outs[0], resume=resume)]
+        runs: list[Run | UserError] = [train(study, configs[0], outs[0], resume=resume)]
     else:
         runs = train_together(study, configs, outs, resume=resume)
-    return [(run.record.status, run.record.reason) for run in runs]
+    return [_end(run) for run in runs]
+
+
+def _end(run: Run | UserError) -> tuple[str, str | None]:
+    """How a run ended, or that it could not start."""
+    if isinstance(run, UserError):
+        return "failed", str(run)
+    return run.record.status, run.record.reason
+
+
+def _record(job: Mapping[str, Any]) -> RunRecord | None:
+    """A run's record as it is on the disk; None where there is none that can be read."""
+    from cutaway.runs.folder import Run
+
+    try:
+        return Run.open(job["out"]).record
+    except UserError:
+        return None
 
 
 def _unless_ended(
-    job: Mapping[str, Any], status: str, reason: str | None
+    job: Mapping[str, Any], before: RunRecord | None, status: str, reason: str | None
 ) -> tuple[str, str | None]:
-    """How a run of an interrupted unit ended: members that were done or failed before stay so."""
-    from cutaway.runs.folder import Run
-
-    record = Run.open(job["out"]).record
-    ended = record.status in ("done", "failed")
-    return (record.status, record.reason) if ended else (status, reason)
+    """How a run of a unit that was cut short ended: a member that was done or had failed by
+    itself since `before` stays so, with its own reason."""
+    record = _record(job)
+    if record is not None and record.status in ("done", "failed") and record != before:
+        return record.status, record.reason
+    return status, reason
 
 
 def _await_release(out: Path) -> None:

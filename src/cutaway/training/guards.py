@@ -51,27 +51,26 @@ class FiniteGuard:
 
     def __init__(self, device: torch.device, members: int):
         self.immediate = device.type == "cpu"
-        self.first_bad = torch.full((members,), -1, dtype=torch.int64, device=device)
-        self.what = "loss or gradient"
+        # of each member the first step whose loss (row 0) or gradient (row 1) was not finite
+        self.first_bad = torch.full((2, members), -1, dtype=torch.int64, device=device)
 
     def watch(self, step: int, total: Tensor, gradient_norm: Tensor) -> bool:
         """Note whether this step's figures are finite; True where a CPU saw that some are not."""
-        seen = total.detach() + gradient_norm
+        seen = torch.stack([total.detach().reshape(-1), gradient_norm.reshape(-1)])
         if self.immediate and math.isfinite(seen.sum().item()):
             return False
-        bad = ~torch.isfinite(seen).reshape(-1)
-        if self.immediate:
-            self.what = "loss" if not bool(torch.isfinite(total).all()) else "gradient"
+        bad = ~torch.isfinite(seen)
         self.first_bad.copy_(torch.where(bad & (self.first_bad < 0), step, self.first_bad))
         return self.immediate and bool(bad.any())
 
     def failures(self) -> dict[int, RunFailed]:
         """What is wrong with which member (synchronises the device)."""
-        return {
-            member: RunFailed(f"the {self.what} became non-finite at step {step}", step)
-            for member, step in enumerate(self.first_bad.tolist())
-            if step >= 0
-        }
+        found = {}
+        for member, (loss, gradient) in enumerate(zip(*self.first_bad.tolist())):
+            if met := [step for step in (loss, gradient) if step >= 0]:
+                step, what = min(met), "loss" if loss == min(met) else "gradient"
+                found[member] = RunFailed(f"the {what} became non-finite at step {step}", step)
+        return found
 
 
 def reason(error: Exception) -> str:

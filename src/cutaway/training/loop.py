@@ -99,7 +99,6 @@ class _Fitting:
         self.observer = Observer(task, configs, runs, instruments, self.device)
         self.members = Members(configs, runs)
         self.step = self.attempted = 0  # the step at hand, and how many have begun
-        self.marked = set(self.members.ends)  # evaluated and read whatever the intervals say
 
     def prepare(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Everything before the first step: device, updater, restored state, precision."""
@@ -111,8 +110,9 @@ class _Fitting:
         if checkpoints:
             self.step = self.saver.restore(checkpoints)
             parts = checkpoints[0].state["parts"]
-            if checkpoints[0].state["final"]:  # the end of a run that now goes on keeps its row
-                self.marked.add(self.step)
+            for marked, checkpoint in zip(self.members.marked, checkpoints):
+                if checkpoint.state["final"]:  # the end of a run that now goes on keeps its row
+                    marked.add(self.step)
         resolved = resolve(task, config, self.device, self.runs[0].record.resolved)
         compute_loss = torch.compile(task.loss) if config.compile else task.loss
         self.gradients = Gradients(
@@ -121,6 +121,7 @@ class _Fitting:
         )
         for run, own in zip(self.runs, self.configs):
             run.truncate(self.step)
+            run.checkpoints.truncate(self.step)
             run.save_record(
                 resolved=run.record.resolved | resolved,
                 device=hardware.describe(self.device),
@@ -132,30 +133,29 @@ class _Fitting:
         """Steps from here until every member has its row of the final weights."""
         config, observer, members, first = self.config, self.observer, self.members, self.step
         for step in range(first, members.last + 1):
-            self.step, ending = step, members.ending(step)
+            self.step, ending, marked = step, members.ending(step), members.marked_at(step)
             evaluated: dict[str, Tensor | float] = {}
-            if step % config.eval_every == 0 or step in self.marked:
+            if judged := members.active[:] if step % config.eval_every == 0 else marked:
                 self.drop(self.guard.failures())
                 evaluated = observer.evaluate(step, self.gradients.precision)
-                self.drop(self.saver.judge(step, evaluated))
+                self.drop(self.saver.judge(step, evaluated, judged))
             if stop.signal:
-                self.save(step)
+                self.save(step, members.active)
                 where = self.runs[0].path
                 raise Interrupted(f"{where}: stopped at step {step}; --resume goes on", stop.signal)
             due = (step > first or step == 0) and step % config.checkpoint_every == 0
-            if due or ending or self.saver.improved:
-                self.save(step)
+            saving = [m for m in members.active if due or m in ending or self.saver.improved(m)]
+            if saving:
+                self.save(step, saving)
             self.attempted = min(step + 1, members.last)
             rates = [learning_rate(own, step) for own in self.configs]
-            reading = [i for i in self.instruments if step % i.every == 0 or step in self.marked]
-            recorded = bool(evaluated or reading) or step % config.log_every == 0
+            recorded = bool(marked) or observer.due(step)
             batch, loss = self.gradients.compute(step, recorded)
             norm = self.updater.clip()
             if self.guard.watch(step, loss.total, norm):
                 self.drop(self.guard.failures())
             if recorded:
-                read = observer.read(reading, step, batch, loss, self.updater, norm)
-                observer.record(step, evaluated | read, loss, norm, rates)
+                observer.record(step, marked, evaluated, batch, loss, self.updater, norm, rates)
             if (
                 evaluated or ending or observer.recorder.due
             ):  # those who watch want evaluations at once
@@ -177,13 +177,15 @@ class _Fitting:
             raise failures[0]
         self.members.drop(failures, self.observer.recorder)
 
-    def save(self, step: int) -> None:
+    def save(self, step: int, members: Sequence[int]) -> None:
         """A checkpoint of θ_step; rows before it are written first, so that none can be lost."""
         self.flush()
-        for member in self.members.active:
+        active = self.members.active
+        saved = [member for member in members if member in active]  # others were found to fail
+        for member in saved:
             record = self.runs[member].record
             record.steps_attempted = record.steps_done = step
-        self.saver.save(step, self.gradients.parts, self.members.active)
+        self.saver.save(step, self.gradients.parts, saved, prune=len(saved) == len(active))
 
     def leave(self, mark: Callable[[Run], None]) -> None:
         """End early: write what was recorded, then let `mark` say how each run ended."""

@@ -54,11 +54,14 @@ class Outcome:
 
 
 class Members:
-    """`active`: who still trains; `ends`: each member's number of steps; `last`: the most."""
+    """`active`: who still trains; `ends`: each member's number of steps; `last`: the most; `marked`:
+    each member's steps that are evaluated and read whatever the intervals say.
+    """
 
     def __init__(self, configs: Sequence[LoopConfig], runs: Sequence[Run]):
         self.runs = runs
         self.ends = [config.steps for config in configs]
+        self.marked = [{end} for end in self.ends]
         self.active = list(range(len(runs)))
         self.outcomes = [Outcome() for _ in runs]
 
@@ -71,6 +74,10 @@ class Members:
         """The active members whose final weights are those of this step."""
         return [member for member in self.active if self.ends[member] == step]
 
+    def marked_at(self, step: int) -> list[int]:
+        """The active members for whom everything is due at this step."""
+        return [member for member in self.active if step in self.marked[member]]
+
     def end(self, ending: Iterable[int], observer: Observer, saver: Saver) -> None:
         """Members came to their end: nothing more is recorded of them."""
         for member in ending:
@@ -82,6 +89,7 @@ class Members:
             self.active.remove(member)
             observer.recorder.stop(member, step)
             self.runs[member].finish(metrics)
+            saver.prune(member)  # only now: until it is done a resume needs what the others have
 
     def drop(self, failures: Mapping[int, RunFailed], recorder: Recorder) -> None:
         """Members failed: each is marked so with what was recorded before its bad step."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,30 +21,46 @@ FLUSH_SECONDS = 1.0
 
 
 class Recorder:
-    """Takes rows whose values are numbers or tensors, () or (members,); writes them to the runs."""
+    """Takes rows whose values are numbers or tensors, () or (members,); writes them to the runs.
 
-    def __init__(self, runs: Sequence[Run]):
-        self.runs = runs
-        self.pending: list[tuple[int, dict[str, Tensor | float]]] = []
-        self.tables: list[tuple[str, list[pa.Table]]] = []
+    `told` is handed every row of the first member when it is written.
+    """
+
+    def __init__(
+        self, runs: Sequence[Run], told: Callable[[dict[str, float]], None] = lambda row: None
+    ):
+        self.runs, self.told = runs, told
+        self.everyone = range(len(runs))
+        self.pending: list[tuple[int, dict[str, Tensor | float], Collection[int]]] = []
+        self.tables: list[tuple[str, list[pa.Table], Collection[int]]] = []
         self.until: list[float] = [math.inf] * len(runs)  # the last step recorded of each member
         self._latest: list[dict[str, float]] = [{} for _ in runs]
         self.flushed = time.monotonic()
 
-    def row(self, step: int, values: Mapping[str, Tensor | float]) -> None:
-        """Everything recorded about one step; the tensors are read later."""
+    def row(
+        self,
+        step: int,
+        values: Mapping[str, Tensor | float],
+        members: Collection[int] | None = None,
+    ) -> None:
+        """Everything recorded about one step, of all members or some; the tensors are read later."""
         kept = {k: v.detach() if isinstance(v, Tensor) else v for k, v in values.items()}
         for name, value in kept.items():
             if isinstance(value, Tensor) and value.numel() not in (1, len(self.runs)):
                 raise ValueError(
                     f"{name} at step {step}: {value.numel()} values for {len(self.runs)} runs"
                 )
-        self.pending.append((step, kept))
+        self.pending.append((step, kept, self.everyone if members is None else members))
 
-    def table(self, name: str, table: pa.Table | list[pa.Table]) -> None:
-        """Rows of an instrument's own table: one for all members, or one for each."""
+    def table(
+        self,
+        name: str,
+        table: pa.Table | list[pa.Table],
+        members: Collection[int] | None = None,
+    ) -> None:
+        """Rows of an instrument's own table, one for all members or one for each; `members` get it."""
         tables = table if isinstance(table, list) else [table] * len(self.runs)
-        self.tables.append((name, tables))
+        self.tables.append((name, tables, self.everyone if members is None else members))
 
     def latest(self, member: int) -> dict[str, float]:
         """The newest value of every figure of one member."""
@@ -65,13 +81,13 @@ class Recorder:
         pending, self.pending = self.pending, []
         tables, self.tables = self.tables, []
         tensors = [
-            v.reshape(-1) for _, row in pending for v in row.values() if isinstance(v, Tensor)
+            v.reshape(-1) for _, row, _ in pending for v in row.values() if isinstance(v, Tensor)
         ]
         wide = hardware.wide(tensors[0].device) if tensors else torch.float64
         numbers = torch.cat([t.to(wide) for t in tensors]).tolist() if tensors else []
         rows: list[list[dict[str, float]]] = [[] for _ in self.runs]
         position = 0
-        for step, row in pending:
+        for step, row, members in pending:
             out: list[dict[str, float]] = [{"step": step} for _ in self.runs]
             for key, value in row.items():
                 if isinstance(value, Tensor):
@@ -83,16 +99,19 @@ class Recorder:
                 for member, into in enumerate(out):
                     into[key] = values[member if count > 1 else 0]
             for member, into in enumerate(out):
-                if step <= self.until[member]:
+                if member in members and step <= self.until[member]:
                     rows[member].append(into)
         for member, (run, run_rows) in enumerate(zip(self.runs, rows, strict=True)):
             if run_rows:
                 run.append(run_rows)
-            for name, each in tables:
+            for name, each, members in tables:
                 table = each[member]
-                if max(table["step"].to_pylist(), default=0) <= self.until[member]:
+                last = max(table["step"].to_pylist(), default=0)
+                if member in members and last <= self.until[member]:
                     run.append_table(name, table)
         for latest, run_rows in zip(self._latest, rows, strict=True):
             for row in run_rows:
                 latest.update(row)
+        for row in rows[0]:
+            self.told(row)
         self.flushed = time.monotonic()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -60,14 +60,15 @@ class Saver:
         self.best_at: list[int | None] = [None] * task.members
         self.improved_at: list[int | None] = [None] * task.members
 
-    @property
-    def improved(self) -> bool:
-        """Whether an evaluation has been the best and is not saved yet."""
-        return any(step is not None for step in self.improved_at)
+    def improved(self, member: int) -> bool:
+        """Whether its newest evaluation has been the best and is not saved yet."""
+        return self.improved_at[member] is not None
 
-    def judge(self, step: int, figures: Mapping[str, Tensor | float]) -> dict[int, RunFailed]:
-        """Note whether this evaluation is a member's best so far; what is wrong where it is not
-        finite."""
+    def judge(
+        self, step: int, figures: Mapping[str, Tensor | float], members: Collection[int]
+    ) -> dict[int, RunFailed]:
+        """Note whether this evaluation of `members` is their best so far; what is wrong where it is
+        not finite."""
         value = figures.get(self.key)
         if value is None:
             return {}
@@ -75,7 +76,8 @@ class Saver:
         if len(values) == 1:
             values *= self.task.members
         failures = {}
-        for member, one in enumerate(values):
+        for member in members:
+            one = values[member]
             if not math.isfinite(one):
                 why = f"{self.key} became non-finite at step {step}"
                 failures[member] = RunFailed(why, step)
@@ -91,9 +93,10 @@ class Saver:
             return {}
         return {f"best_{self.key}": self.sign * self.best[member], "best_step": step}
 
-    def save(self, step: int, parts: int, members: Iterable[int]) -> None:
+    def save(self, step: int, parts: int, members: Collection[int], prune: bool) -> None:
         """Write θ_step of `members` and all that goes with it; the last file to appear makes it
-        count."""
+        count. With `prune` older ones go, when all have the new one: a kill in between leaves a
+        step that every member has."""
         for member in members:
             run, config = self.runs[member], self.configs[member]
             everything = self.task.member_state(member)
@@ -115,8 +118,13 @@ class Saver:
             )
             if self.improved_at[member] == step:
                 run.checkpoints.mark_best(step, self.sign * self.best[member])
-            run.checkpoints.prune(config.keep_checkpoints)
-        self.improved_at = [None] * self.task.members
+            self.improved_at[member] = None
+        for member in members if prune else ():
+            self.prune(member)
+
+    def prune(self, member: int) -> None:
+        """Delete a member's checkpoints that its settings do not keep."""
+        self.runs[member].checkpoints.prune(self.configs[member].keep_checkpoints)
 
     def restore(self, checkpoints: Sequence[Checkpoint]) -> int:
         """Load every member's state, all of one step, everywhere; returns that step."""
@@ -130,9 +138,7 @@ class Saver:
             matching_state(checkpoint, self.task, config, member)
             for member, (checkpoint, config) in enumerate(zip(checkpoints, self.configs))
         ]
-        for name, own in self.task.state_dict().items():
-            values = [state[name] for state in states]
-            own.copy_(values[0] if own.shape == values[0].shape else torch.stack(values))
+        self.task.load_members(states)
         self.updater.load([checkpoint.tensors["updater"] for checkpoint in checkpoints])
         extra = checkpoints[0].tensors["task"]  # instruments remember what is common to members
         for instrument in self.instruments:
@@ -143,8 +149,9 @@ class Saver:
             if best is None:
                 continue
             self.best[member], self.best_at[member] = best, checkpoint.state["best_step"]
-            if self.best_at[member] == checkpoint.step:  # a kill may have come before the mark
-                self.runs[member].checkpoints.mark_best(checkpoint.step, self.sign * best)
+            kept, step = self.runs[member].checkpoints, checkpoint.state["best_step"]
+            if step in kept.steps():  # a kill may have come before the mark, or after a later one
+                kept.mark_best(step, self.sign * best)
         return steps.pop()
 
 

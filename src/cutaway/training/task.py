@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from cutaway.base import hardware
@@ -80,6 +81,10 @@ class Task(nn.Module):
         """Whether weight decay applies to a parameter: by default to matrices only."""
         return parameter.ndim - (self.members > 1) >= 2  # a stack's first axis is its members
 
+    def rate(self, name: str) -> float:
+        """By what a parameter's learning rate is multiplied."""
+        return 1.0
+
     def updater(self, configs: Sequence[LoopConfig]) -> Updater:
         """What turns gradients into a step, one config per member; AdamW unless a task says
         otherwise."""
@@ -140,3 +145,9 @@ class Task(nn.Module):
             name: value[member].contiguous() if value.ndim else value
             for name, value in state.items()
         }
+
+    def load_members(self, states: Sequence[Mapping[str, Tensor]]) -> None:
+        """Take up what `member_state` gave, one state per member."""
+        for name, own in self.state_dict().items():
+            values = [state[name] for state in states]
+            own.copy_(values[0] if own.shape == values[0].shape else torch.stack(values))

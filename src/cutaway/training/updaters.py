@@ -73,9 +73,11 @@ class AdamW:
         self.exp_avg: dict[str, Tensor] = {}
         self.exp_avg_sq: dict[str, Tensor] = {}
         self.steps: dict[str, Tensor] = {}
-        decayed = [n for n, p in self.parameters.items() if task.decays(n, p)]
-        rest = [n for n in self.parameters if n not in set(decayed)]
-        self.groups = [(decayed, config.weight_decay), (rest, 0.0)]
+        # names by weight decay and rate: the kernel takes one of each at a time
+        self.groups: dict[tuple[float, float], list[str]] = {}
+        for name, parameter in self.parameters.items():
+            decay = config.weight_decay if task.decays(name, parameter) else 0.0
+            self.groups.setdefault((decay, task.rate(name)), []).append(name)
 
     def zero(self) -> None:
         for parameter in self.parameters.values():
@@ -96,7 +98,7 @@ class AdamW:
         for one in self.filters:
             one.apply(self.parameters)
         config = self.config
-        for names, weight_decay in self.groups:
+        for (weight_decay, scale), names in self.groups.items():
             names = [name for name in names if self.parameters[name].grad is not None]
             if not names:
                 continue
@@ -115,7 +117,7 @@ class AdamW:
                 amsgrad=False,
                 beta1=config.beta1,
                 beta2=config.beta2,
-                lr=rates[0],
+                lr=rates[0] * scale,
                 weight_decay=weight_decay,
                 eps=config.epsilon,
                 maximize=False,
