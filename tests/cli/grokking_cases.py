@@ -192,7 +192,7 @@ GROKKING_CASES: dict[str, tuple[Make, str]] = {
     "phases of what is not there": (lambda p: ["runs", "phases", "ghost"], "ghost"),
     "phases without accuracies": (
         history_file('{"step": 0, "train_loss": 1.0}\n', "phases"),
-        "history: has no train_acc",
+        "has no train_acc",
     ),
     "a threshold that is no share": (
         history_file(_ROWS, "phases", "--test-threshold", "95"),

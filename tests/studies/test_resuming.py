@@ -166,6 +166,8 @@ def test_sizes_are_known_for_every_preset(capsys) -> None:
 
     for preset in presets():
         extra = [] if "tokenizer" not in preset.values else ["--vocab-size", "50257"]
+        if preset.study == "dictionary":  # its width is that of the states it is given
+            extra = ["--d-model", "768"]
         assert run(["params", preset.name, "--json", *extra]) == 0
         rows = json.loads(capsys.readouterr().out)
         assert rows[-1]["component"] == "total"

@@ -39,7 +39,6 @@ def params(
         csv: Print CSV.
     """
     from cutaway.language.sizing import nearest_configurations, sized
-    from cutaway.nets.parameters import parameters_of
     from cutaway.studies.registry import config_of, study_of
     from cutaway.studies.settings import overrides, resolve
 
@@ -52,7 +51,7 @@ def params(
         rows = nearest_configurations(sized(config), _number(target))
         display.show(rows, form, empty=f"no field alone comes within 10 % of {target}")
         return
-    counts = parameters_of(study_of(study).architecture(config))
+    counts = study_of(study).parameters(config)
     total = sum(counts.values())
     rows = [
         {"component": name, "parameters": count, "share": f"{count / total:.1%}"}
@@ -70,7 +69,8 @@ def _settings_of(what: str) -> tuple[str, dict]:
         record = Run.open(folder).record
         architecture = record.resolved.get("architecture", {})
         known = {"vocab_size": architecture["vocab_size"]} if "vocab_size" in architecture else {}
-        return record.study, {**record.config, **known}
+        sized = record.resolved.get("settings", {})  # with what hung on the data filled in
+        return record.study, {**record.config, **sized, **known}
     from cutaway.studies.presets import find_preset
 
     preset = find_preset(what)

@@ -36,6 +36,7 @@ COMMANDS: list[tuple[str, str, str]] = [
     ("senses", "cutaway.cli.language:senses", "A word's senses: read and change them."),
     ("sample", "cutaway.cli.language:sample", "Sample text from a run."),
     ("export", "cutaway.cli.export:export", "Hand a run's model on to other libraries."),
+    ("extract", "cutaway.cli.extract:extract", "Hidden states of a model to a store on disk."),
 ]
 GROUPS: list[tuple[str, str, list[tuple[str, str, str]]]] = [
     (
@@ -44,6 +45,18 @@ GROUPS: list[tuple[str, str, list[tuple[str, str, str]]]] = [
         [
             ("ls", "cutaway.cli.corpus:ls", "Which sources there are."),
             ("show", "cutaway.cli.corpus:show", "Size, sample and token counts of one."),
+        ],
+    ),
+    (
+        "sae",
+        "Sparse dictionaries of hidden states.",
+        [
+            ("pipeline", "cutaway.cli.sae:pipeline", "From a model to features one can read."),
+            ("train", "cutaway.cli.sae:train", "A dictionary per layer of a store."),
+            ("eval", "cutaway.cli.sae:evaluate", "What dictionaries are worth, beside baselines."),
+            ("features", "cutaway.cli.sae:features", "Read every feature; a page to search."),
+            ("effect", "cutaway.cli.sae:effect", "Switch a feature off, or steer with it."),
+            ("export", "cutaway.cli.sae:export", "Hand a dictionary on to other libraries."),
         ],
     ),
     (

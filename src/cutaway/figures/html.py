@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -52,7 +53,7 @@ class Section:
     """A part of a page, shown in this order: paragraphs, pictures, table, commands to copy.
 
     In a paragraph `**bold**` and backticks work; anything else is shown as it is. A `Markup` is
-    taken as HTML.
+    taken as HTML; `body`, after the paragraphs, is HTML of any kind (see `part`).
     """
 
     title: str
@@ -60,10 +61,21 @@ class Section:
     pictures: Sequence[Picture] = ()
     table: Table | None = None
     commands: str = ""
+    body: Markup | str = ""
 
 
-def page(title: str, sections: Sequence[Section], *, subtitle: str | None = None) -> str:
-    """The HTML of a whole page; the same content gives the same bytes."""
+def page(
+    title: str,
+    sections: Sequence[Section],
+    *,
+    subtitle: str | None = None,
+    parts: Sequence[str] = (),
+) -> str:
+    """The HTML of a whole page; the same content gives the same bytes.
+
+    `parts` names what some pages need besides (`tokens`, `features`): style and script of
+    `html/<part>.css` and `.js`.
+    """
     shown = []
     for number, section in enumerate(sections, 1):
         paragraphs = [section.text] if isinstance(section.text, str) else section.text
@@ -82,6 +94,7 @@ def page(title: str, sections: Sequence[Section], *, subtitle: str | None = None
                 "pictures": pictures,
                 "table": _table(section.table) if section.table else None,
                 "commands": section.commands,
+                "body": section.body,
             }
         )
     return (
@@ -91,10 +104,22 @@ def page(title: str, sections: Sequence[Section], *, subtitle: str | None = None
             title=title,
             subtitle=subtitle,
             sections=shown,
-            style=Markup((_FOLDER / "theme.css").read_text("utf-8") + _figure_colors()),
-            script=Markup((_FOLDER / "table.js").read_text("utf-8")),
+            style=Markup(_texts(("theme", *parts), "css") + _figure_colors()),
+            script=Markup(_texts(("table", *parts), "js")),
         )
     )
+
+
+def part(name: str, data: Any) -> Markup:
+    """The HTML of a part (`html/<name>.html.j2`) with its data inside, as JSON for its script."""
+    # "<" spelled out: a "</script>" in the data would end it
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = text.replace("<", "\\u003c")
+    return Markup(_environment().get_template(f"{name}.html.j2").render(data=Markup(text)))
+
+
+def _texts(names: Sequence[str], ending: str) -> str:
+    return "".join((_FOLDER / f"{name}.{ending}").read_text("utf-8") for name in names)
 
 
 def inline(text: str | Markup) -> Markup:

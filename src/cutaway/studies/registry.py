@@ -6,10 +6,10 @@ and the command line serve rooms they do not know.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cutaway.base.errors import UserError, nearest
 
@@ -55,6 +55,14 @@ STUDIES: dict[str, Entry] = {
         sweep_pictures="cutaway.grokking.sweep_pictures:sweep_pictures",
         sweep_advice="cutaway.grokking.advice:sweep_advice",
     ),
+    "dictionary": Entry(
+        config="cutaway.dictionaries.config:DictionaryConfig",
+        study="cutaway.dictionaries.study:DictionaryStudy",
+        presets="cutaway.dictionaries.presets",
+        pictures="cutaway.dictionaries.pictures:PICTURES",
+        words="cutaway.dictionaries.pictures:NAMES",
+        sweep_pictures="cutaway.dictionaries.pictures:sweep_pictures",
+    ),
 }
 
 
@@ -89,11 +97,29 @@ def sweep_advice_of(name: str) -> Callable[[Sequence[Any], Sequence[str]], list[
     return _fetch(place) if place else lambda logs, groups: []
 
 
-def infer(keys: Iterable[str]) -> str:
-    """The study whose config knows the most of these keys, for files that do not name theirs."""
-    keys = set(keys)
-    known = {name: len(keys & set(config_of(name).model_fields)) for name in STUDIES}
-    return max(known, key=known.__getitem__)
+def infer(values: Mapping[str, Any]) -> str:
+    """The study whose config knows the most of a file's keys; of several, the one that takes more
+    of their values: `model: baseline` is no language model."""
+    return max(STUDIES, key=lambda name: _fit(config_of(name), values))
+
+
+def _fit(config: type[StudyConfig], values: Mapping[str, Any]) -> tuple[int, int]:
+    """How many of the keys a config knows, and of how many it takes the value."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from cutaway.studies.settings import flattened
+
+    values = flattened(config, values)
+    known = [name for name in values if name in config.model_fields]
+    taken = 0
+    for name in known:
+        field = config.model_fields[name]
+        try:
+            TypeAdapter(Annotated[field.annotation, field]).validate_python(values[name])
+            taken += 1
+        except ValidationError:
+            pass
+    return len(known), taken
 
 
 def _entry(name: str) -> Entry:

@@ -53,6 +53,12 @@ class Study(Generic[C]):
         """What `nets.build` needs to make the network of these settings."""
         raise TypeError(f"{type(self).__name__} does not say what it builds")
 
+    def parameters(self, config: C) -> dict[str, int]:
+        """Parameters by component of what these settings would train; nothing is built."""
+        from cutaway.nets.parameters import parameters_of
+
+        return parameters_of(self.architecture(config))
+
     def prepare_together(self, configs: Sequence[C]) -> list[Prepared]:
         """One stacked task for runs of one key, in every Prepared; the rest is each run's own."""
         raise TypeError(f"{type(self).__name__} does not stack runs")

@@ -1,0 +1,329 @@
+"""`cutaway sae ...`: sparse dictionaries of hidden states, trained, judged, read, used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from cutaway.base import display
+from cutaway.base.errors import UserError
+from cutaway.cli.common import output_format
+
+if TYPE_CHECKING:
+    from cutaway.dictionaries.evaluation import Evaluation
+
+Settings = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
+Flag = Annotated[bool, Parameter(negative=())]
+
+
+def train(
+    activations: Path,
+    *settings: Settings,
+    out: Path | None = None,
+    layers: str = "all",
+    config: Path | None = None,
+    resume: Flag = False,
+    json: bool = False,
+    csv: bool = False,
+) -> None:
+    """Train a dictionary for each layer of a store of hidden states.
+
+    Args:
+        activations: The folder `cutaway extract` made.
+        settings: Fields of the dictionary's config, as --field value (`cutaway train --help`).
+        out: Where the dictionaries go, one folder per site.
+        layers: all the store has, or 0,6,11, mlp.3, ...
+        config: A YAML file or preset of settings (`cutaway presets`).
+        resume: Go on with what was stopped; what is done is skipped.
+        json: Print JSON.
+        csv: Print CSV.
+    """
+    from cutaway.activations.store import ActivationStore
+    from cutaway.dictionaries.pipeline import train_layers
+
+    format = output_format(json, csv)
+    if out is None:
+        raise UserError("sae train: say where to, with --out FOLDER")
+    store = ActivationStore(activations)
+    folders = train_layers(store, out, layers, _settings(settings, config), resume=resume)
+    display.show(_verdicts(folders), format)
+
+
+def pipeline(
+    model: str,
+    *settings: Settings,
+    out: Path | None = None,
+    data: str = "docstrings",
+    layers: str = "all",
+    tokens: Annotated[str, Parameter(name=["--tokens", "--num-tokens"])] = "1M",
+    config: Path | None = None,
+    extract_only: Flag = False,
+    train_only: Flag = False,
+    cache_dir: Annotated[Path | None, Parameter(name=["--activations", "--cache-dir"])] = None,
+    batch_size_extract: int | None = None,
+    store_dtype: str | None = None,
+    context_length: int | None = None,
+    device: str | None = None,
+    resume: Flag = False,
+    json: bool = False,
+    csv: bool = False,
+) -> None:
+    """From a model to features one can read: extract, train per layer, evaluate, write pages.
+
+    Args:
+        model: A run, a folder in Hugging Face layout, or a Hugging Face id.
+        settings: Fields of the dictionary's config, as --field value (`cutaway train --help`).
+        out: Where everything goes.
+        data: Text: a source by name, a file or a folder (`cutaway corpus ls`).
+        layers: all, or sites: 0,6,11, embed, mlp.3, ...
+        tokens: How many tokens of text: 500k, 10M.
+        config: A YAML file or preset of settings (`cutaway presets`).
+        extract_only: Only write the hidden states.
+        train_only: Only train, evaluate and read, from the hidden states in OUT (or --activations).
+        cache_dir: Where the hidden states are or go [OUT/activations].
+        batch_size_extract: Contexts in a forward pass [8].
+        store_dtype: What the store keeps: float32, bfloat16 or int8.
+        context_length: Tokens in a context [what the model reads, at most 1024].
+        device: auto, cpu, cuda, cuda:N or mps.
+        resume: Go on with what was stopped; what is done is skipped.
+        json: Print JSON.
+        csv: Print CSV.
+    """
+    from cutaway.activations.config import count
+    from cutaway.activations.store import ActivationStore
+    from cutaway.dictionaries import pipeline as steps
+
+    format = output_format(json, csv)
+    if out is None:
+        raise UserError("sae pipeline: say where to, with --out FOLDER")
+    if extract_only and train_only:
+        raise UserError("--extract-only and --train-only: choose one")
+    chosen = _settings(settings, config)
+    if device is not None:
+        chosen["device"] = device
+    given = {
+        "batch_size": batch_size_extract,
+        "store_dtype": store_dtype,
+        "context_length": context_length,
+        "device": device,
+    }
+    extraction = {name: value for name, value in given.items() if value is not None}
+    place = cache_dir or out / steps.STORE
+    if not train_only:
+        asked = {"model": model, "data": data, "layers": layers, "tokens": count(tokens)}
+        store = steps.extracted(place, asked | extraction, chosen, resume=resume)
+        if extract_only:
+            print(f"{place}: {store.rows:,} rows of {', '.join(map(str, store.sites))}")
+            return
+    store = ActivationStore(place)
+    steps.train_layers(store, out, layers, chosen, resume=resume)
+    evaluations = steps.judge_layers(store, out, layers)
+    _tell(evaluations, format)
+    if format == "table":
+        display.show(_verdicts([out / one.site for one in evaluations]))
+        print(
+            f"open {out}/figures/layers.png and {out}/{evaluations[-1].site}/features/features.html"
+        )
+
+
+def evaluate(
+    *dictionaries: Path,
+    model: str | None = None,
+    data: str | None = None,
+    activations: Path | None = None,
+    tokens: str = "20k",
+    out: Path | None = None,
+    json: bool = False,
+    csv: bool = False,
+) -> None:
+    """What dictionaries are worth on held-out text, beside PCA and a random dictionary.
+
+    Args:
+        dictionaries: Runs of dictionaries, or folders of saved or foreign ones.
+        model: The model they are of [the one they were trained on].
+        data: Text to judge on [the held-out part of what they were trained on].
+        activations: The store they were trained on [the recorded one].
+        tokens: How many tokens of it.
+        out: Also write evaluation.csv and figures/ there.
+        json: Print JSON.
+        csv: Print CSV.
+    """
+    from cutaway.activations.config import count
+    from cutaway.dictionaries import using
+    from cutaway.dictionaries.pipeline import write_summary
+
+    format = output_format(json, csv)
+    if not dictionaries:
+        raise UserError("sae eval: name a dictionary, a run's or a saved one's folder")
+    evaluations = [
+        using.evaluated(one, model=model, data=data, activations=activations, tokens=count(tokens))
+        for one in dictionaries
+    ]
+    _tell(evaluations, format)
+    if out is not None:
+        for path in write_summary(evaluations, out):
+            display.notice(f"wrote {path}")
+
+
+def features(
+    dictionary: Path,
+    *,
+    model: str | None = None,
+    data: str | None = None,
+    activations: Path | None = None,
+    tokens: str = "1M",
+    examples: int = 20,
+    feature: int | None = None,
+    top: int = 10,
+    out: Path | None = None,
+    json: bool = False,
+    csv: bool = False,
+) -> None:
+    """Read every feature: what it fires on and promotes; tables and a page to search.
+
+    Args:
+        dictionary: A dictionary's run, or a folder of a saved or foreign one.
+        model: The model it is of [the one it was trained on].
+        data: Text to read over [the hidden states it was trained on].
+        activations: A store of hidden states to read over [the recorded one].
+        tokens: How many tokens of it.
+        examples: Strongest examples kept of each feature.
+        feature: Print all about this one.
+        top: How many features to list, the most frequent first.
+        out: Where features.json, the tables and features.html go [DICTIONARY/features].
+        json: Print JSON.
+        csv: Print CSV.
+    """
+    from cutaway.activations.config import count
+    from cutaway.dictionaries import using
+    from cutaway.dictionaries.page import write_page
+
+    format = output_format(json, csv)
+    found = using.read(
+        dictionary,
+        model=model,
+        data=data,
+        activations=activations,
+        tokens=count(tokens),
+        examples=examples,
+    )
+    folder = out or dictionary / "features"
+    found.save(folder)
+    page = write_page(found, folder)
+    if feature is not None:
+        print(found.summary(feature))
+    else:
+        display.show(using.most_frequent(found, top), format)
+    display.notice(f"wrote {page}")
+
+
+def export(dictionary: Path, *, format: str = "saelens", out: Path | None = None) -> None:
+    """Hand a dictionary on to other libraries.
+
+    Args:
+        dictionary: A dictionary's run or folder.
+        format: saelens, or cutaway (safetensors and JSON).
+        out: The folder to write.
+    """
+    from cutaway.dictionaries.base import Dictionary
+    from cutaway.dictionaries.formats import export as write
+
+    if out is None:
+        raise UserError("sae export: say where to, with --out FOLDER")
+    print(write(Dictionary.load(dictionary), out, format))
+
+
+def effect(
+    dictionary: Path,
+    *,
+    feature: int,
+    value: float = 0.0,
+    mode: Literal["set", "scale", "add"] = "set",
+    prompt: str,
+    model: str | None = None,
+    length: int = 40,
+    temperature: float = 0.8,
+    seed: int = 0,
+    json: bool = False,
+    csv: bool = False,
+) -> None:
+    """Switch a feature off, or steer with it: the next token's odds, and a sample, before and after.
+
+    Args:
+        dictionary: A dictionary's run or folder.
+        feature: Which feature.
+        value: What its activation is set to, scaled by, or what is added to it (raw units).
+        mode: set, scale or add.
+        prompt: Text to begin with.
+        model: The model it is of [the one it was trained on].
+        length: Tokens of the sample.
+        temperature: Of the sample; 0 takes the likeliest token.
+        seed: Of the sample.
+        json: Print JSON.
+        csv: Print CSV.
+    """
+    from cutaway.dictionaries import using
+    from cutaway.dictionaries.effects import compare_logits, feature_effect, sample_both
+
+    format = output_format(json, csv)
+    loaded, network = using.opened(dictionary, model)
+
+    def changed() -> Any:
+        return feature_effect(network, loaded, None, {feature: value}, mode=mode)
+
+    moved = compare_logits(network, prompt, changed())
+    display.show([*moved.raised, *reversed(moved.lowered)], format)
+    if format == "table":
+        before, after = sample_both(
+            network, prompt, changed(), length=length, temperature=temperature, seed=seed
+        )
+        print(f"\nKL(before ‖ after) of the next token: {moved.divergence:.4f} nats")
+        print(f"\nwithout: {before}\n\nwith:    {after}")
+
+
+def _settings(tokens: tuple[str, ...], config: Path | None) -> dict[str, Any]:
+    """What a file or preset says and, above it, the command line."""
+    from cutaway.dictionaries.config import DictionaryConfig
+    from cutaway.studies.presets import find_preset
+    from cutaway.studies.settings import flattened, overrides, resolve
+
+    values: dict[str, Any] = {}
+    if config is not None:
+        values = flattened(DictionaryConfig, find_preset(str(config)).values)
+    changes = overrides(tokens)
+    resolve(DictionaryConfig, values, changes)  # a mistake is told before anything slow
+    return {**values, **changes}
+
+
+def _tell(evaluations: list[Evaluation], format: display.Format) -> None:
+    from cutaway.dictionaries.evaluation import table
+
+    if format == "json":
+        display.show([one.to_json() for one in evaluations], format)
+    else:
+        display.show(table(evaluations), format)
+
+
+def _verdicts(folders: list[Path]) -> list[dict[str, Any]]:
+    """Each dictionary's targets, and whether they were met."""
+    from cutaway.dictionaries.advice import verdict
+    from cutaway.dictionaries.config import DictionaryConfig
+    from cutaway.runs.folder import Run
+
+    rows = []
+    for folder in folders:
+        record = Run.open(folder).record
+        config = DictionaryConfig(**record.resolved["settings"])
+        for one in verdict(record.metrics, config):
+            rows.append(
+                {
+                    "dictionary": folder.name,
+                    "target": one.what,
+                    "asked": one.asked,
+                    "seen": one.seen,
+                    "met": "yes" if one.met else "no",
+                }
+            )
+    return rows

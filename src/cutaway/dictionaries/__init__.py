@@ -1,0 +1,1 @@
+"""Sparse dictionaries of hidden states: learned, judged, read, and put back into the model."""

@@ -1,0 +1,81 @@
+"""What a finished dictionary shows against its targets, and the field to change where it misses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cutaway.dictionaries.config import FIXED_L0, DictionaryConfig
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MOST_DEAD = 0.1  # share of features that may be silent (the training guide's target)
+_OFF = 0.1  # of L0 from its target
+_RISING = 0.01  # of explained variance over the last fifth: it has not converged
+
+
+class Verdict(NamedTuple):
+    """One target: what it is about, what was asked and seen, and whether it was met."""
+
+    what: str
+    asked: str
+    seen: float
+    met: bool
+
+
+def verdict(figures: dict[str, Any], config: DictionaryConfig) -> list[Verdict]:
+    """The targets of a `sized` config against the final held-out figures (`val_...`)."""
+    l0, dead = figures["val_l0"], figures["val_dead_share"]
+    low = config.target_sparsity_min or config.target_l0 * (1 - _OFF)
+    high = config.target_sparsity_max or config.target_l0 * (1 + _OFF)
+    found = [
+        Verdict("features per token", f"{low:g} to {high:g}", l0, low <= l0 <= high),
+        Verdict("dead features", f"under {MOST_DEAD:.0%}", dead, dead < MOST_DEAD),
+    ]
+    if config.target_recon_loss is not None:
+        error = figures["val_normalised_mse"]
+        asked = f"under {config.target_recon_loss:g}"
+        met = error < config.target_recon_loss
+        found.append(Verdict("normalised MSE", asked, error, met))
+    return found
+
+
+def advice(history: pa.Table, config: DictionaryConfig) -> list[str]:
+    """One line for each target missed; empty where all is well. `config` is a sized one."""
+    rows = [row for row in history.to_pylist() if row.get("val_l0") is not None]
+    if not rows:
+        return []
+    missed = {one.what for one in verdict(rows[-1], config) if not one.met}
+    notes = []
+    if "features per token" in missed:
+        notes.append(_about_l0(rows[-1]["val_l0"], config))
+    if "dead features" in missed:
+        notes.append(
+            f"{rows[-1]['val_dead_share']:.0%} of the features fired on none of "
+            f"{config.eval_tokens:,} held-out tokens: give more varied data, a smaller d_hidden "
+            f"(it is {config.d_hidden}), a shorter dead_after (it is {config.dead_after:,})"
+            + (", or a lower threshold" if config.architecture == "jumprelu" else "")
+        )
+    if "normalised MSE" in missed:
+        notes.append(
+            f"normalised MSE {rows[-1]['val_normalised_mse']:.3f} misses target_recon_loss = "
+            f"{config.target_recon_loss:g}: raise d_hidden (it is {config.d_hidden}), target_l0 "
+            f"(it is {config.target_l0:g}) or epochs"
+        )
+    begin = rows[-max(2, len(rows) // 5)]
+    rise = rows[-1]["val_explained_variance"] - begin["val_explained_variance"]
+    if len(rows) > 4 and rise > _RISING:
+        notes.append(
+            f"explained variance still rose by {rise:.3f} over the last fifth of the steps: "
+            f"raise epochs (it is {config.epochs:g})"
+        )
+    return notes
+
+
+def _about_l0(l0: float, config: DictionaryConfig) -> str:
+    seen = f"{l0:.1f} features per token, {config.target_l0:g} aimed at: "
+    if not config.controlled:
+        return seen + f"lambda_sparse = {config.lambda_sparse:g} alone sets it; give target_l0"
+    if config.architecture in FIXED_L0:
+        return seen + "fewer are positive than asked for; lower target_l0"
+    return seen + f"its price had not settled in {config.max_steps} steps; raise epochs"

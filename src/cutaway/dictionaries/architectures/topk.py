@@ -1,0 +1,25 @@
+"""TopK (Gao et al. 2024, arXiv 2406.04093): the k largest pre-activations of each token, if positive."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from cutaway.dictionaries.auxiliary import auxiliary_loss
+from cutaway.dictionaries.base import Dictionary, Step, TrainingHints
+from cutaway.dictionaries.codes import Codes
+from cutaway.dictionaries.kernels.pattern import largest
+
+
+class TopK(Dictionary):
+    architecture = "topk"
+
+    def activate(self, x: Tensor) -> Codes:
+        return self.pre_activations(x, largest(self.shape.k), dense=False)
+
+    def step(self, x: Tensor, hints: TrainingHints) -> Step:
+        codes = self.pre_activations(x, largest(self.shape.k), dense=hints.dense)
+        written = self.reconstruct(codes)
+        losses = {}
+        if hints.dead is not None:
+            losses["auxiliary_loss"] = auxiliary_loss(self, x, x - written, hints.dead)
+        return Step(codes, written, losses)

@@ -1,0 +1,193 @@
+"""A sparse dictionary: what all architectures share.
+
+    x̃ = s·x,   f = σ(W_enc (x̃ − c) + b_enc),   x̂ = (f·W_dec + b_dec) / s
+
+s is `input_scale`, chosen so that E‖x̃‖² = d (DEFINITIONS: inputs); c is b_dec where the
+architecture subtracts it. Inside, everything is in scaled units; `encode` and `decode` take and
+give raw ones, so that features are as long as what they add to a raw state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from cutaway.base.seeds import torch_generator
+from cutaway.dictionaries.codes import Codes, encode
+from cutaway.dictionaries.kernels.pattern import Choose
+
+
+@dataclass(frozen=True)
+class DictionaryShape:
+    """What is needed to make a dictionary of the same form again.
+
+    `k`: features per token (TopK family); `bandwidth`: ε of JumpReLU, in scaled units; `groups`:
+    the nested widths of a Matryoshka dictionary.
+    """
+
+    architecture: str
+    d_model: int
+    d_hidden: int
+    k: int | None = None
+    bandwidth: float = 0.05
+    groups: tuple[int, ...] = ()
+
+
+@dataclass
+class Step:
+    """What an architecture makes of a training batch, in scaled units.
+
+    `codes` holds the features, `reconstruction` x̂ (B, d); `losses` what is added to the squared
+    error, by name; `notes` what `learn` wants to see once the weights are updated, detached.
+    """
+
+    codes: Codes
+    reconstruction: Tensor
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    notes: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Dictionary(nn.Module):
+    """Encoder and decoder; subclasses say which pre-activations count and what becomes of them."""
+
+    architecture: ClassVar[str]
+    subtracts_bias: ClassVar[bool] = True  # whether the encoder sees x̃ − b_dec
+    couples: ClassVar[bool] = False  # whether a token's features hang on the rest of its batch
+
+    def __init__(self, shape: DictionaryShape, seed: int = 0):
+        super().__init__()
+        self.shape = shape
+        self.metadata: dict[str, Any] = {}
+        generator = torch_generator(seed, 0, "weights")
+        rows = torch.empty(shape.d_hidden, shape.d_model).normal_(generator=generator)
+        rows /= rows.norm(dim=1, keepdim=True)
+        self.encoder_weight = nn.Parameter(rows.clone())
+        self.encoder_bias = nn.Parameter(torch.zeros(shape.d_hidden))
+        self.decoder_weight = nn.Parameter(rows)
+        self.decoder_bias = nn.Parameter(torch.zeros(shape.d_model))
+        self.register_buffer("input_scale", torch.ones(()))
+
+    # -- what an architecture says ---------------------------------------------------------------
+
+    def activate(self, x: Tensor) -> Codes:
+        """Features of centred, scaled tokens as used after training, scaled units."""
+        raise TypeError(f"{type(self).__name__} does not say what it activates")
+
+    def step(self, x: Tensor, hints: TrainingHints) -> Step:
+        """Features and losses of a training batch x̃ (B, d); by default those of `activate`."""
+        raise TypeError(f"{type(self).__name__} does not say how it is trained")
+
+    def start(self, x: Tensor, target_l0: float) -> None:
+        """Set what depends on data from a sample x̃ (n, d): by default the decoder's bias."""
+        self.decoder_bias.data.copy_(x.mean(0))
+
+    def learn(self, notes: dict[str, Tensor]) -> None:
+        """Update averages (buffers) after a step, from its `notes`."""
+
+    def wake(self, dead: Tensor) -> None:
+        """After a step, once: what is done, beside a loss, for features silent too long, (F,)."""
+
+    # -- inside, in scaled units -----------------------------------------------------------------
+
+    def centred(self, x: Tensor) -> Tensor:
+        """What the encoder sees of x̃."""
+        return x - self.decoder_bias if self.subtracts_bias else x
+
+    def pre_activations(self, x: Tensor, choose: Choose, *, dense: bool) -> Codes:
+        """Pre-activations of x̃ where `choose` picks them."""
+        centre = self.decoder_bias if self.subtracts_bias else None
+        return encode(x, centre, self.encoder_weight, self.encoder_bias, choose, dense=dense)
+
+    def reconstruct(self, codes: Codes) -> Tensor:
+        """f·W_dec + b_dec, (B, d), with the decoder's gradient kept at right angles to its rows."""
+        return codes.decode(unit_rows(self.decoder_weight)) + self.decoder_bias
+
+    @torch.no_grad()
+    def normalise(self) -> None:
+        """Give every decoder row length 1 again."""
+        norm = torch.linalg.vector_norm(self.decoder_weight, dim=1, keepdim=True)
+        self.decoder_weight.div_(norm.clamp_(min=1e-12))
+
+    # -- raw in, raw out -------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode_sparse(self, x: Tensor) -> Codes:
+        """Raw states (B, d) → features in raw units, at the active entries only."""
+        codes = self.activate(x.float() * self.input_scale)
+        return codes.of(codes.values / self.input_scale)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Raw states (..., d) → features (..., F), as long as what they add to a raw state."""
+        flat = x.reshape(-1, x.shape[-1])
+        return self.encode_sparse(flat).dense().view(*x.shape[:-1], -1)
+
+    def decode(self, features: Tensor) -> Tensor:
+        """Features (..., F) in raw units → raw states (..., d)."""
+        return features @ self.decoder_weight + self.decoder_bias / self.input_scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Raw states → their reconstruction, through the active entries only."""
+        flat = x.reshape(-1, x.shape[-1])
+        return self.decode_sparse(self.encode_sparse(flat)).view(x.shape).to(x.dtype)
+
+    def decode_sparse(self, codes: Codes) -> Tensor:
+        """`decode` of codes in raw units: (B, d)."""
+        return codes.decode(self.decoder_weight) + self.decoder_bias / self.input_scale
+
+    # -- files -----------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path) -> None:
+        """Write `dictionary.safetensors` and `dictionary.json` into a folder."""
+        from cutaway.dictionaries.formats.own import save
+
+        save(self, Path(folder))
+
+    @staticmethod
+    def load(path: str | Path, *, step: int | str = "best", device: str = "auto") -> Dictionary:
+        """A dictionary from a run's folder or a saved one; `UserError` says what is wrong."""
+        from cutaway.dictionaries.formats.own import load
+
+        return load(Path(path), step=step, device=device)
+
+    def describe(self) -> dict[str, Any]:
+        """The shape as plain data, for a record."""
+        return asdict(self.shape)
+
+
+@dataclass
+class TrainingHints:
+    """What a training step tells the architecture.
+
+    `dense`: which way to compute. `dead` (F,) bool: the features silent for too long, None where
+    there are none. `sparsity_weight` λ; `target_l0` L0*; `sparsity` the form of the penalty.
+    """
+
+    dense: bool
+    dead: Tensor | None = None
+    sparsity_weight: Tensor | float = 0.0
+    target_l0: float = 64.0
+    sparsity: str = "target"
+
+
+class _UnitRows(torch.autograd.Function):
+    """Rows that already have length 1; backward is that of dividing them by their length."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (weight,) = ctx.saved_tensors
+        along = torch.linalg.vecdot(gradient, weight).unsqueeze(1)
+        return torch.addcmul(gradient, along, weight, value=-1)
+
+
+def unit_rows(weight: Tensor) -> Tensor:
+    """The decoder's rows, whose gradient is projected onto their tangent: ∂(w/‖w‖) at ‖w‖ = 1."""
+    return _UnitRows.apply(weight)

@@ -1,0 +1,217 @@
+"""Settings of a dictionary's training, under the names its users know (`d_hidden`, `epochs`, ...)."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from cutaway.studies.settings import StudyConfig
+from cutaway.training.config import LoopConfig
+
+Architecture = Literal["jumprelu", "topk", "batch_topk", "gated", "relu", "matryoshka"]
+FIXED_L0 = ("topk", "batch_topk", "matryoshka")  # those whose L0 is set, not found
+
+
+class DictionaryConfig(StudyConfig):
+    """A sparse dictionary of a model's hidden states."""
+
+    free: ClassVar[frozenset[str]] = StudyConfig.free | {
+        *("activations", "name", "checkpoint_every", "keep_checkpoints"),
+        *("target_recon_loss", "target_sparsity_min", "target_sparsity_max"),
+    }
+    sections: ClassVar[tuple[str, ...]] = ("sae", "sae_training")
+
+    name: str | None = Field(None, pattern=r"^[^/\\\x00]+$")
+    """What the run is called; default the site's name."""
+    activations: str | None = None
+    """The store of hidden states (`cutaway extract`)."""
+    layer: str | None = None
+    """Site in the store: 6, embed, mlp.6, ...; may be left out where it has one."""
+    streaming: bool = False
+    """States straight from `model` over `data`, without a store."""
+    model: str | None = None
+    """Where streaming: a run, a folder in Hugging Face layout, or a Hugging Face id."""
+    data: str = "docstrings"
+    """Where streaming: text, a source by name, a file or a folder."""
+    tokens: int = Field(1_000_000, ge=1)
+    """Where streaming: tokens of an epoch."""
+    context_length: int | None = Field(None, ge=2)
+    """Where streaming: tokens in a context; default what the model reads, at most 1024."""
+    skip_first: bool = True
+    """Leave position 0, an attention sink, out of training and scores."""
+    data_seed: int = Field(0, ge=0)
+    """Seed of the order of states."""
+
+    architecture: Architecture = "jumprelu"
+    """jumprelu, topk, batch_topk, gated, relu (with L1) or matryoshka."""
+    d_model: int | None = Field(None, ge=1)
+    """Width of the states; checked against the store's."""
+    d_hidden: int | None = Field(None, ge=2)
+    """Features; default 16/3 of the width (4096 for 768)."""
+    target_l0: float | None = Field(None, gt=0)
+    """Features per token to aim at; default the middle of the target sparsities, else width / 12."""
+    lambda_sparse: float | None = Field(None, ge=0)
+    """Price of a feature. Alone it stays as it is; beside a target it is where it starts."""
+    threshold: float | None = Field(None, gt=0)
+    """JumpReLU's thresholds at the start, scaled units; default such that L0 is near its target."""
+    bandwidth: float | None = Field(None, gt=0)
+    """Width of the band around a threshold it learns from, scaled units (JumpReLU)."""
+    sparsity: Literal["step", "target", "tanh"] | None = None
+    """Form of JumpReLU's penalty; none takes the one found best."""
+    groups: list[int] | None = None
+    """Nested widths (matryoshka); default d_hidden / 16, / 4 and whole."""
+    kernels: Literal["auto", "sparse", "dense"] = "auto"
+    """How products are worked; auto measures both at the start."""
+
+    epochs: float = Field(20.0, gt=0)
+    """Passes over the training states."""
+    max_steps: int | None = Field(None, ge=1)
+    """Steps, instead of epochs."""
+    batch_size: int | None = Field(None, ge=1)
+    """States per step; default 256 to 4096, such that there are 2,000 steps where possible."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Highest learning rate; default 4e-4 at 4096 features, growing as 1/√d_hidden shrinks it."""
+    warmup_share: float = Field(0.05, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises; then it falls as a cosine to a tenth."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay on the encoder."""
+    gradient_clip: float | None = Field(1.0, gt=0)
+    """Gradient norm above which the gradient is scaled down; none never does."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """Adam's decay of the gradient's mean."""
+    beta2: float = Field(0.999, ge=0, lt=1)
+    """Adam's decay of the gradient's square."""
+    dead_after: int | None = Field(None, ge=1)
+    """Tokens of silence after which a feature is dead and revived; default 1M or an epoch."""
+
+    validation_fraction: float = Field(0.1, gt=0, le=0.5)
+    """Share of the states kept for validation, cut at a document."""
+    eval_tokens: int = Field(16_384, ge=1)
+    """Held-out states an evaluation reads (the same ones each time)."""
+    eval_every: int | None = Field(None, ge=1)
+    """Steps between evaluations; default a twentieth of the steps."""
+    log_every: int = Field(20, ge=1)
+    """Steps between recorded rows."""
+    checkpoint_every: int | None = Field(None, ge=1)
+    """Steps between checkpoints; default a twentieth of the steps."""
+    keep_checkpoints: int | None = Field(1, ge=1)
+    """Newest checkpoints kept besides the best; none keeps all."""
+
+    target_recon_loss: float | None = Field(None, gt=0)
+    """Normalised MSE the verdict asks for."""
+    target_sparsity_min: float | None = Field(None, gt=0)
+    """Fewest features per token the verdict accepts."""
+    target_sparsity_max: float | None = Field(None, gt=0)
+    """Most features per token the verdict accepts."""
+
+    @field_validator("layer", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("tokens", mode="before")
+    @classmethod
+    def _counted(cls, value: Any) -> Any:
+        from cutaway.activations.config import count
+
+        return count(value)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> DictionaryConfig:
+        low, high = self.target_sparsity_min, self.target_sparsity_max
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"target_sparsity_min = {low}: above target_sparsity_max = {high}")
+        if None not in (self.d_hidden, self.target_l0) and self.target_l0 >= self.d_hidden:
+            raise ValueError(
+                f"target_l0 = {self.target_l0:g}: must be below d_hidden = {self.d_hidden}"
+            )
+        return self
+
+    def anchored(self) -> DictionaryConfig:
+        """The same with relative paths made absolute, so that it works from any folder."""
+        changes = {}
+        for name in ("activations", "model"):
+            value = getattr(self, name)
+            for place in (value, os.path.join("runs", value)) if value else ():
+                if os.path.exists(place):
+                    changes[name] = os.path.abspath(place)
+                    break
+        return self.model_copy(update=changes)
+
+    def stack_key(self) -> str | None:
+        names = (
+            *("activations", "streaming", "model", "data", "tokens", "context_length"),
+            *("skip_first", "data_seed", "batch_size", "validation_fraction", "eval_tokens"),
+            *("epochs", "max_steps", "eval_every", "log_every", "checkpoint_every"),
+            *("keep_checkpoints", "device", "precision", "d_hidden", "seed"),
+        )
+        return json.dumps({name: getattr(self, name) for name in names})
+
+    def faster_stacked(self) -> bool:
+        return self.streaming  # then one pass over the model serves all
+
+    def sized(self, width: int, rows: int) -> DictionaryConfig:
+        """The same with every default that hangs on the states filled in.
+
+        `width` d of the states, `rows` of the training part. Filling in twice changes nothing.
+        """
+        d_hidden = self.d_hidden or max(2, round(16 * width / 3))
+        batch_size = self.batch_size or _batch_size(rows, self.epochs, self.max_steps)
+        steps = self.max_steps or max(1, round(self.epochs * rows / batch_size))
+        return self.model_copy(
+            update={
+                "d_model": width,
+                "d_hidden": d_hidden,
+                "target_l0": self.target_l0 or self._middle() or max(2.0, width / 12),
+                "batch_size": batch_size,
+                "max_steps": steps,
+                "learning_rate": self.learning_rate or 4e-4 * (4096 / d_hidden) ** 0.5,
+                "dead_after": self.dead_after or min(1_000_000, rows),
+                "eval_every": self.eval_every or max(1, steps // 20),
+                "checkpoint_every": self.checkpoint_every or max(1, steps // 20),
+            }
+        )
+
+    def _middle(self) -> float | None:
+        ends = [e for e in (self.target_sparsity_min, self.target_sparsity_max) if e is not None]
+        return sum(ends) / len(ends) if ends else None
+
+    @property
+    def controlled(self) -> bool:
+        """Whether the price follows a target L0: unless only the price was given."""
+        asked = self.target_l0 is not None or self._middle() is not None
+        return asked or self.lambda_sparse is None
+
+    def loop(self) -> LoopConfig:
+        """Of a config that `sized` has filled in."""
+        steps = self.max_steps
+        return LoopConfig(
+            steps=steps,
+            schedule_steps=steps,
+            learning_rate=self.learning_rate,
+            min_learning_rate=self.learning_rate / 10,
+            warmup_steps=int(self.warmup_share * steps),
+            weight_decay=self.weight_decay,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            gradient_clip=self.gradient_clip,
+            eval_every=self.eval_every,
+            log_every=self.log_every,
+            checkpoint_every=self.checkpoint_every,
+            keep_checkpoints=self.keep_checkpoints,
+            seed=self.seed,
+            device=self.device,
+            precision=self.precision,
+            compile=self.compile,
+        )
+
+
+def _batch_size(rows: int, epochs: float, max_steps: int | None) -> int:
+    """The largest power of two from 256 to 4096 that leaves 2,000 steps (or fits `max_steps`)."""
+    size = 4096
+    while size > 256 and max_steps is None and epochs * rows / size < 2000:
+        size //= 2
+    return min(size, max(1, rows))

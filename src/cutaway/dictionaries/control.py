@@ -1,0 +1,83 @@
+"""What a dictionary's training remembers between steps: silent features, L0, and its price λ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+_MEMORY = 0.95  # of the running mean of L0
+_BAND = 0.05  # features are dense at the start of a run more than this share of them
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a dictionary is trained, beyond what the loop knows.
+
+    `sparsity`: the form of JumpReLU's penalty. `sparsity_weight` is λ, or where it starts when
+    `controlled`. `gain`: how fast λ follows L0. `dead_after`: tokens of silence after which a
+    feature counts as dead. `kernels`: how products are worked; `auto` measures.
+    """
+
+    target_l0: float = 64.0
+    sparsity: Literal["step", "target", "tanh"] = "step"
+    sparsity_weight: float = 1.0
+    controlled: bool = True
+    gain: float = 0.01
+    dead_after: int = 1_000_000
+    threshold_rate: float = 10.0
+    kernels: Literal["auto", "sparse", "dense"] = "auto"
+
+
+class SparsityState(nn.Module):
+    """Buffers, so that a resumed run goes on as the whole would."""
+
+    silent: Tensor
+    l0_average: Tensor
+    sparsity_weight: Tensor
+    break_even: Tensor
+
+    def __init__(self, features: int, settings: Settings):
+        super().__init__()
+        self.settings = settings
+        self.register_buffer("silent", torch.zeros(features, dtype=torch.int64))
+        self.register_buffer("l0_average", torch.tensor(float(settings.target_l0)))
+        self.register_buffer("sparsity_weight", torch.tensor(float(settings.sparsity_weight)))
+        # the share of entries from which on the dense way is the faster one: float32, bfloat16
+        share = {"sparse": 2.0, "dense": -1.0, "auto": 0.05}[settings.kernels]
+        self.register_buffer("break_even", torch.full((2,), share))
+
+    def set_break_even(self, measured: Mapping[str, float]) -> None:
+        """Take what was measured for each precision."""
+        for place, precision in enumerate(("float32", "bfloat16")):
+            if precision in measured:
+                self.break_even[place] = measured[precision]
+
+    def dense(self, features: int) -> bool:
+        """Whether the next step is worked densely."""
+        narrow = torch.is_autocast_enabled(self.l0_average.device.type)
+        return bool(self.l0_average > self.break_even[int(narrow)] * features)
+
+    def dead(self) -> Tensor | None:
+        """Which features have been silent for too long, (F,); None where none has."""
+        dead = self.silent_for_long()
+        return dead if bool(dead.any()) else None
+
+    def silent_for_long(self) -> Tensor:
+        """The same without asking whether there are any, for which a GPU would have to wait."""
+        return self.silent > self.settings.dead_after
+
+    def dead_share(self) -> Tensor:
+        return self.silent_for_long().float().mean()
+
+    def update(self, fired: Tensor, l0: Tensor, tokens: int) -> None:
+        """After a step: `fired` (F,) tokens each feature fired on, of so many."""
+        self.silent.add_(tokens).masked_fill_(fired > 0, 0)
+        self.l0_average.lerp_(l0, 1 - _MEMORY)
+        if self.settings.controlled:
+            # the price rises while there are too many, by at most a gain's worth a step
+            off = torch.log(self.l0_average.clamp(min=1e-3) / self.settings.target_l0)
+            self.sparsity_weight.mul_(torch.exp(self.settings.gain * off.clamp(-1, 1)))

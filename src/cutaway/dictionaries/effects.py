@@ -1,0 +1,258 @@
+"""What a feature does to its model: switched off, set, scaled or added to, while the model runs.
+
+with feature_effect(model, dictionary, None, {12: 0.0}):
+    model.logits(tokens)          # as if feature 12 had never fired
+
+Only the feature's own contribution changes, (new − old)·d_f; what the dictionary does not explain
+stays in the state, so that with unchanged values the model is unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from cutaway.activations.splice import Change, Positions, replace, splice
+from cutaway.base.errors import UserError
+from cutaway.base.seeds import torch_generator
+from cutaway.dictionaries.base import Dictionary
+from cutaway.nets.model import Model, ModelReference
+from cutaway.nets.sites import Site, parse_site
+
+Mode = Literal["set", "scale", "add"]
+
+
+def feature_effect(
+    model: Model,
+    dictionary: Dictionary,
+    site: str | int | Site | None,
+    features: Mapping[int, float],
+    *,
+    mode: Mode = "set",
+    positions: Positions | Literal["trained"] = "trained",
+) -> AbstractContextManager[Model]:
+    """Within it the model runs with some features' activations changed at the dictionary's site.
+
+        state + Σ (new − old)·decoder_row,   new = value | value · old | old + value
+
+    by `mode` `set`, `scale` or `add`; values are in raw units, as `encode` gives. `{i: 0.0}`
+    ablates feature i, `{i: 5.0}` with `add` steers along its row. `positions` are the changed ones;
+    `trained`: those it was trained on, all but position 0 as a rule. `site` None: where it was
+    trained. Raises UserError
+    for a feature the dictionary lacks, another mode, or another model's dictionary.
+    """
+    place = site_of(dictionary, site)
+    require_model(dictionary, model.reference, model.width)
+    return splice(model, {place: changed(dictionary, features, mode=mode, positions=positions)})
+
+
+def changed(
+    dictionary: Dictionary,
+    features: Mapping[int, float],
+    *,
+    mode: Mode = "set",
+    positions: Positions | Literal["trained"] = "trained",
+) -> Change:
+    """The change of `feature_effect` as a function of states (batch, T, d), for `splice`."""
+    if mode not in get_args(Mode):
+        raise UserError(f"mode = {mode!r}: expected one of {', '.join(get_args(Mode))}")
+    if not features:
+        raise UserError("features: none given; expected {index: value}")
+    count = dictionary.shape.d_hidden
+    for index in features:
+        if not 0 <= index < count:
+            raise UserError(f"feature = {index}: the dictionary has features 0 to {count - 1}")
+    if isinstance(positions, str):
+        positions = slice(1, None) if skips_first(dictionary) else None
+    device = dictionary.decoder_weight.device
+    chosen = torch.tensor(list(features), device=device)
+    values = torch.tensor(list(features.values()), dtype=torch.float32, device=device)
+
+    def change(state: Tensor) -> Tensor:
+        flat = state.reshape(-1, state.shape[-1]).to(device, torch.float32)
+        old = activations(dictionary, flat, chosen)
+        new = {"set": values.expand_as(old), "scale": values * old, "add": old + values}[mode]
+        step = (new - old) @ dictionary.decoder_weight.detach()[chosen]
+        written = (flat + step).view(state.shape).to(state.device, state.dtype)
+        return replace(written, positions)(state)
+
+    return change
+
+
+@torch.no_grad()
+def activations(dictionary: Dictionary, states: Tensor, features: Tensor) -> Tensor:
+    """Some features (k,) of raw states (n, d), in raw units: (n, k)."""
+    codes = dictionary.encode_sparse(states)
+    column = torch.full((codes.shape[1],), -1, dtype=torch.int64, device=states.device)
+    column[features] = torch.arange(len(features), device=states.device)
+    owner = column[codes.pattern.features]
+    found = owner >= 0
+    out = states.new_zeros(len(states), len(features))
+    out[codes.pattern.rows[found], owner[found]] = codes.values[found]
+    return out
+
+
+@dataclass(frozen=True)
+class LogitChange:
+    """What a change does to the next token: tokens by how much their log-probability moved.
+
+    `raised` and `lowered` hold rows `token_id`, `token`, `before`, `after` (probabilities) and
+    `change` (of the logit less its mean over the vocabulary); `divergence` is KL(before ‖ after)
+    in nats.
+    """
+
+    raised: list[dict[str, Any]]
+    lowered: list[dict[str, Any]]
+    divergence: float
+
+
+@torch.no_grad()
+def compare_logits(
+    model: Model,
+    tokens: Tensor | str,
+    change: AbstractContextManager[Any],
+    *,
+    position: int = -1,
+    top: int = 10,
+) -> LogitChange:
+    """The next token after `position` of a prompt, without and within `change` (any splice).
+
+    `tokens` (1, T), or a text. Logits are compared less their mean over the vocabulary, which the
+    softmax does not see. Raises UserError for a position the prompt lacks.
+    """
+    ids = _prompt(model, tokens)
+    if not -ids.shape[1] <= position < ids.shape[1]:
+        raise UserError(f"position = {position}: the prompt has {ids.shape[1]} tokens")
+    before = model.logits(ids)[0, position].double()
+    with change:
+        after = model.logits(ids)[0, position].double()
+    p, q = before.log_softmax(-1), after.log_softmax(-1)
+    moved = (after - after.mean()) - (before - before.mean())
+    top = min(top, len(moved))
+
+    def rows(which: Tensor) -> list[dict[str, Any]]:
+        return [
+            {
+                "token_id": id,
+                "token": _name(model, id),
+                "before": float(p[id].exp()),
+                "after": float(q[id].exp()),
+                "change": float(moved[id]),
+            }
+            for id in which.tolist()
+        ]
+
+    return LogitChange(
+        rows(moved.topk(top).indices),
+        rows((-moved).topk(top).indices),
+        float((p.exp() * (p - q)).sum()),
+    )
+
+
+def sample_both(
+    model: Model,
+    prompt: Tensor | str,
+    change: AbstractContextManager[Any],
+    *,
+    length: int = 50,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    seed: int = 0,
+) -> tuple[str, str]:
+    """The prompt continued without and within `change`, as texts, with the same random numbers."""
+    ids = _prompt(model, prompt)
+    settings = {"length": length, "temperature": temperature, "top_k": top_k, "seed": seed}
+    before = sample(model, ids, **settings)
+    with change:
+        after = sample(model, ids, **settings)
+    return model.reads.decode(before[0].tolist()), model.reads.decode(after[0].tolist())
+
+
+@torch.no_grad()
+def sample(
+    model: Model,
+    tokens: Tensor,
+    length: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    seed: int = 0,
+) -> Tensor:
+    """Continue tokens (batch, T) by `length`, drawn from softmax(logits / temperature).
+
+    Temperature 0 takes the likeliest; `top_k` draws among that many. A draw inverts the cumulative
+    distribution with one uniform number a token, so that under the same seed two models that agree
+    draw the same. The context is the model's last `max_length` tokens. Raises UserError for an
+    encoder.
+    """
+    if not model.causal:
+        raise UserError(f"{model.reference.id}: an encoder, which continues no text")
+    if temperature < 0:
+        raise UserError(f"temperature = {temperature}: expected 0 or more")
+    generator = torch_generator(seed, 0, "sample")
+    tokens = tokens.to(model.device)
+    for _ in range(length):
+        context = tokens if model.max_length is None else tokens[:, -model.max_length :]
+        logits = model.logits(context)[:, -1].float()
+        if top_k is not None:
+            floor = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
+            logits = logits.masked_fill(logits < floor, float("-inf"))
+        uniform = torch.rand(len(tokens), 1, generator=generator, dtype=torch.float64)
+        if temperature == 0:
+            drawn = logits.argmax(-1, keepdim=True)
+        else:
+            chances = (logits.double() / temperature).softmax(-1).cumsum(-1)
+            uniform = uniform.to(chances.device) * chances[:, -1:]
+            drawn = torch.searchsorted(chances, uniform, right=True)
+        tokens = torch.cat([tokens, drawn.clamp_(max=logits.shape[-1] - 1)], 1)
+    return tokens
+
+
+# -- which model, which site ---------------------------------------------------------------------
+
+
+def site_of(dictionary: Dictionary, site: str | int | Site | None = None) -> Site:
+    """The site given, else the one the dictionary was trained on; UserError where neither is known."""
+    known = dictionary.metadata.get("site")
+    if site is None and known is None:
+        raise UserError("site: this dictionary does not say where it was trained; name its site")
+    return parse_site(known if site is None else site)
+
+
+def skips_first(dictionary: Dictionary) -> bool:
+    """Whether it was trained without position 0, an attention sink; so where it does not say."""
+    return dictionary.metadata.get("positions") != "all"
+
+
+def require_model(dictionary: Dictionary, reference: ModelReference, width: int) -> None:
+    """UserError where states of this width or model are not what the dictionary was trained on."""
+    if width != dictionary.shape.d_model:
+        raise UserError(
+            f"dictionary: made for states of width {dictionary.shape.d_model}, and "
+            f"{reference.id} has {width}"
+        )
+    recorded = dictionary.metadata.get("reference")
+    if recorded and not ModelReference.from_json(recorded).same_model(reference):
+        raise UserError(
+            f"dictionary: trained on {recorded.get('id')}, and {reference.id} has other weights "
+            "or another tokenizer"
+        )
+
+
+def _prompt(model: Model, prompt: Tensor | str) -> Tensor:
+    tokens = model.tokens(prompt) if isinstance(prompt, str) else prompt
+    if tokens.shape[0] != 1 or not tokens.numel():
+        raise UserError(f"tokens: shape {tuple(tokens.shape)}, expected one prompt (1, T)")
+    return tokens
+
+
+def _name(model: Model, id: int) -> str:
+    try:
+        return f"#{id}" if model.tokenizer is None else model.tokenizer.token(id)
+    except IndexError:  # ids beyond the tokenizer's, where the embedding was padded
+        return f"#{id}"

@@ -1,0 +1,263 @@
+"""Reading features: what each one fires on, how often, how strongly, and what it promotes.
+
+One pass over a text, or over a store of its hidden states; what is held does not grow with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cutaway.activations.capture import capture
+from cutaway.activations.store import ActivationStore
+from cutaway.base.errors import UserError
+from cutaway.base.progress import progress
+from cutaway.dictionaries.base import Dictionary
+from cutaway.dictionaries.effects import require_model, site_of, skips_first
+from cutaway.dictionaries.examples import Entries, Examples, PairCounts, Piece
+from cutaway.dictionaries.features_table import FORMAT, PRIOR, Features, Report
+from cutaway.nets.model import Model
+from cutaway.nets.sites import Site
+from cutaway.text.packing import PackedText
+
+if TYPE_CHECKING:
+    from cutaway.text.tokenizers import Tokenizer
+
+Batch: TypeAlias = "tuple[Tensor, Tensor | None, Tensor | None]"
+"""tokens (B, T) int64, mask (B, T) with 0 for padding or None, documents (B, T) or (B,) or None."""
+Text: TypeAlias = "PackedText | Iterable[Batch]"
+
+_OCTAVES = 8  # the histogram reaches from 2⁻⁸ to 2⁸ scaled units, two bins to an octave
+_ANY_TOKEN = 1 << 31
+
+
+def read_features(
+    dictionary: Dictionary,
+    model: Model | None,
+    contexts: Text | ActivationStore,
+    *,
+    examples: int = 20,
+    context: tuple[int, int] = (20, 8),
+    top_tokens: int = 10,
+    minimum: int = 3,
+    tokens: int | None = None,
+    batch_size: int = 8192,
+    site: str | int | Site | None = None,
+    skip_first: bool | None = None,
+    tokenizer: Tokenizer | None = None,
+) -> Features:
+    """Every feature's density, histogram, strongest examples, tokens by lift, promoted tokens.
+
+    `contexts` is packed text, batches (tokens, mask, documents), or a store that holds the
+    dictionary's site: then the model runs no pass, and is only asked what features promote.
+    `examples` per feature, at most one of a context, with `context` tokens before and after.
+    Tokens are ranked by
+
+        lift = (n_ft / p_f + m) / (n_t + m)
+
+    n_ft of the n_t occurrences of token t on which feature f fires, p_f its density: P(fires | t) /
+    P(fires) with m = 10 occurrences at the overall rate added, so that a token seen once does not
+    win; only tokens with n_ft ≥ `minimum` count. Promoted are the largest of W_U·d_f less their
+    mean over the vocabulary, d_f the decoder row, without the final norm; null where the model has
+    no decoder weight (a Backpack). Position 0 is left out, but stands in windows (`skip_first`; by
+    default as in training). `tokens`: about how many to read, default all; `batch_size`: tokens worked at a time, in whole
+    contexts. States that are not finite are left out and counted. Raises UserError where nothing
+    is left to read, or model or store do not belong to the dictionary.
+    """
+    for name, value in (("examples", examples), ("top_tokens", top_tokens), ("tokens", tokens)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} = {value}: expected 1 or more")
+    place = site_of(dictionary, site)
+    if skip_first is None:
+        skip_first = skips_first(dictionary)
+    if model is not None:
+        require_model(dictionary, model.reference, model.width)
+    if isinstance(contexts, ActivationStore):
+        require_model(dictionary, contexts.reference, contexts.width)
+        pieces = _of_store(contexts, contexts.site(place), batch_size, tokens)
+        total = min(contexts.rows, tokens or contexts.rows)
+    elif model is None:
+        raise UserError("model: needed to read features from text; only a store goes without")
+    else:
+        pieces = _of_text(model, contexts, model.site(place), batch_size)
+        total = tokens
+    reader = Reader(dictionary, examples, context, skip_first)
+    with progress("reading features", total, "tokens") as bar:
+        for piece in pieces:
+            reader.add(piece)
+            bar.update(reader.read)
+            if tokens is not None and reader.read >= tokens:
+                break
+    if not reader.tokens:
+        raise UserError("features: no token to read (position 0 is left out)")
+    if tokenizer is None and model is not None:
+        tokenizer = model.tokenizer
+    facts = {
+        "format": FORMAT,
+        "site": str(place),
+        "dictionary": dictionary.describe(),
+        "reference": dictionary.metadata.get("reference"),
+        "skip_first": skip_first,
+        "examples": examples,
+        "context": list(context),
+        "minimum": minimum,
+        "smoothing": PRIOR,
+    }
+    weight = None if model is None else model.decoder_weight
+    return Report(reader, tokenizer, top_tokens, minimum, facts).features(weight)
+
+
+class Reader:
+    """Counts, histograms and examples of one dictionary's features, piece by piece."""
+
+    def __init__(
+        self, dictionary: Dictionary, examples: int, context: tuple[int, int], skip_first: bool
+    ):
+        self.dictionary, self.skip_first = dictionary, skip_first
+        features = dictionary.shape.d_hidden
+        device = dictionary.decoder_weight.device
+        self.examples = Examples(features, examples, *context, device)
+        self.pairs = PairCounts(_ANY_TOKEN)
+        self.read = self.tokens = self.contexts = self.non_finite = 0
+        self.seen = torch.zeros(0, dtype=torch.int64, device=device)
+        self.fires = torch.zeros(features, dtype=torch.int64, device=device)
+        self.sums = torch.zeros(features, dtype=torch.float64, device=device)
+        self.bins = 4 * _OCTAVES
+        self.histogram = torch.zeros(features * self.bins, dtype=torch.int64, device=device)
+
+    def edges(self) -> np.ndarray:
+        """Borders of the histogram's bins, raw units; the outer bins take what lies beyond."""
+        return 2.0 ** np.linspace(-_OCTAVES, _OCTAVES, self.bins + 1) / self._scale
+
+    @torch.no_grad()
+    def add(self, piece: Piece) -> None:
+        """Take whole contexts, with their states."""
+        finite = piece.states.isfinite().all(1)
+        self.read += len(finite)
+        if not bool(finite.all()):
+            self.non_finite += int((~finite).sum())
+            piece = Piece(*(column[finite] for column in vars(piece).values()))
+        if not len(piece.tokens):
+            return
+        counted = piece.positions != 0 if self.skip_first else piece.positions >= 0
+        self.tokens += int(counted.sum())
+        self.contexts += int(piece.contexts[-1]) + 1
+        self.seen = _added(self.seen, torch.bincount(piece.tokens[counted]))
+        entries = self._entries(piece, counted)
+        features, values = entries.features, entries.values
+        self.fires += torch.bincount(features, minlength=len(self.fires))
+        self.sums += torch.bincount(features, values.double(), len(self.fires))
+        # which half octave: the shift of a scaled unit's logarithm
+        bins = (2 * (values * self._scale).log2() + 2 * _OCTAVES).floor_().clamp_(0, self.bins - 1)
+        self.histogram += torch.bincount(
+            features * self.bins + bins.long(), minlength=len(self.histogram)
+        )
+        self.pairs.add(features, piece.tokens[entries.rows])
+        self.examples.add(piece, entries)
+
+    def _entries(self, piece: Piece, counted: Tensor) -> Entries:
+        codes = self.dictionary.encode_sparse(piece.states)
+        kept = ((codes.values > 0) & counted[codes.pattern.rows]).nonzero().view(-1)
+        return Entries(
+            codes.pattern.flat[kept],
+            codes.pattern.rows[kept],
+            codes.pattern.features[kept],
+            codes.values[kept],
+            codes.shape[1],
+        )
+
+    @property
+    def _scale(self) -> float:
+        return float(self.dictionary.input_scale)
+
+
+# -- pieces of text ------------------------------------------------------------------------------
+
+
+def batches(text: Text, batch_size: int) -> Iterator[Batch]:
+    """A text's contexts as batches of about `batch_size` tokens; batches come through as they are."""
+    if not isinstance(text, PackedText):
+        yield from text
+        return
+    step = max(1, batch_size // text.context_length)
+    for start in range(0, text.n_contexts, step):
+        found = text.contexts(start, min(start + step, text.n_contexts))
+        yield torch.from_numpy(found.tokens), None, torch.from_numpy(found.documents)
+
+
+def _of_text(model: Model, text: Text, site: Site, batch_size: int) -> Iterator[Piece]:
+    first = 0
+    for tokens, mask, documents in batches(text, batch_size):
+        # several passes where a batch is larger than what is worked at a time
+        step = max(1, batch_size // tokens.shape[1])
+        for start in range(0, len(tokens), step):
+            part = slice(start, start + step)
+            chosen = None if mask is None else mask[part]
+            owners = None if documents is None else documents[part]
+            yield _piece(model, tokens[part], chosen, owners, site, first)
+            first += len(tokens[part])
+
+
+def _piece(
+    model: Model,
+    tokens: Tensor,
+    mask: Tensor | None,
+    documents: Tensor | None,
+    site: Site,
+    first: int,
+) -> Piece:
+    """One forward pass. Without `documents` each context is one, counted from `first`."""
+    states = capture(model, tokens, [site], mask)[site].float()
+    device = states.device
+    real = torch.ones_like(tokens) if mask is None else mask
+    real = real.to(device, torch.bool)
+    positions = real.cumsum(1) - 1
+    rows = torch.arange(len(tokens), device=device)[:, None].expand(tokens.shape)
+    if documents is None:
+        documents = rows + first
+    else:
+        documents = documents.to(device)
+        documents = documents[:, None] if documents.ndim == 1 else documents
+    whole = (tokens.to(device), positions, documents.expand(tokens.shape), rows)
+    return Piece(states[real], *(column[real].long() for column in whole))
+
+
+def _of_store(
+    store: ActivationStore, site: Site, batch_size: int, tokens: int | None
+) -> Iterator[Piece]:
+    """Rows of the store in pieces that end where a context does."""
+    end = min(store.rows, tokens or store.rows)
+    step = max(batch_size, 2 * store.context_length)
+    start = 0
+    while start < end:
+        stop = min(start + step, end)
+        positions = store.positions(start, min(stop + 1, store.rows)).long()
+        begins = (positions[1:] <= positions[:-1]).nonzero().view(-1) + 1
+        if stop < end:
+            stop = start + int(begins[-1])
+        positions = positions[: stop - start]
+        contexts = torch.zeros_like(positions)
+        contexts[1:] = (positions[1:] <= positions[:-1]).cumsum(0)
+        yield Piece(
+            store.read(site, start, stop),
+            store.tokens(start, stop).long(),
+            positions,
+            store.documents(start, stop).long(),
+            contexts,
+        )
+        start = stop
+
+
+# -- inside ----------------------------------------------------------------------------------------
+
+
+def _added(a: Tensor, b: Tensor) -> Tensor:
+    """The sum of two counts, of which one may be longer."""
+    if len(a) < len(b):
+        a, b = b, a
+    a[: len(b)] += b
+    return a

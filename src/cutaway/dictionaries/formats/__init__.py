@@ -1,0 +1,82 @@
+"""Dictionaries on disk: our own form, and those of other libraries.
+
+    cutaway               dictionary.json + dictionary.safetensors, or a training run     read, write
+    saelens               cfg.json + sae_weights.safetensors                              read, write
+    gemma_scope           params.npz                                                      read
+    sparsify              cfg.json + sae.safetensors                                      read
+    dictionary_learning   config.json + ae.pt or ae.safetensors                           read
+
+Each form is one module with `recognises(path)` and `read(path)`, and `write(dictionary, folder)`
+where it can be written. Nothing is unpickled: see `dictionary_learning` for what that means for
+its `ae.pt`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from cutaway.base.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from cutaway.dictionaries.base import Dictionary
+
+FORMATS = {
+    "cutaway": "cutaway.dictionaries.formats.own",
+    "saelens": "cutaway.dictionaries.formats.saelens",
+    "gemma_scope": "cutaway.dictionaries.formats.gemma_scope",
+    "sparsify": "cutaway.dictionaries.formats.sparsify",
+    "dictionary_learning": "cutaway.dictionaries.formats.dictionary_learning",
+}
+WRITTEN = ("cutaway", "saelens")
+PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
+_WHY = "a pickle runs whatever code it holds when it is read; give safetensors"
+
+
+def module_of(format: str) -> ModuleType:
+    """The module that reads a format."""
+    return import_module(FORMATS[format])
+
+
+def formats_of(path: str | Path) -> str:
+    """Which of `FORMATS` lies at `path`, a folder or one of its files.
+
+    Raises UserError where there is nothing, nothing known, or a pickle only.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    for name in FORMATS:
+        if module_of(name).recognises(path):
+            return name
+    if path.is_file():
+        if path.suffix in PICKLES:
+            raise UserError(f"{path}: refused: {_WHY}")
+        raise UserError(f"{path}: not a dictionary's file; give the folder it lies in")
+    pickles = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)
+    if pickles:
+        raise UserError(f"{path / pickles[0]}: refused: {_WHY}")
+    raise UserError(
+        f"{path}: holds no dictionary; looked for dictionary.json, run.json, "
+        "sae_weights.safetensors, sae.safetensors, params.npz, ae.safetensors, ae.pt"
+    )
+
+
+def export(dictionary: Dictionary, folder: str | Path, format: str) -> Path:
+    """Write a dictionary into a folder in one of the forms of `WRITTEN`; the folder.
+
+    Raises UserError for another format and for a folder that cannot be written.
+    """
+    if format not in WRITTEN:
+        raise UserError(
+            f"format = {format!r}: expected one of {', '.join(WRITTEN)}{nearest(format, WRITTEN)}"
+        )
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        module_of(format).write(dictionary, folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write: {error.strerror or error}") from None
+    return folder

@@ -1,0 +1,339 @@
+"""A dictionary's own files, and the one door through which any form is read.
+
+    dictionary.safetensors   `state_dict()`: float32, scaled units, `input_scale` among them
+    dictionary.json          format 1: architecture, shape, reference, site, positions, dtype, and
+                             the SHA-256 of the tensors
+
+A training run's folder is read too: its record holds what `dictionary.json` says, its checkpoints
+the tensors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from cutaway.base import files, hardware
+from cutaway.base.display import notice
+from cutaway.base.errors import UserError
+from cutaway.dictionaries.base import Dictionary, DictionaryShape
+from cutaway.dictionaries.formats import formats_of, module_of
+from cutaway.dictionaries.registry import ARCHITECTURES, build
+
+if TYPE_CHECKING:
+    from cutaway.runs.checkpoint import Checkpoint
+    from cutaway.runs.folder import Run
+
+FORMAT = 1
+TENSORS, DESCRIPTION, RUN = "dictionary.safetensors", "dictionary.json", "run.json"
+STUDY = "dictionary"
+_ABOUT = ("reference", "site", "positions", "dtype")
+# Rows whose lengths differ by less than this are equal but for the rounding of their file.
+_SAME_LENGTH = 1e-3
+_SAME_THRESHOLD = 1e-6
+
+
+def save(dictionary: Dictionary, folder: str | Path) -> None:
+    """Write `dictionary.safetensors` and `dictionary.json`, each replaced in one step.
+
+    What `dictionary.metadata` says besides the shape is written as it is; what it does not say
+    about the model, the site, the positions and the dtype is null. UserError where the folder
+    cannot be written.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write(dictionary, folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write: {error.strerror or error}") from None
+
+
+def write(dictionary: Dictionary, folder: Path) -> None:
+    """`save` into a folder that is there."""
+    write_tensors(folder / TENSORS, dictionary.state_dict())
+    content = describe(dictionary, dictionary.metadata)
+    content["tensors_sha256"] = files.sha256(folder / TENSORS)
+    files.write_json(folder / DESCRIPTION, content)
+
+
+def load(path: str | Path, *, step: int | str = "best", device: str = "auto") -> Dictionary:
+    """The dictionary at `path`, in eval mode, without gradients on its weights.
+
+    `path` is a saved folder, a training run's folder (or its name under `runs/`), or what another
+    library saved (`formats`). `step` is for runs: `best`, `last` or one that was kept. What is
+    known of its origin is in `metadata`. Raises UserError with one line: nothing there, a newer
+    format, an unknown architecture, tensors of other shapes, damage, a pickle.
+    """
+    path = Path(path)
+    if not path.exists() and (named := Path("runs") / path).is_dir():
+        path = named
+    format = formats_of(path)
+    if format != "cutaway":
+        found = module_of(format).read(path)
+    elif path.is_dir() and not {TENSORS, DESCRIPTION} & {file.name for file in path.iterdir()}:
+        found = _of_run(path, step)
+    else:
+        found = read(path)
+    return found.to(hardware.device(device)).eval().requires_grad_(False)
+
+
+def recognises(path: Path) -> bool:
+    """Whether a saved dictionary or a run lies at `path`."""
+    if path.is_file():
+        return path.name in (TENSORS, DESCRIPTION)
+    return any((path / name).is_file() for name in (TENSORS, DESCRIPTION, RUN))
+
+
+def read(path: Path) -> Dictionary:
+    """The dictionary saved in a folder; `load` without device and without runs."""
+    folder = path.parent if path.is_file() else path
+    content = read_json(folder / DESCRIPTION)
+    form = content.get("format")
+    if isinstance(form, int) and form > FORMAT:
+        raise UserError(
+            f"{folder / DESCRIPTION}: format {form} is newer than this cutaway reads ({FORMAT}); "
+            "update it"
+        )
+    if form != FORMAT:
+        raise UserError(f"{folder / DESCRIPTION}: format = {form!r}: expected {FORMAT}")
+    shape = _shape(content.get("shape"), folder / DESCRIPTION)
+    dictionary = _filled(shape, read_tensors(folder / TENSORS), folder / TENSORS)
+    recorded = content.pop("tensors_sha256", None)
+    if recorded is not None and recorded != files.sha256(folder / TENSORS):
+        raise UserError(f"{folder / TENSORS}: damaged, its content differs from its checksum")
+    dictionary.metadata = content
+    return dictionary
+
+
+def describe(dictionary: Dictionary, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What `dictionary.json` holds: format, architecture and shape, and what is known besides."""
+    known = {name: about.get(name) for name in _ABOUT}
+    shape = {"architecture": dictionary.architecture, "shape": dictionary.describe()}
+    return {**about, "format": FORMAT, **shape, **known}
+
+
+# -- from tensors to a dictionary ------------------------------------------------------------------
+
+
+@dataclass
+class Foreign:
+    """A dictionary's tensors as another library means them, each turned to our orientation.
+
+        f = σ(W_enc·(s·x − c) + b_enc),   x̂ = (f·W_dec + b_dec) / s
+
+    `centred`: c is b_dec, otherwise zero. `threshold` is (F,) or (), `input_scale` s. Rows of
+    W_dec (F, d) may have any length.
+    """
+
+    architecture: str
+    encoder_weight: Tensor  # (F, d)
+    encoder_bias: Tensor
+    decoder_weight: Tensor  # (F, d)
+    decoder_bias: Tensor
+    centred: bool
+    k: int | None = None
+    groups: tuple[int, ...] = ()
+    threshold: Tensor | None = None
+    log_magnitude: Tensor | None = None
+    magnitude_bias: Tensor | None = None
+    input_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if isinstance(value := getattr(self, field.name), Tensor):
+                setattr(self, field.name, value.float())
+
+
+def from_foreign(foreign: Foreign, path: Path, about: Mapping[str, Any]) -> Dictionary:
+    """The same features times the length n of their decoder row, and the same reconstructions.
+
+    n is moved into encoder, biases and threshold, so that rows have length 1; the encoder's bias
+    takes up W_enc·b_dec where our architecture centres and theirs does not, or the other way round.
+    A threshold that is no longer one for all makes a JumpReLU dictionary of a BatchTopK one, which
+    gives the same features. TopK chooses before lengths are applied: rows of different lengths
+    cannot be made unit ones, and are refused. A row of zeros stays one.
+    """
+    length = torch.linalg.vector_norm(foreign.decoder_weight, dim=1)
+    length = torch.where(length > 0, length, 1.0)
+    if foreign.architecture == "topk" and length.max() > length.min() * (1 + _SAME_LENGTH):
+        raise UserError(
+            f"{path}: decoder rows have lengths from {length.min():.4g} to {length.max():.4g}: a "
+            "topk dictionary chooses before they are applied, so none with rows of length 1 equals it"
+        )
+    architecture, threshold = foreign.architecture, None
+    if foreign.threshold is not None:
+        threshold = (foreign.threshold * length).clamp(min=0.0)
+        if architecture in ("batch_topk", "matryoshka"):
+            if threshold.max() - threshold.min() <= _SAME_THRESHOLD * threshold.max():
+                threshold = threshold.mean()
+            else:
+                architecture = "jumprelu"
+    centres = ARCHITECTURES[architecture].subtracts_bias
+    encoder = foreign.encoder_weight * length[:, None]
+    shift = (encoder @ foreign.decoder_bias) * (centres - foreign.centred)
+    tensors = {
+        "encoder_weight": encoder,
+        "encoder_bias": foreign.encoder_bias * length + shift,
+        "decoder_weight": foreign.decoder_weight / length[:, None],
+        "decoder_bias": foreign.decoder_bias,
+        "input_scale": torch.tensor(foreign.input_scale),
+    }
+    if architecture in ("batch_topk", "matryoshka"):
+        tensors["batches_seen"] = torch.ones(())
+    if threshold is not None:
+        tensors["threshold"] = threshold
+    if foreign.log_magnitude is not None and foreign.magnitude_bias is not None:
+        tensors["log_magnitude"] = foreign.log_magnitude
+        own = shift * foreign.log_magnitude.exp()
+        tensors["magnitude_bias"] = foreign.magnitude_bias * length + own
+    features, width = encoder.shape
+    shape = DictionaryShape(architecture, width, features, k=foreign.k, groups=foreign.groups)
+    dictionary = _filled(shape, tensors, path)
+    dictionary.metadata = describe(dictionary, about)
+    return dictionary
+
+
+def _filled(shape: DictionaryShape, tensors: Mapping[str, Tensor], path: Path) -> Dictionary:
+    """A dictionary of this shape with these tensors, whose names and shapes are checked first."""
+    if shape.k is not None and shape.k > shape.d_hidden:
+        raise UserError(f"{path}: k = {shape.k}: expected at most {shape.d_hidden}, its features")
+    with torch.device("meta"):  # random weights would be thrown away at once
+        dictionary = build(shape)
+    expected = {name: tuple(tensor.shape) for name, tensor in dictionary.state_dict().items()}
+    require_tensors(path, tensors, expected)
+    state = {name: tensor.float().contiguous() for name, tensor in tensors.items()}
+    dictionary.load_state_dict(state, assign=True)
+    return dictionary
+
+
+def _shape(content: Any, path: Path) -> DictionaryShape:
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: damaged: shape = {content!r}: expected an object")
+    known = {field.name for field in fields(DictionaryShape)}
+    given = {name: value for name, value in content.items() if name in known}
+    if (architecture := given.get("architecture")) not in ARCHITECTURES:
+        raise UserError(
+            f"{path}: architecture = {architecture!r}: expected one of {', '.join(ARCHITECTURES)}"
+        )
+    for name in ("d_model", "d_hidden", *(["k"] if given.get("k") is not None else [])):
+        if not isinstance(value := given.get(name), int) or value < 1:
+            raise UserError(f"{path}: damaged: {name} = {value!r}: expected a whole number from 1")
+    if architecture == "topk" and given.get("k") is None:
+        raise UserError(f"{path}: damaged: k = None: a topk dictionary needs it")
+    groups = given.get("groups") or ()
+    if not isinstance(groups, list | tuple) or not all(isinstance(one, int) for one in groups):
+        raise UserError(f"{path}: damaged: groups = {groups!r}: expected whole numbers")
+    given["groups"] = tuple(groups)
+    return DictionaryShape(**given)
+
+
+# -- from a run ------------------------------------------------------------------------------------
+
+
+def _of_run(path: Path, step: int | str) -> Dictionary:
+    from cutaway.runs.folder import Run
+
+    run = Run.open(path)
+    about = run.record.resolved.get("dictionary")
+    if run.record.study != STUDY:
+        raise UserError(f"{path}: a run of study {run.record.study!r}, which trains no dictionary")
+    if not isinstance(about, dict):
+        raise UserError(f"{path / RUN}: names no dictionary (resolved.dictionary = {about!r})")
+    shape = _shape(about.get("shape"), path / RUN)
+    checkpoint = _checkpoint(run, int(step) if str(step).isdigit() else step)
+    place = checkpoint.path / "model.safetensors"
+    dictionary = _filled(shape, checkpoint.tensors["model"], place)
+    origin = {"run": str(run.path), "step": checkpoint.step}
+    dictionary.metadata = describe(dictionary, {**about, **origin})
+    return dictionary
+
+
+def _checkpoint(run: Run, wanted: int | str) -> Checkpoint:
+    """The checkpoint meant; where the best or last is damaged, the newest intact one."""
+    from cutaway.runs.checkpoint import DamagedCheckpoint
+
+    kept = run.checkpoints.steps()
+    if not kept:
+        raise UserError(f"{run.path}: no checkpoint was written yet")
+    if wanted not in ("best", "last"):
+        if wanted not in kept:
+            there = ", ".join(map(str, kept))
+            raise UserError(f"step = {wanted}: {run.path} keeps checkpoints of steps {there}")
+        return run.checkpoints.load(int(wanted), groups=["model"])
+    first = run.checkpoints.best() if wanted == "best" else None
+    for step in dict.fromkeys([*([] if first is None else [first]), *reversed(kept)]):
+        try:
+            return run.checkpoints.load(step, groups=["model"])
+        except DamagedCheckpoint as error:
+            notice(f"{error}; taking another checkpoint")
+    raise UserError(f"{run.path}: no checkpoint left intact")
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; UserError where it is missing or damaged."""
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged, not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: damaged: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU; UserError where it is missing or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot read: {error.strerror or error}") from None
+    except SafetensorError as error:
+        raise UserError(f"{path}: damaged, not safetensors: {error}") from None
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Replace a safetensors file in one step, float32."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    plain = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
+    with files.replacing(path) as temporary:
+        try:
+            save_file(plain, temporary)
+        except SafetensorError as error:  # its way of passing on what the disk said
+            raise OSError(str(error)) from None
+
+
+def require_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    expected: Mapping[str, tuple[int, ...]],
+    ignored: Collection[str] = (),
+) -> None:
+    """UserError unless the tensors are those expected, of these shapes, and finite."""
+    if missing := [name for name in expected if name not in tensors]:
+        raise UserError(f"{path}: holds no tensor {missing[0]}; expected {', '.join(expected)}")
+    if extra := sorted(set(tensors) - set(expected) - set(ignored)):
+        raise UserError(f"{path}: unknown tensor {extra[0]}; expected {', '.join(expected)}")
+    for name, shape in expected.items():
+        if (found := tuple(tensors[name].shape)) != shape:
+            raise UserError(f"{path}: {name} is {found}, expected {shape}")
+        if not tensors[name].isfinite().all():
+            raise UserError(f"{path}: {name} holds values that are not finite")

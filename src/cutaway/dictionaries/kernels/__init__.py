@@ -1,0 +1,1 @@
+"""Products with codes of which nearly every entry is zero, and their gradients."""

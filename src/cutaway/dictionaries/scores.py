@@ -1,0 +1,65 @@
+"""How well states are reconstructed: sums over tokens, in float64, and the figures they give."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cutaway.dictionaries.codes import Codes
+
+
+class Reconstruction:
+    """Adds up batches of raw states, their reconstructions and features.
+
+    explained variance = 1 − Σ‖x − x̂‖² / Σ‖x − x̄‖², x̄ the mean over the same tokens: predicting
+    the mean scores 0. normalised MSE = mean over tokens of ‖x − x̂‖² / ‖x‖². cosine = mean of
+    that between x and x̂. l0 = features that are not zero per token; dead_share = features silent
+    on every token.
+    """
+
+    def __init__(self, width: int, features: int):
+        self.tokens = 0
+        self._sums = torch.zeros(5, dtype=torch.float64)  # error, ‖x‖², nmse, cosine, active
+        self._total = torch.zeros(width, dtype=torch.float64)
+        self.fired = torch.zeros(features, dtype=torch.float64)
+
+    @torch.no_grad()
+    def add(self, x: Tensor, reconstruction: Tensor, codes: Codes) -> None:
+        """(B, d) twice, and the features of the same tokens."""
+        x, reconstruction = x.float(), reconstruction.float()
+        error = (x - reconstruction).square().sum(1)
+        square = x.square().sum(1)
+        product = torch.linalg.vecdot(x, reconstruction)
+        length = (square * reconstruction.square().sum(1)).sqrt().clamp_(min=1e-30)
+        fired = codes.fired()
+        sums = torch.stack(
+            [
+                error.double().sum(),
+                square.double().sum(),
+                (error / square.clamp(min=1e-30)).double().sum(),
+                (product / length).double().sum(),
+                fired.double().sum(),
+            ]
+        )
+        self.tokens += len(x)
+        self._sums += sums.cpu()
+        self._total += x.double().sum(0).cpu()
+        self.fired += fired.double().cpu()
+
+    def figures(self) -> dict[str, float]:
+        """The figures by name."""
+        n = self.tokens
+        error, square, normalised, cosine, active = (float(value) for value in self._sums)
+        spread = square - float(self._total.square().sum()) / n
+        return {
+            "loss": error / n,
+            "explained_variance": 1 - error / spread if spread > 0 else float("nan"),
+            "normalised_mse": normalised / n,
+            "cosine": cosine / n,
+            "l0": active / n,
+            "dead_share": float((self.fired == 0).double().mean()),
+        }
+
+    def density(self) -> Tensor:
+        """On what share of tokens each feature fires, (F,)."""
+        return self.fired / max(1, self.tokens)

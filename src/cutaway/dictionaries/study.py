@@ -1,0 +1,288 @@
+"""The dictionary study: from settings and hidden states to a task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from hashlib import sha256
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cutaway.activations.model_stream import ModelStream
+from cutaway.activations.store import MANIFEST, ActivationStore
+from cutaway.activations.stream import ActivationStream
+from cutaway.base import hardware
+from cutaway.base.errors import UserError
+from cutaway.dictionaries.advice import advice
+from cutaway.dictionaries.base import DictionaryShape
+from cutaway.dictionaries.config import FIXED_L0, DictionaryConfig
+from cutaway.dictionaries.control import Settings
+from cutaway.dictionaries.kernels.choice import break_even
+from cutaway.dictionaries.registry import build
+from cutaway.dictionaries.task import DictionaryStack, DictionaryTask
+from cutaway.nets.model import ModelReference
+from cutaway.nets.parameters import parameters_by_component
+from cutaway.nets.sites import Site
+from cutaway.runs.folder import Run
+from cutaway.studies.study import Prepared, Study
+
+SAMPLE = 16_384  # states the start of a dictionary is set from
+
+
+@dataclass
+class _Source:
+    """Streams of the states of one or several sites, and what they come from."""
+
+    train: ActivationStream | ModelStream
+    validation: ActivationStream | ModelStream
+    reference: ModelReference
+    sites: list[Site]
+    parent: dict[str, Any]
+
+
+class DictionaryStudy(Study[DictionaryConfig]):
+    name = "dictionary"
+    headline = ("val_explained_variance", "val_l0", "val_dead_share", "val_normalised_mse")
+
+    def prepare(self, config: DictionaryConfig) -> Prepared:
+        source = _source([config])
+        return _prepared(config, source, 0)[0]
+
+    def parameters(self, config: DictionaryConfig) -> dict[str, int]:
+        if config.d_model is None:
+            raise UserError("d_model: needed to count parameters (the width of the states)")
+        with torch.device("meta"):
+            return parameters_by_component(build(_shape(config.sized(config.d_model, 1_000_000))))
+
+    def prepare_together(self, configs: Sequence[DictionaryConfig]) -> list[Prepared]:
+        source = _source(configs)
+        each, tasks = zip(*(_prepared(one, source, index) for index, one in enumerate(configs)))
+        stack = DictionaryStack(tasks, _Shared(source.train, len(source.sites)))
+        for one in each:
+            one.task = stack
+        return list(each)
+
+    def advise(self, run: Run, config: DictionaryConfig) -> list[str]:
+        history = run.read("history")
+        settings = run.record.resolved["settings"]
+        return [] if history is None else advice(history, DictionaryConfig(**settings))
+
+
+class _Shared:
+    """One stream for all members: the same states, or each its own site's."""
+
+    def __init__(self, stream: ActivationStream | ModelStream, sites: int):
+        self.stream, self.batch_size = stream, stream.batch_size
+        self.width, self.rows, self.sites = stream.width, stream.rows, sites
+
+    def batch(self, index: int) -> Tensor:
+        return self.stream.batch(index)
+
+
+class _OneSite:
+    """One site's states of a stream of several."""
+
+    def __init__(self, stream: ActivationStream | ModelStream, place: int):
+        self.stream, self.place = stream, place
+        self.batch_size, self.width, self.rows = stream.batch_size, stream.width, stream.rows
+
+    def batch(self, index: int) -> Tensor:
+        states = self.stream.batch(index)
+        return states[self.place] if states.ndim == 3 else states
+
+
+def _source(configs: Sequence[DictionaryConfig]) -> _Source:
+    """The streams of these configs: of one site, or where theirs differ of all of them."""
+    first = configs[0]
+    if first.streaming:
+        return _from_model(configs)
+    if first.activations is None:
+        raise UserError("activations: needed, a folder `cutaway extract` made (or streaming)")
+    store = ActivationStore(first.activations)
+    sites = [_site(store, config.layer) for config in configs]
+    distinct = list(dict.fromkeys(sites))
+    if first.d_model not in (None, store.width):
+        raise UserError(
+            f"d_model = {first.d_model}: the states in {store.path} are {store.width} wide"
+        )
+    chosen = {"sites": distinct} if len(distinct) > 1 else {"site": distinct[0]}
+    open_stream = partial(
+        ActivationStream,
+        store,
+        **chosen,
+        seed=first.data_seed,
+        skip_first=first.skip_first,
+        validation_fraction=first.validation_fraction,
+    )
+    rows = open_stream(batch_size=1).rows
+    batch_size = first.sized(store.width, rows).batch_size
+    parent = {
+        "kind": "activations",
+        "id": str(first.activations),
+        "sha256": sha256((store.path / MANIFEST).read_bytes()).hexdigest(),
+    }
+    return _Source(
+        train=open_stream(batch_size=batch_size),
+        validation=open_stream(batch_size=min(4096, first.eval_tokens), part="validation"),
+        reference=store.reference,
+        sites=sites,
+        parent=parent,
+    )
+
+
+def _from_model(configs: Sequence[DictionaryConfig]) -> _Source:
+    from cutaway.nets.reference import open_model
+
+    first = configs[0]
+    if first.model is None:
+        raise UserError("model: needed where streaming")
+    model = open_model(first.model, device=first.device)
+    if first.d_model not in (None, model.width):
+        raise UserError(
+            f"d_model = {first.d_model}: the states of {first.model} are {model.width} wide"
+        )
+    sites = [model.site(config.layer) for config in configs if config.layer is not None]
+    if len(sites) < len(configs):
+        raise UserError("layer: needed where streaming (6, embed, mlp.6, ...)")
+    distinct = list(dict.fromkeys(sites))
+    open_stream = partial(
+        ModelStream,
+        model,
+        first.data,
+        distinct if len(distinct) > 1 else distinct[0],
+        tokens=first.tokens,
+        seed=first.data_seed,
+        context_length=first.context_length,
+        validation_fraction=first.validation_fraction,
+        skip_first=first.skip_first,
+    )
+    rows = open_stream(batch_size=1).rows
+    batch_size = first.sized(model.width, rows).batch_size
+    reference = model.reference
+    return _Source(
+        train=open_stream(batch_size=batch_size),
+        validation=open_stream(batch_size=min(4096, first.eval_tokens), part="validation"),
+        reference=reference,
+        sites=sites,
+        parent={"kind": "model", "id": reference.id, "sha256": reference.weights_sha256},
+    )
+
+
+def _site(store: ActivationStore, layer: str | None) -> Site:
+    if layer is not None:
+        return store.site(layer)
+    if len(store.sites) > 1:
+        there = ", ".join(map(str, store.sites))
+        raise UserError(f"layer: which one? {store.path} holds {there}")
+    return store.sites[0]
+
+
+def _prepared(
+    given: DictionaryConfig, source: _Source, index: int
+) -> tuple[Prepared, DictionaryTask]:
+    """A dictionary of one site, set from a sample of its states, and its task."""
+    site = source.sites[index]
+    distinct = list(dict.fromkeys(source.sites))
+    train = _OneSite(source.train, distinct.index(site))
+    config = given.sized(train.width, train.rows)
+    if config.target_l0 >= config.d_hidden:
+        raise UserError(
+            f"target_l0 = {config.target_l0:g}: must be below d_hidden = {config.d_hidden}"
+        )
+    shape = _shape(config)
+    dictionary = build(shape, config.seed)
+    held_out = _held_out(source.validation, distinct.index(site), config.eval_tokens)
+    sample = _sample(train)
+    square = source.train.mean_squared_norm(site)
+    if not square > 0:
+        raise UserError(f"{site}: every state is zero; nothing to learn")
+    dictionary.input_scale.fill_((train.width / square) ** 0.5)
+    dictionary.start(sample * dictionary.input_scale, config.target_l0)
+    if config.threshold is not None and shape.architecture == "jumprelu":
+        dictionary.threshold.data.fill_(config.threshold)
+    task = DictionaryTask(dictionary, _settings(config), train, held_out)
+    resolved: dict[str, Any] = {
+        "settings": config.model_dump(mode="json"),
+        "dictionary": {
+            "shape": asdict(shape),
+            "reference": source.reference.to_json(),
+            "site": str(site),
+            "positions": "without 0" if config.skip_first else "all",
+            "dtype": "float32",
+        },
+        "train_states": train.rows,
+        "validation_states": sum(len(one) for one in held_out),
+    }
+    if config.kernels == "auto":
+        resolved["break_even"] = _measure(task, sample)
+    parents = [{**source.parent, "site": str(site)}]
+    loop = config.loop()
+    return Prepared(task=task, loop=loop, parents=parents, resolved=resolved), task
+
+
+def _shape(config: DictionaryConfig) -> DictionaryShape:
+    k = max(1, round(config.target_l0)) if config.architecture in FIXED_L0 else None
+    groups: tuple[int, ...] = ()
+    if config.architecture == "matryoshka":
+        whole = config.d_hidden
+        asked = config.groups or [max(1, whole // 16), max(1, whole // 4), whole]
+        groups = tuple(sorted(set(asked)))
+        if groups[-1] != whole or groups[0] < 1:
+            raise UserError(
+                f"groups = {asked}: expected widths from 1 to d_hidden = {whole}, ending there"
+            )
+    bandwidth = {} if config.bandwidth is None else {"bandwidth": config.bandwidth}
+    return DictionaryShape(
+        config.architecture, config.d_model, config.d_hidden, k=k, groups=groups, **bandwidth
+    )
+
+
+def _settings(config: DictionaryConfig) -> Settings:
+    chosen: dict[str, Any] = {}
+    if config.sparsity is not None:
+        chosen["sparsity"] = config.sparsity
+    if config.lambda_sparse is not None:
+        chosen["sparsity_weight"] = config.lambda_sparse
+    return Settings(
+        target_l0=config.target_l0,
+        controlled=config.controlled and config.architecture not in FIXED_L0,
+        dead_after=config.dead_after,
+        kernels=config.kernels,
+        **chosen,
+    )
+
+
+def _sample(train: _OneSite) -> Tensor:
+    batches, count = [], 0
+    while count < min(SAMPLE, train.rows):
+        batches.append(train.batch(len(batches)).float())
+        count += len(batches[-1])
+    return torch.cat(batches)[:SAMPLE]
+
+
+def _held_out(stream: ActivationStream | ModelStream, place: int, tokens: int) -> list[Tensor]:
+    """The first `tokens` held-out states, in batches."""
+    found, count = [], 0
+    for block in stream.blocks():
+        states = (block[place] if block.ndim == 3 else block)[: tokens - count]
+        found.append(states.clone())
+        count += len(states)
+        if count >= tokens:
+            break
+    return found
+
+
+def _measure(task: DictionaryTask, sample: Tensor) -> dict[str, float]:
+    """Set where the dense way becomes the faster one, for each precision there is."""
+    device = hardware.device("auto")
+    x = sample[: task.train_states.batch_size] * task.model.input_scale
+    if len(x) < 2 or device.type != "cpu":
+        return {}
+    found = {}
+    for name in hardware.precisions(device):
+        found[name] = break_even(task.model, x, getattr(torch, name))
+    task.control.set_break_even(found)
+    return found

@@ -1,0 +1,99 @@
+"""A dictionary by its folder, with the model, text or states it goes with: for the commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cutaway.activations.extraction import pack
+from cutaway.activations.store import ActivationStore
+from cutaway.base.errors import UserError
+from cutaway.dictionaries import pipeline
+from cutaway.dictionaries.base import Dictionary
+from cutaway.dictionaries.evaluation import Evaluation, evaluate
+from cutaway.dictionaries.features import read_features
+from cutaway.dictionaries.features_table import Features
+from cutaway.nets.model import Model
+from cutaway.nets.reference import open_model
+from cutaway.runs import record
+from cutaway.runs.folder import Run
+
+
+def opened(path: Path, model: str | None = None) -> tuple[Dictionary, Model]:
+    """A dictionary and its model: the one named, else the one it was trained on."""
+    dictionary = Dictionary.load(path)
+    reference = dictionary.metadata.get("reference")
+    if model is None and reference is None:
+        raise UserError(f"{path}: names no model; say which, with --model")
+    if model is not None:
+        return dictionary, open_model(model)
+    step = reference.get("step")
+    return dictionary, open_model(reference["id"], step="best" if step is None else step)
+
+
+def store_of(path: Path, activations: Path | None) -> ActivationStore | None:
+    """The store named, else the one a run was trained on where it is still there."""
+    if activations is not None:
+        return ActivationStore(activations)
+    if (path / record.FILE).is_file():
+        place = Run.open(path).record.config.get("activations")
+        if place is not None and Path(place).is_dir():
+            return ActivationStore(place)
+    return None
+
+
+def evaluated(
+    path: Path,
+    *,
+    model: str | None,
+    data: str | None,
+    activations: Path | None,
+    tokens: int,
+) -> Evaluation:
+    """`pipeline.judge` of one folder, on its own held-out text or on other text."""
+    dictionary, network = opened(path, model)
+    store = store_of(path, activations)
+    if data is None and store is not None:
+        return pipeline.judge(dictionary, path, store, network, tokens=tokens)
+    if data is None:
+        raise UserError(f"{path}: its hidden states are gone; name text with --data")
+    text = pack(network, data, tokens, None, bos=False)
+    found = evaluate(dictionary, network, text, tokens=tokens)
+    found.save(path)
+    return found
+
+
+def read(
+    path: Path,
+    *,
+    model: str | None,
+    data: str | None,
+    activations: Path | None,
+    tokens: int,
+    examples: int,
+) -> Features:
+    """Features over a store, or over text where that is named or no store is left."""
+    dictionary, network = opened(path, model)
+    store = store_of(path, activations) if data is None else None
+    text: Any = store
+    if text is None:
+        text = pack(network, data or "docstrings", tokens, None, bos=False)
+    return read_features(dictionary, network, text, tokens=tokens, examples=examples)
+
+
+def most_frequent(features: Features, top: int) -> list[dict[str, Any]]:
+    """A line per feature, the most frequent first."""
+    order = sorted(range(len(features)), key=lambda index: -features.density[index])[:top]
+    rows = []
+    for index in order:
+        row = features.row(index)
+        rows.append(
+            {
+                "feature": index,
+                "density": row["density"],
+                "max": row["max"],
+                "fires on": " ".join(one["token"] for one in row["tokens"][:5]),
+                "promotes": " ".join(one["token"] for one in (row["promoted"] or [])[:5]),
+            }
+        )
+    return rows
