@@ -157,6 +157,27 @@ def grokking_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="session")
+def activations(gpt2_run: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of the tiny GPT-2's hidden states; tests only read it."""
+    from cutaway.activations.extraction import extract
+
+    out = tmp_path_factory.mktemp("activations") / "store"
+    extract({"model": str(gpt2_run), "data": str(corpus), "tokens": 20_000}, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def dictionary_run(activations: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny JumpReLU dictionary's folder; tests only read it."""
+    from cutaway.studies.train import train
+
+    out = tmp_path_factory.mktemp("runs") / "dictionary"
+    settings = {"activations": str(activations), "layer": "0", "d_hidden": 64, "target_l0": 6}
+    train("dictionary", {**settings, "batch_size": 128, "max_steps": 300}, out)
+    return out
+
+
 @pytest.fixture
 def cutaway(
     capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -186,6 +186,28 @@ def test_the_threshold_moves_as_the_history_says(model, text):
     assert found.threshold == moved
 
 
+def test_an_encoder_predicts_no_next_token_but_its_logits_are_compared(tmp_path):
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
+    transformers.BertForMaskedLM(config).save_pretrained(tmp_path)
+    encoder = open_model(tmp_path, device="cpu")
+    made = build(DictionaryShape("topk", 16, 64, k=6), 0)
+    ids = torch.randint(0, 50, (3, 10))
+    found = evaluate(made, encoder, [(ids, None, None)], site="residual.0")
+    assert math.isnan(found.ce_clean)
+    assert math.isnan(found.ce_recovered)
+    assert found.kl > 0
+    assert 0 < found.kl_recovered < 1
+
+
 # -- baselines -----------------------------------------------------------------------------------
 
 

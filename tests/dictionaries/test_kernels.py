@@ -9,9 +9,8 @@ from torch.autograd import gradcheck
 from cutaway.dictionaries.codes import DenseCodes, SparseCodes
 from cutaway.dictionaries.kernels import sparse
 from cutaway.dictionaries.kernels.pattern import CHUNK, Pattern, above, largest, select
-from dictionaries.small_dictionaries import FORMS, dead_features, gradients, hints
+from dictionaries.small_dictionaries import FORMS, dead_features, gradients, hints, small, states
 from dictionaries.small_dictionaries import losses as parts_of
-from dictionaries.small_dictionaries import small, states
 
 B, F, D = 7, 11, 5
 
@@ -105,6 +104,20 @@ def test_sparse_steps_equal_dense_ones(architecture: str, form: str, revived: bo
         largest_entry = float(gradient.abs().max())
         assert largest_entry > 0, name
         torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-5 * largest_entry)
+
+
+@pytest.mark.parametrize("form", ["step", "target", "tanh"])
+def test_thresholds_within_half_a_band_of_zero_are_worked_either_way(form: str):
+    dictionary, x = small("jumprelu"), states()
+    with torch.no_grad():  # the band, 0.4 wide, reaches below zero
+        dictionary.threshold.copy_(torch.linspace(0.0, 0.15, len(dictionary.threshold)))
+    dense, thin = (
+        gradients(dictionary, sum(parts_of(dictionary, x, hints(form, dense=way)).values()))
+        for way in (True, False)
+    )
+    for name, gradient in dense.items():
+        scale = float(gradient.abs().max())
+        torch.testing.assert_close(thin[name], gradient, rtol=0, atol=1e-5 * scale)
 
 
 @pytest.mark.parametrize("architecture", dict.fromkeys(name for name, _ in FORMS))

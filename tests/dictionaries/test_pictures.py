@@ -182,7 +182,7 @@ def test_one_site_is_bars_with_their_numbers():
     names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert names[0] == "jumprelu"
     assert names[1] == "PCA, L0 64"
-    assert "0.9" in words(figure)
+    assert "0.900" in words(figure)
 
 
 def test_what_a_model_does_not_have_is_left_out():

@@ -10,13 +10,18 @@ from cutaway.figures.look import save
 from cutaway.runs.foreign import open_log
 from cutaway.studies.registry import STUDIES, pictures_of
 
+FIXTURES = {
+    "language": "backpack_run",
+    "grokking": "grokking_run",
+    "dictionary": "dictionary_run",
+}
 ALL = [(study, name) for study in STUDIES for name in pictures_of(study)]
 
 
 @pytest.mark.parametrize(("study", "name"), ALL)
 @pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
 def test_it_renders(study, name, ending, request, tmp_path) -> None:
-    fixture = {"language": "backpack_run", "grokking": "grokking_run"}[study]
+    fixture = FIXTURES[study]
     run = request.getfixturevalue(fixture)
     figure = pictures_of(study)[name](open_log(run))
     assert figure is not None, "the example run has nothing for this picture"

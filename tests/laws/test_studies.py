@@ -25,15 +25,22 @@ SMALL = {
         "optimizer": "orthograd_adamw", "grokfast_lambda": 0.5, "routing_regularizer": "entropy",
         "lambda_jacobian": 0.001, "save_routing_every": 100,
     },
+    "dictionary": {
+        "layer": "residual.0", "d_hidden": 64, "target_l0": 6, "batch_size": 64, "max_steps": 600,
+        "eval_every": 100, "checkpoint_every": 30, "dead_after": 2000, "kernels": "sparse",
+        "precision": "float32", "eval_tokens": 500,
+    },
 }  # fmt: skip
 # How each study calls the number of steps, and what makes its rate end at some step.
 LENGTH = {
     "language": lambda steps, end: ["--max-iters", steps, "--lr-decay-iters", end],
     "grokking": lambda steps, end: ["--epochs", steps, "--warmup-epochs", end],
+    "dictionary": lambda steps, end: ["--max-steps", steps, "--decay-steps", end],
 }
 SHORT = {
     "language": {"max_iters": "40", "eval_interval": "10"},
     "grokking": {"epochs": "40", "log_every": "10"},
+    "dictionary": {"max_steps": "40", "eval_every": "10"},
 }
 
 
@@ -61,6 +68,8 @@ def small(
     settings = dict(SMALL[request.param])
     if request.param == "language":
         settings["data"] = str(corpus)
+    if request.param == "dictionary":
+        settings["activations"] = str(request.getfixturevalue("activations"))
     file = tmp_path_factory.mktemp("settings") / "small.yaml"
     file.write_text("\n".join(f"{k}: {v}" for k, v in {"study": request.param, **settings}.items()))
     return request.param, file, ["train", str(file)]
@@ -126,7 +135,7 @@ def test_instruments_leave_weights_and_moments_untouched(small, tmp_path) -> Non
         prepared = study_of(name).prepare(config)
         instruments = prepared.instruments if which == "with" else ()
         with Run.create(tmp_path / which, study=name, config={}) as run:
-            fit(prepared.task, config.loop(), [run], instruments)
+            fit(prepared.task, prepared.loop or config.loop(), [run], instruments)
     assert prepared.instruments
     assert_same_bits(final_state(tmp_path / "with"), final_state(tmp_path / "without"))
 

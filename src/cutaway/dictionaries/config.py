@@ -70,6 +70,8 @@ class DictionaryConfig(StudyConfig):
     """Passes over the training states."""
     max_steps: int | None = Field(None, ge=1)
     """Steps, instead of epochs."""
+    decay_steps: int | None = Field(None, ge=1)
+    """Step at which the learning rate is lowest; default the last."""
     batch_size: int | None = Field(None, ge=1)
     """States per step; default 256 to 4096, such that there are 2,000 steps where possible."""
     learning_rate: float | None = Field(None, gt=0)
@@ -145,7 +147,7 @@ class DictionaryConfig(StudyConfig):
         names = (
             *("activations", "streaming", "model", "data", "tokens", "context_length"),
             *("skip_first", "data_seed", "batch_size", "validation_fraction", "eval_tokens"),
-            *("epochs", "max_steps", "eval_every", "log_every", "checkpoint_every"),
+            *("epochs", "max_steps", "decay_steps", "eval_every", "log_every", "checkpoint_every"),
             *("keep_checkpoints", "device", "precision", "d_hidden", "seed"),
         )
         return json.dumps({name: getattr(self, name) for name in names})
@@ -186,14 +188,16 @@ class DictionaryConfig(StudyConfig):
         return asked or self.lambda_sparse is None
 
     def loop(self) -> LoopConfig:
-        """Of a config that `sized` has filled in."""
+        """Of a config that `sized` has filled in; of another, for a million states of width 768."""
+        if None in (self.max_steps, self.learning_rate, self.eval_every, self.checkpoint_every):
+            return self.sized(self.d_model or 768, 1_000_000).loop()
         steps = self.max_steps
         return LoopConfig(
             steps=steps,
-            schedule_steps=steps,
+            schedule_steps=self.decay_steps or steps,
             learning_rate=self.learning_rate,
             min_learning_rate=self.learning_rate / 10,
-            warmup_steps=int(self.warmup_share * steps),
+            warmup_steps=int(self.warmup_share * (self.decay_steps or steps)),
             weight_decay=self.weight_decay,
             beta1=self.beta1,
             beta2=self.beta2,

@@ -140,7 +140,7 @@ def evaluate(
     training: Iterable[Tensor] | None = None,
     site: str | int | Site | None = None,
     history: pa.Table | None = None,
-    batch_size: int = 4096,
+    batch_size: int = 1024,
     seed: int = 0,
 ) -> Evaluation:
     """Measure a dictionary on held-out text (`features.Text`), about `tokens` of it, default all.

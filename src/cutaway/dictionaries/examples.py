@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_PAIRS = 1 << 23  # (feature, token) pairs counted at a time: 128 MB
+_PAIRS = 1 << 23  # (feature, token) pairs kept: 128 MB, twice that with those that wait
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,8 @@ class Reader:
     @torch.no_grad()
     def add(self, piece: Piece) -> None:
         """Take whole contexts, with their states."""
+        device = self.fires.device
+        piece = Piece(*(column.to(device) for column in vars(piece).values()))
         finite = piece.states.isfinite().all(1)
         self.read += len(finite)
         if not bool(finite.all()):

@@ -20,6 +20,7 @@ from cutaway.dictionaries.advice import advice
 from cutaway.dictionaries.base import DictionaryShape
 from cutaway.dictionaries.config import FIXED_L0, DictionaryConfig
 from cutaway.dictionaries.control import Settings
+from cutaway.dictionaries.instruments import Directions
 from cutaway.dictionaries.kernels.choice import break_even
 from cutaway.dictionaries.registry import build
 from cutaway.dictionaries.task import DictionaryStack, DictionaryTask
@@ -220,7 +221,14 @@ def _prepared(
         resolved["break_even"] = _measure(task, sample)
     parents = [{**source.parent, "site": str(site)}]
     loop = config.loop()
-    return Prepared(task=task, loop=loop, parents=parents, resolved=resolved), task
+    prepared = Prepared(
+        task=task,
+        loop=loop,
+        instruments=[Directions(config.eval_every)],
+        parents=parents,
+        resolved=resolved,
+    )
+    return prepared, task
 
 
 def _shape(config: DictionaryConfig) -> DictionaryShape:

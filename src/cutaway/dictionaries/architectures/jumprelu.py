@@ -22,11 +22,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cutaway.dictionaries.auxiliary import auxiliary_loss
 from cutaway.dictionaries.base import Dictionary, DictionaryShape, Step, TrainingHints
-from cutaway.dictionaries.codes import Codes
+from cutaway.dictionaries.codes import Codes, DenseCodes
 from cutaway.dictionaries.kernels.pattern import above
 
 TANH_SCALE = 4.0  # c of the tanh penalty, for inputs with E‖x̃‖² = d
@@ -46,13 +47,11 @@ class JumpReLU(Dictionary):
         return self.pre_activations(x, above(self.threshold), dense=False)
 
     def step(self, x: Tensor, hints: TrainingHints) -> Step:
-        width = self.shape.bandwidth
-        # beyond the band below θ no gradient passes and every feature is zero
-        pre = self.pre_activations(x, above(self.threshold.detach() - width / 2), dense=hints.dense)
+        width, pre = self.shape.bandwidth, self._near(x, dense=hints.dense)
         threshold = pre.per_feature(self.threshold)
         codes = pre.of(Jump.apply(pre.values, threshold, width))
         written = self.reconstruct(codes)
-        losses = {"sparsity_loss": self._penalty(codes, pre, threshold, hints)}
+        losses = {"sparsity_loss": self._penalty(pre, threshold, hints)}
         if hints.dead is not None:
             losses["auxiliary_loss"] = auxiliary_loss(self, x, x - written, hints.dead, REVIVAL)
         return Step(codes, written, losses)
@@ -70,11 +69,18 @@ class JumpReLU(Dictionary):
             place = max(1, round(z.numel() * (1 - target_l0 / self.shape.d_hidden)))
             self.threshold.fill_(z.flatten().kthvalue(place).values.clamp(min=1e-3))
 
-    def _penalty(self, codes: Codes, pre: Codes, threshold: Tensor, hints: TrainingHints) -> Tensor:
-        tokens = codes.shape[0]
-        if hints.sparsity == "tanh":
-            return hints.sparsity_weight * (TANH_SCALE * codes.values).tanh().sum() / tokens
-        count = Count.apply(pre.values, threshold, self.shape.bandwidth).sum() / tokens
+    def _near(self, x: Tensor, *, dense: bool) -> Codes:
+        """Pre-activations down to the band around θ: beyond it features and gradients are zero."""
+        if dense:  # all, as the jump itself is zero elsewhere
+            return DenseCodes(F.linear(x, self.encoder_weight, self.encoder_bias).float())
+        limit = self.threshold.detach() - self.shape.bandwidth / 2
+        return self.pre_activations(x, above(limit), dense=False)
+
+    def _penalty(self, pre: Codes, threshold: Tensor, hints: TrainingHints) -> Tensor:
+        active = Count.apply(pre.values, threshold, self.shape.bandwidth)
+        if hints.sparsity == "tanh":  # tanh(c·z)·H(z − θ), which gives θ what its mean loses
+            active = active * (TANH_SCALE * pre.values).tanh()
+        count = active.sum() / pre.shape[0]
         if hints.sparsity == "target":
             return hints.sparsity_weight * (count / hints.target_l0 - 1).square()
         return hints.sparsity_weight * count
