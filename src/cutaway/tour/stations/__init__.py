@@ -7,4 +7,5 @@ of the report; each room adds its own here.
 STATIONS: dict[str, str] = {
     "grokking": "cutaway.tour.stations.grokking:visit",
     "language": "cutaway.tour.stations.language:visit",
+    "dictionaries": "cutaway.tour.stations.dictionaries:visit",
 }
