@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from cutaway.base import display
-from cutaway.base.errors import UserError
+from cutaway.base import display, files
+from cutaway.base.errors import RunFailed, UserError
 from cutaway.cli.common import output_format
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cutaway.dictionaries.evaluation import Evaluation
+    from cutaway.nets.sites import Site
 
 Settings = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 Flag = Annotated[bool, Parameter(negative=())]
@@ -41,7 +44,7 @@ def train(
         csv: Print CSV.
     """
     from cutaway.activations.store import ActivationStore
-    from cutaway.dictionaries.pipeline import train_layers
+    from cutaway.dictionaries.pipeline import chosen, train_layers
 
     format = output_format(json, csv)
     if out is None:
@@ -49,6 +52,7 @@ def train(
     store = ActivationStore(activations)
     folders = train_layers(store, out, layers, _settings(settings, config), resume=resume)
     display.show(_verdicts(folders), format)
+    _require_all(out, chosen(store, layers), folders)
 
 
 def pipeline(
@@ -100,9 +104,9 @@ def pipeline(
         raise UserError("sae pipeline: say where to, with --out FOLDER")
     if extract_only and train_only:
         raise UserError("--extract-only and --train-only: choose one")
-    chosen = _settings(settings, config)
+    asked_settings = _settings(settings, config)
     if device is not None:
-        chosen["device"] = device
+        asked_settings["device"] = device
     given = {
         "batch_size": batch_size_extract,
         "store_dtype": store_dtype,
@@ -113,19 +117,23 @@ def pipeline(
     place = cache_dir or out / steps.STORE
     if not train_only:
         asked = {"model": model, "data": data, "layers": layers, "tokens": count(tokens)}
-        store = steps.extracted(place, asked | extraction, chosen, resume=resume)
+        store = steps.extracted(place, asked | extraction, asked_settings, resume=resume)
         if extract_only:
-            print(f"{place}: {store.rows:,} rows of {', '.join(map(str, store.sites))}")
+            about = {"store": str(place), "rows": store.rows, "width": store.width}
+            display.show([{"site": str(site), **about} for site in store.sites], format)
             return
     store = ActivationStore(place)
-    steps.train_layers(store, out, layers, chosen, resume=resume)
-    evaluations = steps.judge_layers(store, out, layers)
+    if train_only:
+        steps.model_of(store, model, device=device or "auto")
+    folders = steps.train_layers(store, out, layers, asked_settings, resume=resume)
+    evaluations = steps.judge_layers(store, out, layers, device=device or "auto")
     _tell(evaluations, format)
     if format == "table":
         display.show(_verdicts([out / one.site for one in evaluations]))
         print(
             f"open {out}/figures/layers.png and {out}/{evaluations[-1].site}/features/features.html"
         )
+    _require_all(out, steps.chosen(store, layers), folders)
 
 
 def evaluate(
@@ -157,6 +165,10 @@ def evaluate(
     format = output_format(json, csv)
     if not dictionaries:
         raise UserError("sae eval: name a dictionary, a run's or a saved one's folder")
+    if out is not None:
+        files.require_writable(out)
+    for one in dictionaries[1:]:  # a mistake in the last is told before the first is judged
+        using.opened(one, model, data=data, activations=activations)
     evaluations = [
         using.evaluated(one, model=model, data=data, activations=activations, tokens=count(tokens))
         for one in dictionaries
@@ -201,6 +213,10 @@ def features(
     from cutaway.dictionaries.page import write_page
 
     format = output_format(json, csv)
+    if top < 1:
+        raise UserError(f"top = {top}: expected 1 or more")
+    folder = out or using.home(dictionary) / "features"
+    files.require_writable(folder)
     found = using.read(
         dictionary,
         model=model,
@@ -208,12 +224,14 @@ def features(
         activations=activations,
         tokens=count(tokens),
         examples=examples,
+        feature=feature,
     )
-    folder = out or dictionary / "features"
     found.save(folder)
     page = write_page(found, folder)
-    if feature is not None:
+    if feature is not None and format == "table":
         print(found.summary(feature))
+    elif feature is not None:
+        display.show([found.row(feature) | {"examples": found.examples_of(feature)}], format)
     else:
         display.show(using.most_frequent(found, top), format)
     display.notice(f"wrote {page}")
@@ -273,12 +291,19 @@ def effect(
     def changed() -> Any:
         return feature_effect(network, loaded, None, {feature: value}, mode=mode)
 
+    if length < 0:
+        raise UserError(f"length = {length}: expected 0 or more")
     moved = compare_logits(network, prompt, changed())
-    display.show([*moved.raised, *reversed(moved.lowered)], format)
+    before, after = sample_both(
+        network, prompt, changed(), length=length, temperature=temperature, seed=seed
+    )
+    rows = [*moved.raised, *reversed(moved.lowered)]
+    if format == "json":
+        samples = {"without": before, "with": after}
+        display.show([{"divergence": moved.divergence, **samples, "tokens": rows}], format)
+    else:
+        display.show(rows, format)
     if format == "table":
-        before, after = sample_both(
-            network, prompt, changed(), length=length, temperature=temperature, seed=seed
-        )
         print(f"\nKL(before ‖ after) of the next token: {moved.divergence:.4f} nats")
         print(f"\nwithout: {before}\n\nwith:    {after}")
 
@@ -295,6 +320,16 @@ def _settings(tokens: tuple[str, ...], config: Path | None) -> dict[str, Any]:
     changes = overrides(tokens)
     resolve(DictionaryConfig, values, changes)  # a mistake is told before anything slow
     return {**values, **changes}
+
+
+def _require_all(out: Path, sites: Sequence[Site], folders: Sequence[Path]) -> None:
+    """End as failed where a site has no finished dictionary."""
+    there = {folder.name for folder in folders}
+    if missing := [str(site) for site in sites if str(site) not in there]:
+        raise RunFailed(
+            f"{out}: {len(missing)} of {len(sites)} dictionaries did not come to their end "
+            f"({', '.join(missing)})"
+        )
 
 
 def _tell(evaluations: list[Evaluation], format: display.Format) -> None:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 MOST_DEAD = 0.1  # share of features that may be silent (the training guide's target)
 _OFF = 0.1  # of L0 from its target
+_SLOW = 3600.0  # seconds of training
+_LARGE_BATCH = 4096  # from which on larger ones are hardly faster
 _RISING = 0.01  # of explained variance over the last fifth: it has not converged
 
 
@@ -25,13 +27,15 @@ class Verdict(NamedTuple):
 
 def verdict(figures: dict[str, Any], config: DictionaryConfig) -> list[Verdict]:
     """The targets of a `sized` config against the final held-out figures (`val_...`)."""
-    l0, dead = figures["val_l0"], figures["val_dead_share"]
-    low = config.target_sparsity_min or config.target_l0 * (1 - _OFF)
-    high = config.target_sparsity_max or config.target_l0 * (1 + _OFF)
-    found = [
-        Verdict("features per token", f"{low:g} to {high:g}", l0, low <= l0 <= high),
-        Verdict("dead features", f"under {MOST_DEAD:.0%}", dead, dead < MOST_DEAD),
-    ]
+    found = []
+    if config.target_l0 is not None:  # none where only its price was given
+        l0 = figures["val_l0"]
+        low = config.target_sparsity_min or config.target_l0 * (1 - _OFF)
+        high = config.target_sparsity_max or config.target_l0 * (1 + _OFF)
+        met = low <= l0 <= high
+        found.append(Verdict("features per token", f"{low:g} to {high:g}", l0, met))
+    dead = figures["val_dead_share"]
+    found.append(Verdict("dead features", f"under {MOST_DEAD:.0%}", dead, dead < MOST_DEAD))
     if config.target_recon_loss is not None:
         error = figures["val_normalised_mse"]
         asked = f"under {config.target_recon_loss:g}"
@@ -40,19 +44,25 @@ def verdict(figures: dict[str, Any], config: DictionaryConfig) -> list[Verdict]:
     return found
 
 
-def advice(history: pa.Table, config: DictionaryConfig) -> list[str]:
-    """One line for each target missed; empty where all is well. `config` is a sized one."""
+def advice(
+    history: pa.Table, config: DictionaryConfig, *, held_out: int, length: str = "epochs"
+) -> list[str]:
+    """One line for each target missed; empty where all is well. `config` is a sized one.
+
+    `held_out` states were evaluated on; `length` is the field that says how long to train.
+    """
+    longer = f"{length} (it is {getattr(config, length):g})"
     rows = [row for row in history.to_pylist() if row.get("val_l0") is not None]
     if not rows:
         return []
     missed = {one.what for one in verdict(rows[-1], config) if not one.met}
     notes = []
     if "features per token" in missed:
-        notes.append(_about_l0(rows[-1]["val_l0"], config))
+        notes.append(_about_l0(rows[-1]["val_l0"], config, longer))
     if "dead features" in missed:
         notes.append(
             f"{rows[-1]['val_dead_share']:.0%} of the features fired on none of "
-            f"{config.eval_tokens:,} held-out tokens: give more varied data, a smaller d_hidden "
+            f"{held_out:,} held-out tokens: give more varied data, a smaller d_hidden "
             f"(it is {config.d_hidden}), a shorter dead_after (it is {config.dead_after:,})"
             + (", or a lower threshold" if config.architecture == "jumprelu" else "")
         )
@@ -60,22 +70,33 @@ def advice(history: pa.Table, config: DictionaryConfig) -> list[str]:
         notes.append(
             f"normalised MSE {rows[-1]['val_normalised_mse']:.3f} misses target_recon_loss = "
             f"{config.target_recon_loss:g}: raise d_hidden (it is {config.d_hidden}), target_l0 "
-            f"(it is {config.target_l0:g}) or epochs"
+            f"(it is {rows[-1]['val_l0']:.3g}) or {longer}"
         )
     begin = rows[-max(2, len(rows) // 5)]
     rise = rows[-1]["val_explained_variance"] - begin["val_explained_variance"]
     if len(rows) > 4 and rise > _RISING:
         notes.append(
             f"explained variance still rose by {rise:.3f} over the last fifth of the steps: "
-            f"raise epochs (it is {config.epochs:g})"
+            f"raise {longer}"
         )
+    seconds = rows[-1].get("seconds") or 0.0
+    if seconds > _SLOW:
+        notes.append(_about_speed(seconds, rows[-1]["step"] * config.batch_size, config))
     return notes
 
 
-def _about_l0(l0: float, config: DictionaryConfig) -> str:
+def _about_speed(seconds: float, states: int, config: DictionaryConfig) -> str:
+    seen = f"took {seconds / 3600:.1f} hours, {states / seconds:,.0f} states a second: "
+    ways = ["a GPU (device)"]
+    if config.streaming:
+        ways.insert(0, "a store (`cutaway extract`), which runs the model once")
+    if config.batch_size < _LARGE_BATCH:
+        ways.insert(0, f"a larger batch_size (it is {config.batch_size})")
+    return seen + ", ".join(ways[:-1]) + (" or " if len(ways) > 1 else "") + ways[-1] + " is faster"
+
+
+def _about_l0(l0: float, config: DictionaryConfig, longer: str) -> str:
     seen = f"{l0:.1f} features per token, {config.target_l0:g} aimed at: "
-    if not config.controlled:
-        return seen + f"lambda_sparse = {config.lambda_sparse:g} alone sets it; give target_l0"
     if config.architecture in FIXED_L0:
         return seen + "fewer are positive than asked for; lower target_l0"
-    return seen + f"its price had not settled in {config.max_steps} steps; raise epochs"
+    return seen + f"its price had not settled in {config.max_steps} steps; raise {longer}"

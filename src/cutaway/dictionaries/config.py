@@ -8,19 +8,27 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from cutaway.base.errors import UserError
 from cutaway.studies.settings import StudyConfig
 from cutaway.training.config import LoopConfig
 
 Architecture = Literal["jumprelu", "topk", "batch_topk", "gated", "relu", "matryoshka"]
 FIXED_L0 = ("topk", "batch_topk", "matryoshka")  # those whose L0 is set, not found
+# settings that only some architectures have a use for
+_OF_SOME = {
+    "threshold": ("jumprelu",),
+    "bandwidth": ("jumprelu",),
+    "sparsity": ("jumprelu",),
+    "lambda_sparse": ("jumprelu", "gated", "relu"),
+    "groups": ("matryoshka",),
+}
 
 
 class DictionaryConfig(StudyConfig):
     """A sparse dictionary of a model's hidden states."""
 
     free: ClassVar[frozenset[str]] = StudyConfig.free | {
-        *("activations", "name", "checkpoint_every", "keep_checkpoints"),
-        *("target_recon_loss", "target_sparsity_min", "target_sparsity_max"),
+        *("activations", "name", "checkpoint_every", "keep_checkpoints", "target_recon_loss"),
     }
     sections: ClassVar[tuple[str, ...]] = ("sae", "sae_training")
 
@@ -52,7 +60,8 @@ class DictionaryConfig(StudyConfig):
     d_hidden: int | None = Field(None, ge=2)
     """Features; default 16/3 of the width (4096 for 768)."""
     target_l0: float | None = Field(None, gt=0)
-    """Features per token to aim at; default the middle of the target sparsities, else width / 12."""
+    """Features per token to aim at; default the middle of the target sparsities, else width / 12
+    unless lambda_sparse is given."""
     lambda_sparse: float | None = Field(None, ge=0)
     """Price of a feature. Alone it stays as it is; beside a target it is where it starts."""
     threshold: float | None = Field(None, gt=0)
@@ -61,7 +70,7 @@ class DictionaryConfig(StudyConfig):
     """Width of the band around a threshold it learns from, scaled units (JumpReLU)."""
     sparsity: Literal["step", "target", "tanh"] | None = None
     """Form of JumpReLU's penalty; none takes the one found best."""
-    groups: list[int] | None = None
+    groups: list[int] | None = Field(None, min_length=1)
     """Nested widths (matryoshka); default d_hidden / 16, / 4 and whole."""
     kernels: Literal["auto", "sparse", "dense"] = "auto"
     """How products are worked; auto measures both at the start."""
@@ -130,11 +139,19 @@ class DictionaryConfig(StudyConfig):
             raise ValueError(
                 f"target_l0 = {self.target_l0:g}: must be below d_hidden = {self.d_hidden}"
             )
+        if self.lambda_sparse == 0 and self.controlled:
+            raise ValueError(
+                "lambda_sparse = 0: a price is multiplied until L0 is at its target, and 0 stays 0; "
+                "give one above 0, or none"
+            )
         return self
 
     def anchored(self) -> DictionaryConfig:
         """The same with relative paths made absolute, so that it works from any folder."""
-        changes = {}
+        path, column, rest = self.data.partition("::")
+        changes: dict[str, str] = {}
+        if os.path.exists(path):
+            changes["data"] = os.path.abspath(path) + column + rest
         for name in ("activations", "model"):
             value = getattr(self, name)
             for place in (value, os.path.join("runs", value)) if value else ():
@@ -148,7 +165,7 @@ class DictionaryConfig(StudyConfig):
             *("activations", "streaming", "model", "data", "tokens", "context_length"),
             *("skip_first", "data_seed", "batch_size", "validation_fraction", "eval_tokens"),
             *("epochs", "max_steps", "decay_steps", "eval_every", "log_every", "checkpoint_every"),
-            *("keep_checkpoints", "device", "precision", "d_hidden", "seed"),
+            *("keep_checkpoints", "device", "precision", "compile", "d_hidden", "seed"),
         )
         return json.dumps({name: getattr(self, name) for name in names})
 
@@ -159,15 +176,29 @@ class DictionaryConfig(StudyConfig):
         """The same with every default that hangs on the states filled in.
 
         `width` d of the states, `rows` of the training part. Filling in twice changes nothing.
+        Where only the price of a feature was given, `target_l0` stays none. Raises UserError for
+        settings that do not fit this width.
         """
+        if self.d_model not in (None, width):
+            raise UserError(f"d_model = {self.d_model}: the states are {width} wide")
         d_hidden = self.d_hidden or max(2, round(16 * width / 3))
         batch_size = self.batch_size or _batch_size(rows, self.epochs, self.max_steps)
         steps = self.max_steps or max(1, round(self.epochs * rows / batch_size))
+        target = self.target_l0 or self._middle()
+        if target is None and self.controlled:
+            target = _usual_l0(width, d_hidden)
+        if target is not None and target >= d_hidden:
+            raise UserError(f"target_l0 = {target:g}: must be below d_hidden = {d_hidden}")
+        if self.groups is not None and not (min(self.groups) >= 1 and max(self.groups) == d_hidden):
+            raise UserError(
+                f"groups = {self.groups}: expected widths from 1 to d_hidden = {d_hidden}, ending "
+                "there"
+            )
         return self.model_copy(
             update={
                 "d_model": width,
                 "d_hidden": d_hidden,
-                "target_l0": self.target_l0 or self._middle() or max(2.0, width / 12),
+                "target_l0": target,
                 "batch_size": batch_size,
                 "max_steps": steps,
                 "learning_rate": self.learning_rate or 4e-4 * (4096 / d_hidden) ** 0.5,
@@ -178,14 +209,32 @@ class DictionaryConfig(StudyConfig):
         )
 
     def _middle(self) -> float | None:
-        ends = [e for e in (self.target_sparsity_min, self.target_sparsity_max) if e is not None]
-        return sum(ends) / len(ends) if ends else None
+        """Of the target sparsities; where one is given, a tenth inside of it."""
+        low, high = self.target_sparsity_min, self.target_sparsity_max
+        if low is None or high is None:
+            return low * 1.1 if low is not None else high and high * 0.9
+        return (low + high) / 2
 
     @property
     def controlled(self) -> bool:
-        """Whether the price follows a target L0: unless only the price was given."""
+        """Whether there is an L0 to aim at: unless only the price of a feature was given."""
         asked = self.target_l0 is not None or self._middle() is not None
-        return asked or self.lambda_sparse is None
+        needed = self.architecture in FIXED_L0 or self.sparsity == "target"
+        return asked or needed or self.lambda_sparse is None
+
+    @property
+    def start_l0(self) -> float:
+        """Features per token a dictionary begins with, about; of a `sized` config."""
+        return self.target_l0 or _usual_l0(self.d_model, self.d_hidden)
+
+    def ignored(self) -> list[str]:
+        """A line where settings were given that this architecture has no use for."""
+        void = [
+            name
+            for name, kinds in _OF_SOME.items()
+            if getattr(self, name) is not None and self.architecture not in kinds
+        ]
+        return [f"{', '.join(void)}: without effect in {self.architecture}"] if void else []
 
     def loop(self) -> LoopConfig:
         """Of a config that `sized` has filled in; of another, for a million states of width 768."""
@@ -211,6 +260,10 @@ class DictionaryConfig(StudyConfig):
             precision=self.precision,
             compile=self.compile,
         )
+
+
+def _usual_l0(width: int, d_hidden: int) -> float:
+    return min(max(2.0, width / 12), d_hidden / 2)
 
 
 def _batch_size(rows: int, epochs: float, max_steps: int | None) -> int:

@@ -1,6 +1,7 @@
 """From a model to features one can read: extract, train a dictionary per layer, judge, read.
 
-Each step leaves what the next one needs in one folder, and is skipped where it is done already:
+Each step leaves what the next one needs in one folder. What is extracted and trained already is
+not done again; judging and reading are.
 
     OUT/activations/     the store             OUT/<site>/            a dictionary's run
     OUT/<site>/features/ its features, a page  OUT/<site>/evaluation.json
@@ -15,18 +16,21 @@ from typing import Any
 
 import torch
 
+from cutaway.activations.config import ExtractionConfig
 from cutaway.activations.extraction import extract, pack
 from cutaway.activations.store import ActivationStore
 from cutaway.activations.stream import ActivationStream
+from cutaway.base import files
 from cutaway.base.display import notice
 from cutaway.base.errors import CutawayError, RunFailed, UserError
 from cutaway.dictionaries.base import Dictionary
 from cutaway.dictionaries.config import DictionaryConfig
+from cutaway.dictionaries.effects import require_model, site_of, skips_first
 from cutaway.dictionaries.evaluation import Evaluation, evaluate
 from cutaway.dictionaries.features import Batch, read_features
 from cutaway.dictionaries.features_table import Features
 from cutaway.dictionaries.page import write_page
-from cutaway.nets.model import Model
+from cutaway.nets.model import Model, ModelReference
 from cutaway.nets.reference import open_model
 from cutaway.nets.sites import Site, parse_sites
 from cutaway.runs import record
@@ -35,6 +39,8 @@ from cutaway.studies.settings import resolve
 from cutaway.studies.train import train
 
 STORE, FEATURES = "activations", "features"
+# settings that the steps themselves give to each dictionary
+_GIVEN = ("activations", "layer", "streaming", "model")
 EVAL_TOKENS = 20_000
 READ_TOKENS = 1_000_000
 
@@ -51,9 +57,26 @@ def extracted(
     With `resume` an extraction that is there goes on, or is taken as it is. The dictionaries'
     `settings` are checked first: a mistake in them is told before anything slow.
     """
-    resolve(DictionaryConfig, {}, dict(settings))
+    config = checked(settings)
     going_on = resume and (place / record.FILE).is_file()
+    if not going_on:
+        files.require_writable(place)
+        Run.require_free(place)
+        asked = ExtractionConfig(**extraction)
+        model = open_model(asked.model, device=asked.device)
+        config.sized(model.width, asked.tokens)
     return extract(extraction, place, resume=going_on)
+
+
+def checked(settings: Mapping[str, Any]) -> DictionaryConfig:
+    """The dictionaries' settings, which are the same for all; UserError says what is wrong."""
+    for name in _GIVEN:
+        if name in settings:
+            raise UserError(
+                f"{name} = {settings[name]!r}: set for each dictionary by what is trained on, "
+                "a model or a store, and --layers"
+            )
+    return resolve(DictionaryConfig, {}, dict(settings))
 
 
 def pipeline(
@@ -78,7 +101,7 @@ def pipeline(
     settings = dict(settings or {})
     store = extracted(out / STORE, asked | dict(extraction or {}), settings, resume=resume)
     train_layers(store, out, layers, settings, resume=resume)
-    return judge_layers(store, out, layers)
+    return judge_layers(store, out, layers, device=settings.get("device", "auto"))
 
 
 def train_layers(
@@ -91,38 +114,56 @@ def train_layers(
 ) -> list[Path]:
     """A dictionary for each of the store's sites that `layers` names, one run after the other.
 
-    Raises RunFailed at the end where some failed, naming them.
+    Returns the folders of those that came to their end; one that fails does not stop the others.
+    With `resume` runs that have begun go on, and the others get, unless `settings` say otherwise,
+    the settings these have. Raises UserError before anything is trained where the request is
+    wrong, RunFailed (or, where nothing could begin, UserError) where none came to its end.
     """
-    folders, failures = [], []
-    for site in chosen(store, layers):
+    checked(settings).sized(store.width, store.rows)
+    sites = chosen(store, layers)
+    begun = {}
+    for site in sites:
         folder = out / str(site)
-        folders.append(folder)
-        given = {"activations": str(store.path), "layer": str(site), **settings}
-        config = resolve(DictionaryConfig, {}, given)
-        going_on = resume and (folder / record.FILE).is_file()
-        if going_on:
-            config = resolve(DictionaryConfig, Run.open(folder).record.config)
+        if resume and (folder / record.FILE).is_file():
+            begun[site] = Run.open(folder).record.config
+        else:
+            files.require_writable(folder)
+            Run.require_free(folder)
+    others = next(iter(begun.values()), {})
+    finished: list[Path] = []
+    failures: dict[Site, CutawayError] = {}
+    for site in sites:
+        folder = out / str(site)
+        place = {"activations": str(store.path.absolute()), "layer": str(site)}
         try:
-            train("dictionary", config, folder, resume=going_on)
-        except RunFailed as error:
-            notice(f"{site}: failed: {error}")
-            failures.append(str(site))
-    if len(failures) == len(folders):
-        raise RunFailed(f"no dictionary could be trained ({', '.join(failures)})")
-    if failures:
-        notice(f"{len(failures)} of {len(folders)} dictionaries failed: {', '.join(failures)}")
-    return [folder for folder in folders if folder.name not in failures]
+            config = resolve(
+                DictionaryConfig, {**(begun.get(site) or others), **place}, dict(settings)
+            )
+            train("dictionary", config, folder, resume=site in begun)
+            finished.append(folder)
+        except (RunFailed, UserError) as error:
+            failures[site] = error
+            if len(sites) > 1:
+                notice(f"{site}: failed: {error}")
+    if failures and not finished:
+        errors = list(failures.values())
+        if len(errors) == 1 or not any(isinstance(one, RunFailed) for one in errors):
+            raise errors[0]
+        raise RunFailed(f"no dictionary could be trained ({', '.join(map(str, failures))})")
+    return finished
 
 
-def judge_layers(store: ActivationStore, out: Path, layers: str) -> list[Evaluation]:
+def judge_layers(
+    store: ActivationStore, out: Path, layers: str, *, device: str = "auto"
+) -> list[Evaluation]:
     """Evaluate and read every trained dictionary of a pipeline's folder."""
-    model = open_model(store.reference.id, step=_step(store))
+    model = model_of(store, device=device)
     evaluations = []
     for site in chosen(store, layers):
         folder = out / str(site)
         if not (folder / record.FILE).is_file() or Run.open(folder).status != "done":
             continue
-        dictionary = Dictionary.load(folder)
+        dictionary = Dictionary.load(folder, device=device)
         evaluations.append(judge(dictionary, folder, store, model))
         read(dictionary, folder, store, model)
     if not evaluations:
@@ -140,15 +181,22 @@ def judge(
     tokens: int = EVAL_TOKENS,
 ) -> Evaluation:
     """Evaluate on the store's held-out text, with baselines; leaves `evaluation.json`."""
-    site = store.site(dictionary.metadata["site"])
-    states = ActivationStream(store, site, 4096)
-    history = None
+    require_model(dictionary, store.reference, store.width)
+    history, share = None, 0.1
     if (folder / record.FILE).is_file():
-        history = Run.open(folder).read("history")
+        run = Run.open(folder)
+        history, share = run.read("history"), run.record.config["validation_fraction"]
+    states = ActivationStream(
+        store,
+        store.site(site_of(dictionary)),
+        4096,
+        validation_fraction=share,
+        skip_first=skips_first(dictionary),
+    )
     found = evaluate(
         dictionary,
         model,
-        held_out(store, model),
+        held_out(store, model, share),
         tokens=tokens,
         training=(states.batch(index) for index in range(16)),
         history=history,
@@ -174,7 +222,10 @@ def read(
 
 
 def held_out(store: ActivationStore, model: Model, share: float = 0.1) -> Iterator[Batch]:
-    """The contexts of a store's text that hold its last `share`, packed as the store's were."""
+    """The contexts of a store's text with nothing of its train part, packed as the store's were.
+
+    They begin with the first whole context of the validation part for this `share`.
+    """
     about = store.manifest["data"]
     each = about["context_length"] - (about["bos"] is not None)
     length = store.manifest["contexts"] * each
@@ -183,14 +234,30 @@ def held_out(store: ActivationStore, model: Model, share: float = 0.1) -> Iterat
     )
     if text.fingerprint != about["fingerprint"]:
         raise UserError(f"{about['source']}: has changed since {store.path} was extracted from it")
-    try:
-        begin = text.border(share)[1]
-    except CutawayError:  # one long document: its end
-        begin = max(1, int(text.n_contexts * (1 - share)))
+    begin = _context_from(store, store.split(share)[1].start)
+    if begin >= text.n_contexts:
+        raise UserError(
+            f"{store.path}: the last {share:.0%} holds no whole context to judge on; extract more "
+            "tokens"
+        )
     step = max(1, 4096 // text.context_length)
     for start in range(begin, text.n_contexts, step):
         found = text.contexts(start, min(start + step, text.n_contexts))
         yield torch.from_numpy(found.tokens), None, torch.from_numpy(found.documents)
+
+
+def _context_from(store: ActivationStore, row: int) -> int:
+    """The first context that begins at this row or later."""
+    before = 0
+    for shard in store.manifest["shards"]:
+        first, last = shard["contexts"]
+        if row < before + shard["rows"]:
+            if shard["rows_left_out"]:  # where its contexts begin cannot be counted
+                return last
+            positions = store.positions(before, row)
+            return first + int((positions[1:] <= positions[:-1]).sum()) + bool(len(positions))
+        before += shard["rows"]
+    return store.manifest["contexts"]
 
 
 def chosen(store: ActivationStore, layers: str) -> list[Site]:
@@ -198,7 +265,7 @@ def chosen(store: ActivationStore, layers: str) -> list[Site]:
     if layers == "all":
         return list(store.sites)
     wanted = parse_sites(layers, store.reference.n_layers)
-    return [store.site(site) for site in wanted]
+    return list(dict.fromkeys(store.site(site) for site in wanted))
 
 
 def write_summary(evaluations: Sequence[Evaluation], out: Path) -> list[Path]:
@@ -225,5 +292,20 @@ def write_summary(evaluations: Sequence[Evaluation], out: Path) -> list[Path]:
     return paths
 
 
-def _step(store: ActivationStore) -> int | str:
-    return "best" if store.reference.step is None else store.reference.step
+def name_of(reference: ModelReference) -> str:
+    """What `open_model` is given to open it again, at the same revision."""
+    if reference.revision is None:
+        return reference.id
+    return f"{reference.id}@{reference.revision}"
+
+
+def model_of(store: ActivationStore, name: str | None = None, *, device: str = "auto") -> Model:
+    """The model a store is of, where it was or where `name` says; UserError for another one."""
+    step = "best" if store.reference.step is None else store.reference.step
+    model = open_model(name or name_of(store.reference), step=step, device=device)
+    if not store.reference.same_model(model.reference):
+        raise UserError(
+            f"{store.path}: of {store.reference.id}, and {model.reference.id} has other weights or "
+            "another tokenizer"
+        )
+    return model

@@ -42,6 +42,7 @@ class _Source:
     reference: ModelReference
     sites: list[Site]
     parent: dict[str, Any]
+    notices: list[str]
 
 
 class DictionaryStudy(Study[DictionaryConfig]):
@@ -67,9 +68,12 @@ class DictionaryStudy(Study[DictionaryConfig]):
         return list(each)
 
     def advise(self, run: Run, config: DictionaryConfig) -> list[str]:
-        history = run.read("history")
-        settings = run.record.resolved["settings"]
-        return [] if history is None else advice(history, DictionaryConfig(**settings))
+        history, resolved = run.read("history"), run.record.resolved
+        if history is None:
+            return []
+        sized = DictionaryConfig(**resolved["settings"])
+        length = "epochs" if config.max_steps is None else "max_steps"
+        return advice(history, sized, held_out=resolved["validation_states"], length=length)
 
 
 class _Shared:
@@ -105,10 +109,6 @@ def _source(configs: Sequence[DictionaryConfig]) -> _Source:
     store = ActivationStore(first.activations)
     sites = [_site(store, config.layer) for config in configs]
     distinct = list(dict.fromkeys(sites))
-    if first.d_model not in (None, store.width):
-        raise UserError(
-            f"d_model = {first.d_model}: the states in {store.path} are {store.width} wide"
-        )
     chosen = {"sites": distinct} if len(distinct) > 1 else {"site": distinct[0]}
     open_stream = partial(
         ActivationStream,
@@ -131,6 +131,9 @@ def _source(configs: Sequence[DictionaryConfig]) -> _Source:
         reference=store.reference,
         sites=sites,
         parent=parent,
+        notices=[]
+        if store.complete
+        else [f"{store.path}: its extraction has not ended; {store.rows:,} rows are there"],
     )
 
 
@@ -141,10 +144,6 @@ def _from_model(configs: Sequence[DictionaryConfig]) -> _Source:
     if first.model is None:
         raise UserError("model: needed where streaming")
     model = open_model(first.model, device=first.device)
-    if first.d_model not in (None, model.width):
-        raise UserError(
-            f"d_model = {first.d_model}: the states of {first.model} are {model.width} wide"
-        )
     sites = [model.site(config.layer) for config in configs if config.layer is not None]
     if len(sites) < len(configs):
         raise UserError("layer: needed where streaming (6, embed, mlp.6, ...)")
@@ -169,6 +168,7 @@ def _from_model(configs: Sequence[DictionaryConfig]) -> _Source:
         reference=reference,
         sites=sites,
         parent={"kind": "model", "id": reference.id, "sha256": reference.weights_sha256},
+        notices=[],
     )
 
 
@@ -189,22 +189,25 @@ def _prepared(
     distinct = list(dict.fromkeys(source.sites))
     train = _OneSite(source.train, distinct.index(site))
     config = given.sized(train.width, train.rows)
-    if config.target_l0 >= config.d_hidden:
-        raise UserError(
-            f"target_l0 = {config.target_l0:g}: must be below d_hidden = {config.d_hidden}"
-        )
     shape = _shape(config)
     dictionary = build(shape, config.seed)
     held_out = _held_out(source.validation, distinct.index(site), config.eval_tokens)
     sample = _sample(train)
+    for states in (sample, *held_out):
+        if wrong := int((~states.isfinite().all(1)).sum()):
+            raise UserError(
+                f"{site}: {wrong:,} of {len(states):,} states of {source.parent['id']} are not "
+                "finite, which no extraction writes: damaged (`cutaway runs verify` names the shard)"
+            )
     square = source.train.mean_squared_norm(site)
-    if not square > 0:
+    if not square > 0 or not sample.any():
         raise UserError(f"{site}: every state is zero; nothing to learn")
     dictionary.input_scale.fill_((train.width / square) ** 0.5)
-    dictionary.start(sample * dictionary.input_scale, config.target_l0)
+    dictionary.start(sample * dictionary.input_scale, config.start_l0)
     if config.threshold is not None and shape.architecture == "jumprelu":
         dictionary.threshold.data.fill_(config.threshold)
     task = DictionaryTask(dictionary, _settings(config), train, held_out)
+    task.control.l0_average.fill_(config.start_l0)
     resolved: dict[str, Any] = {
         "settings": config.model_dump(mode="json"),
         "dictionary": {
@@ -218,7 +221,7 @@ def _prepared(
         "validation_states": sum(len(one) for one in held_out),
     }
     if config.kernels == "auto":
-        resolved["break_even"] = _measure(task, sample)
+        resolved["break_even"] = _measure(task, sample, config.device)
     parents = [{**source.parent, "site": str(site)}]
     loop = config.loop()
     prepared = Prepared(
@@ -227,6 +230,7 @@ def _prepared(
         instruments=[Directions(config.eval_every)],
         parents=parents,
         resolved=resolved,
+        notices=[*source.notices, *given.ignored()],
     )
     return prepared, task
 
@@ -238,10 +242,6 @@ def _shape(config: DictionaryConfig) -> DictionaryShape:
         whole = config.d_hidden
         asked = config.groups or [max(1, whole // 16), max(1, whole // 4), whole]
         groups = tuple(sorted(set(asked)))
-        if groups[-1] != whole or groups[0] < 1:
-            raise UserError(
-                f"groups = {asked}: expected widths from 1 to d_hidden = {whole}, ending there"
-            )
     bandwidth = {} if config.bandwidth is None else {"bandwidth": config.bandwidth}
     return DictionaryShape(
         config.architecture, config.d_model, config.d_hidden, k=k, groups=groups, **bandwidth
@@ -255,7 +255,7 @@ def _settings(config: DictionaryConfig) -> Settings:
     if config.lambda_sparse is not None:
         chosen["sparsity_weight"] = config.lambda_sparse
     return Settings(
-        target_l0=config.target_l0,
+        target_l0=config.target_l0 or 0.0,
         controlled=config.controlled and config.architecture not in FIXED_L0,
         dead_after=config.dead_after,
         kernels=config.kernels,
@@ -283,9 +283,9 @@ def _held_out(stream: ActivationStream | ModelStream, place: int, tokens: int) -
     return found
 
 
-def _measure(task: DictionaryTask, sample: Tensor) -> dict[str, float]:
+def _measure(task: DictionaryTask, sample: Tensor, device_name: str) -> dict[str, float]:
     """Set where the dense way becomes the faster one, for each precision there is."""
-    device = hardware.device("auto")
+    device = hardware.device(device_name)
     x = sample[: task.train_states.batch_size] * task.model.input_scale
     if len(x) < 2 or device.type != "cpu":
         return {}

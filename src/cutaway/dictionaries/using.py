@@ -10,33 +10,65 @@ from cutaway.activations.store import ActivationStore
 from cutaway.base.errors import UserError
 from cutaway.dictionaries import pipeline
 from cutaway.dictionaries.base import Dictionary
+from cutaway.dictionaries.effects import require_model, site_of
 from cutaway.dictionaries.evaluation import Evaluation, evaluate
 from cutaway.dictionaries.features import read_features
 from cutaway.dictionaries.features_table import Features
-from cutaway.nets.model import Model
+from cutaway.nets.model import Model, ModelReference
 from cutaway.nets.reference import open_model
 from cutaway.runs import record
 from cutaway.runs.folder import Run
 
 
-def opened(path: Path, model: str | None = None) -> tuple[Dictionary, Model]:
-    """A dictionary and its model: the one named, else the one it was trained on."""
+def home(path: Path) -> Path:
+    """The folder a dictionary lies in: that of a run named under `runs/`, that of a file."""
+    if not path.exists() and (named := Path("runs") / path).is_dir():
+        return named
+    return path.parent if path.is_file() else path
+
+
+def opened(
+    path: Path,
+    model: str | None = None,
+    *,
+    data: str | None = None,
+    activations: Path | None = None,
+    feature: int | None = None,
+) -> tuple[Dictionary, Model]:
+    """A dictionary and its model: the one named, else the one it was trained on.
+
+    UserError, before anything slow, where these or what else is named do not go together.
+    """
     dictionary = Dictionary.load(path)
-    reference = dictionary.metadata.get("reference")
-    if model is None and reference is None:
+    if data is not None and activations is not None:
+        raise UserError("--data and --activations: choose one")
+    if feature is not None and not 0 <= feature < dictionary.shape.d_hidden:
+        last = dictionary.shape.d_hidden - 1
+        raise UserError(f"feature = {feature}: the dictionary has features 0 to {last}")
+    if activations is not None:
+        store = ActivationStore(activations)
+        require_model(dictionary, store.reference, store.width)
+        store.site(site_of(dictionary))
+    recorded = dictionary.metadata.get("reference")
+    if model is None and recorded is None:
         raise UserError(f"{path}: names no model; say which, with --model")
     if model is not None:
-        return dictionary, open_model(model)
-    step = reference.get("step")
-    return dictionary, open_model(reference["id"], step="best" if step is None else step)
+        network = open_model(model)
+    else:
+        reference = ModelReference.from_json(recorded)
+        step = "best" if reference.step is None else reference.step
+        network = open_model(pipeline.name_of(reference), step=step)
+    require_model(dictionary, network.reference, network.width)
+    network.site(site_of(dictionary))
+    return dictionary, network
 
 
 def store_of(path: Path, activations: Path | None) -> ActivationStore | None:
     """The store named, else the one a run was trained on where it is still there."""
     if activations is not None:
         return ActivationStore(activations)
-    if (path / record.FILE).is_file():
-        place = Run.open(path).record.config.get("activations")
+    if (home(path) / record.FILE).is_file():
+        place = Run.open(home(path)).record.config.get("activations")
         if place is not None and Path(place).is_dir():
             return ActivationStore(place)
     return None
@@ -51,15 +83,15 @@ def evaluated(
     tokens: int,
 ) -> Evaluation:
     """`pipeline.judge` of one folder, on its own held-out text or on other text."""
-    dictionary, network = opened(path, model)
+    dictionary, network = opened(path, model, data=data, activations=activations)
     store = store_of(path, activations)
     if data is None and store is not None:
-        return pipeline.judge(dictionary, path, store, network, tokens=tokens)
+        return pipeline.judge(dictionary, home(path), store, network, tokens=tokens)
     if data is None:
         raise UserError(f"{path}: its hidden states are gone; name text with --data")
     text = pack(network, data, tokens, None, bos=False)
     found = evaluate(dictionary, network, text, tokens=tokens)
-    found.save(path)
+    found.save(home(path))
     return found
 
 
@@ -71,9 +103,13 @@ def read(
     activations: Path | None,
     tokens: int,
     examples: int,
+    feature: int | None = None,
 ) -> Features:
-    """Features over a store, or over text where that is named or no store is left."""
-    dictionary, network = opened(path, model)
+    """Features over a store, or over text where that is named or no store is left.
+
+    `feature` is one that will be asked for: checked before anything is read.
+    """
+    dictionary, network = opened(path, model, data=data, activations=activations, feature=feature)
     store = store_of(path, activations) if data is None else None
     text: Any = store
     if text is None:

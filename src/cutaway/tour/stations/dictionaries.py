@@ -11,13 +11,16 @@ from cutaway.figures.html import Picture, Section, Table
 from cutaway.figures.text import visible
 
 if TYPE_CHECKING:
+    from cutaway.dictionaries.base import Dictionary
     from cutaway.dictionaries.evaluation import Evaluation
     from cutaway.dictionaries.features_table import Features
+    from cutaway.nets.model import Model
 
 TWIN = "docstrings-tiny-gpt2"
 PROMPT = "Return the name of the"
 TOKENS, STEPS = 200_000, 2500
 _SHOWN = 8
+_OFTEN = 100  # tokens a feature shown has fired on
 
 
 def visit(out: Path, fast: bool) -> list[Section]:
@@ -94,8 +97,9 @@ def _read(features: Features, run: Path) -> Section:
     page = os.path.relpath(run / "features" / "features.html")
     return Section(
         "Features one can read",
-        f"Of {len(features)} features, those that say most about which token they fire on (by lift: "
-        f"how much likelier on that token than on any). All of them, with examples: {page}",
+        f"Of {len(features)} features, those on {_OFTEN} tokens or more that say most about which "
+        f"token it is (by lift: how much likelier on that token than on any). All of them, with "
+        f"examples: {page}",
         table=Table(rows),
         commands=f"cutaway sae features {os.path.relpath(run)} --top 20",
     )
@@ -107,17 +111,20 @@ def _effect(features: Features, run: Path, model: Path) -> Section:
     from cutaway.nets.reference import open_model
 
     dictionary, network = Dictionary.load(run), open_model(model)
-    index = _strongest(dictionary, network, features)
+    index = _strongest(dictionary, network)
     change = feature_effect(network, dictionary, None, {index: 0.0})
-    moved = compare_logits(network, PROMPT, change, top=5)
+    moved = compare_logits(network, PROMPT, change, top=network.vocab_size // 2)
+    each = {row["token_id"]: row for row in [*moved.lowered, *moved.raised]}.values()
+    most = sorted(each, key=lambda row: -abs(row["after"] - row["before"]))[:_SHOWN]
     rows: list[dict[str, Any]] = [
         {"next token": visible(row["token"]), "before": row["before"], "after": row["after"]}
-        for row in [*moved.lowered, *moved.raised]
+        for row in most
     ]
     return Section(
         "Switching a feature off",
         f"Feature {index} fires on “{PROMPT}”. Without its part of the state (everything else stays, "
-        "what the dictionary does not explain included) these next tokens move the most.",
+        "what the dictionary does not explain included) the probability of these next tokens moves "
+        "the most.",
         table=Table(rows),
         commands=f'cutaway sae effect {os.path.relpath(run)} --feature {index} --prompt "{PROMPT}"',
     )
@@ -129,13 +136,15 @@ def _telling(features: Features) -> list[int]:
     def clarity(index: int) -> float:
         row = features.row(index)
         best = row["tokens"][0] if row["tokens"] else None
-        return 0.0 if best is None else best["lift"] * best["share"]
+        if best is None or row["fires"] < _OFTEN:
+            return 0.0
+        return best["lift"] * best["share"]
 
     return sorted(range(len(features)), key=clarity, reverse=True)
 
 
-def _strongest(dictionary: Any, network: Any, features: Features) -> int:
-    """The feature that is the most above its own mean on the prompt's last token."""
+def _strongest(dictionary: Dictionary, network: Model) -> int:
+    """The feature that is the strongest on the prompt's last token."""
     from cutaway.activations.capture import capture
     from cutaway.dictionaries.effects import site_of
 
