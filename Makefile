@@ -26,6 +26,8 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/ensembles.py
 	$(BIN)/python benchmarks/curvature.py
 	$(BIN)/python benchmarks/querying.py
+	$(BIN)/python benchmarks/dictionaries.py $(if $(PEERS),--peers $(PEERS))
+	$(BIN)/python benchmarks/extraction.py $(if $(PEERS),--peers $(PEERS))
 
 $(VENV)/bin/pip:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "cutaway needs Python 3.11 or newer")'

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 import torch
 
 from cutaway.activations.extraction import extract
+from cutaway.activations.store import ActivationStore
 from cutaway.base.errors import RunFailed, UserError
 from cutaway.dictionaries.advice import advice, verdict
 from cutaway.dictionaries.config import DictionaryConfig
@@ -128,15 +131,14 @@ def test_the_target_is_the_middle_of_what_is_accepted() -> None:
 def test_an_accepted_range_is_no_setting_a_resumed_run_may_change(small, tmp_path) -> None:
     config = small(target_l0=None, target_sparsity_min=4, target_sparsity_max=8, max_steps=5)
     train("dictionary", config, tmp_path / "run")
+    other = config.model_copy(update={"target_sparsity_max": 20.0})
     with pytest.raises(UserError, match=r"target_sparsity_max = 20\.0: .* was trained with 8\.0"):
-        other = config.model_copy(update={"target_sparsity_max": 20.0})
         train("dictionary", other, tmp_path / "run", resume=True)
 
 
 def test_a_price_alone_stays_as_it_is(small, tmp_path) -> None:
     run = train("dictionary", small(target_l0=None, lambda_sparse=0.3), tmp_path / "fixed")
-    prices = {row for row in run.read("history")["sparsity_weight"].to_pylist() if row is not None}
-    assert prices == {pytest.approx(0.3)}
+    assert run.read("history")["sparsity_weight"].to_pylist() == [pytest.approx(0.3)] * 7
     figures = run.record.metrics
     assert figures["val_score"] == figures["val_normalised_mse"]  # no L0 to be off from
     assert not any("aimed at" in line for line in run.record.notices)
@@ -276,28 +278,28 @@ def test_extra_steps_go_on_where_it_stood(cutaway: Cutaway, small, tmp_path: Pat
     assert steps[-1] == 35
 
 
-@pytest.mark.parametrize("how", ["threshold", "price"])
 def test_a_dictionary_that_dies_is_a_failed_run(
-    how: str, cutaway: Cutaway, activations: Path, tmp_path: Path
+    cutaway: Cutaway, activations: Path, tmp_path: Path
 ) -> None:
-    """By the price only after some steps, so that there is a history to read."""
+    """A price far beyond what features are worth, and none is ever revived."""
+    file = tmp_path / "d.yaml"
+    file.write_text("study: dictionary\nthreshold: 3\nlambda_sparse: 1.0e5\ndead_after: 1000000000")
     settings = ["--layer", 0, "--d-hidden", 64, "--eval-every", 5, "--log-every", 1]
     settings += ["--batch-size", 64, "--max-steps", 400]
-    deadly = {"threshold": ["--threshold", 1e6], "price": ["--lambda-sparse", 1e5]}[how]
-    file = tmp_path / "d.yaml"
-    file.write_text("architecture: jumprelu\n")
-    code, _, err = cutaway(
-        *("train", file, "--activations", activations, *settings, *deadly, "--out", "run")
-    )
-    record = Run.open(tmp_path / "run").record
-    assert record.status == "failed"
-    assert "no feature is active on any held-out token" in record.reason
+    code, _, err = cutaway("train", file, "--activations", activations, *settings, "--out", "run")
+    run = Run.open(tmp_path / "run")
+    assert (code, run.record.status) == (1, "failed")
+    assert "no feature is active on any held-out token" in run.record.reason
     assert "lower threshold or lambda_sparse" in err
-    assert code == 1
-    if how == "price":
-        steps = Run.open(tmp_path / "run").read("history")["step"].to_pylist()
-        assert steps[0] == 0
-        assert 0 < max(steps) < 400
+    steps = run.read("history")["step"].to_pylist()
+    assert steps == list(range(len(steps)))
+    assert 0 < len(steps) < 400
+
+
+def test_a_threshold_no_state_reaches_is_refused(small, tmp_path) -> None:
+    with pytest.raises(UserError, match=r"threshold = 1e\+06: no feature is active on any of"):
+        train("dictionary", small(threshold=1e6), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 class Memory:
@@ -350,17 +352,11 @@ def test_every_architecture_learns(architecture: str, small, tmp_path) -> None:
 def test_states_that_are_not_finite_never_reach_a_dictionary(
     small, activations: Path, tmp_path: Path, cutaway: Cutaway
 ) -> None:
-    import shutil
-
-    from cutaway.activations.store import ActivationStore
-
     place = shutil.copytree(activations, tmp_path / "store")
     store = ActivationStore(place)
     shard = place / "shards" / store.manifest["shards"][0]["file"]
     content = bytearray(shard.read_bytes())
     length = int.from_bytes(content[:8], "little")
-    import json
-
     start = 8 + length + json.loads(content[8 : 8 + length])["residual.0"]["data_offsets"][0]
     for row in range(1, 200):
         at = start + row * store.width * 4
@@ -451,7 +447,7 @@ def test_a_run_of_hours_is_told_what_is_faster() -> None:
 
 
 def test_the_advice_of_a_real_run_counts_what_was_held_out(small, tmp_path) -> None:
-    run = train("dictionary", small(threshold=20.0, max_steps=5, dead_after=10**6), tmp_path / "r")
+    run = train("dictionary", small(threshold=3.5, max_steps=5, dead_after=10**6), tmp_path / "r")
     held_out = run.record.resolved["validation_states"]
     assert 0 < held_out <= 500
     lines = [line for line in run.record.notices if "of the features fired on none" in line]
