@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from cli.broken_states import make_states_and_dictionary
+from cli.dictionary_cases import DICTIONARY_CASES
 from cli.grokking_cases import GROKKING_CASES
 from conftest import TINY, command, sentences, settings_args
 from cutaway.cli.main import run
@@ -50,6 +52,7 @@ def runs(tmp_path_factory, corpus) -> Path:
         settings = settings_args({**TINY, "model": name, "warmup_iters": 0})
         arguments = ["train", "docstrings-tiny", *settings, "--data", str(text)]
         assert run(["--quiet", *arguments, "--out", str(root / name)]) == 0
+    make_states_and_dictionary(root)
     return root
 
 
@@ -172,6 +175,7 @@ def newer_record(place: Place) -> list[str]:
 
 
 CASES: dict[str, tuple[Make, str]] = {
+    **DICTIONARY_CASES,
     **GROKKING_CASES,
     "unknown preset": (lambda p: ["train", "europarl-tinny"], "did you mean 'europarl-tiny'"),
     "unknown field": (field("n-horses", 3), "has no field 'n_horses'"),
@@ -327,6 +331,7 @@ def test_one_line_exit_2_nothing_written(case: str, place: Place, capsys) -> Non
 def test_there_are_enough_cases() -> None:
     assert len(CASES) >= 120
     assert len(GROKKING_CASES) >= 50
+    assert len(DICTIONARY_CASES) >= 80
 
 
 def test_debug_shows_the_traceback(place, capsys) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -291,8 +292,12 @@ def effect(
     def changed() -> Any:
         return feature_effect(network, loaded, None, {feature: value}, mode=mode)
 
+    if not prompt:
+        raise UserError("prompt = '': expected some text to begin with")
     if length < 0:
         raise UserError(f"length = {length}: expected 0 or more")
+    if not math.isfinite(value):
+        raise UserError(f"value = {value}: expected a finite number")
     moved = compare_logits(network, prompt, changed())
     before, after = sample_both(
         network, prompt, changed(), length=length, temperature=temperature, seed=seed

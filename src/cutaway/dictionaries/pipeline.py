@@ -15,17 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cutaway.activations.config import ExtractionConfig
 from cutaway.activations.extraction import extract, pack
 from cutaway.activations.store import ActivationStore
 from cutaway.activations.stream import ActivationStream
-from cutaway.base import files
+from cutaway.base import files, hardware
 from cutaway.base.display import notice
 from cutaway.base.errors import CutawayError, RunFailed, UserError
 from cutaway.dictionaries.base import Dictionary
 from cutaway.dictionaries.config import DictionaryConfig
 from cutaway.dictionaries.effects import require_model, site_of, skips_first
+from cutaway.dictionaries.evaluation import FILE as EVALUATION
 from cutaway.dictionaries.evaluation import Evaluation, evaluate
 from cutaway.dictionaries.features import Batch, read_features
 from cutaway.dictionaries.features_table import Features
@@ -76,7 +78,9 @@ def checked(settings: Mapping[str, Any]) -> DictionaryConfig:
                 f"{name} = {settings[name]!r}: set for each dictionary by what is trained on, "
                 "a model or a store, and --layers"
             )
-    return resolve(DictionaryConfig, {}, dict(settings))
+    config = resolve(DictionaryConfig, {}, dict(settings))
+    hardware.device(config.device)
+    return config
 
 
 def pipeline(
@@ -143,12 +147,13 @@ def train_layers(
             finished.append(folder)
         except (RunFailed, UserError) as error:
             failures[site] = error
-            if len(sites) > 1:
-                notice(f"{site}: failed: {error}")
-    if failures and not finished:
-        errors = list(failures.values())
-        if len(errors) == 1 or not any(isinstance(one, RunFailed) for one in errors):
-            raise errors[0]
+    errors = list(failures.values())
+    nothing = bool(errors) and not finished
+    if nothing and (len(errors) == 1 or not any(isinstance(one, RunFailed) for one in errors)):
+        raise errors[0]  # what was asked for works for no layer
+    for site, error in failures.items():
+        notice(f"{site}: failed: {error}")
+    if nothing:
         raise RunFailed(f"no dictionary could be trained ({', '.join(map(str, failures))})")
     return finished
 
@@ -156,7 +161,10 @@ def train_layers(
 def judge_layers(
     store: ActivationStore, out: Path, layers: str, *, device: str = "auto"
 ) -> list[Evaluation]:
-    """Evaluate and read every trained dictionary of a pipeline's folder."""
+    """Evaluate and read the trained dictionaries that `layers` names of a pipeline's folder.
+
+    The summary has also those of other layers that were judged before.
+    """
     model = model_of(store, device=device)
     evaluations = []
     for site in chosen(store, layers):
@@ -168,7 +176,13 @@ def judge_layers(
         read(dictionary, folder, store, model)
     if not evaluations:
         raise UserError(f"{out}: no finished dictionary to judge")
-    write_summary(evaluations, out)
+    mine = {one.site for one in evaluations}
+    before = [
+        Evaluation.load(out / str(site))
+        for site in store.sites
+        if str(site) not in mine and (out / str(site) / EVALUATION).is_file()
+    ]
+    write_summary([*evaluations, *before], out)
     return evaluations
 
 
@@ -198,7 +212,7 @@ def judge(
         model,
         held_out(store, model, share),
         tokens=tokens,
-        training=(states.batch(index) for index in range(16)),
+        training=(_sound(states.batch(index), store) for index in range(16)),
         history=history,
     )
     found.save(folder)
@@ -246,6 +260,15 @@ def held_out(store: ActivationStore, model: Model, share: float = 0.1) -> Iterat
         yield torch.from_numpy(found.tokens), None, torch.from_numpy(found.documents)
 
 
+def _sound(states: Tensor, store: ActivationStore) -> Tensor:
+    if not states.isfinite().all():
+        raise UserError(
+            f"{store.path}: holds states that are not finite, which no extraction writes: damaged "
+            "(`cutaway runs verify` names the shard)"
+        )
+    return states
+
+
 def _context_from(store: ActivationStore, row: int) -> int:
     """The first context that begins at this row or later."""
     before = 0
@@ -277,6 +300,7 @@ def write_summary(evaluations: Sequence[Evaluation], out: Path) -> list[Path]:
     from cutaway.figures.look import save
 
     rows = table(evaluations)
+    out.mkdir(parents=True, exist_ok=True)
     path = out / "evaluation.csv"
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -302,7 +326,13 @@ def name_of(reference: ModelReference) -> str:
 def model_of(store: ActivationStore, name: str | None = None, *, device: str = "auto") -> Model:
     """The model a store is of, where it was or where `name` says; UserError for another one."""
     step = "best" if store.reference.step is None else store.reference.step
-    model = open_model(name or name_of(store.reference), step=step, device=device)
+    model = None
+    if name is not None:
+        try:
+            model = open_model(name, step=step, device=device)
+        except UserError:  # perhaps another run, which keeps other steps
+            model = open_model(name, device=device)
+    model = model or open_model(name_of(store.reference), step=step, device=device)
     if not store.reference.same_model(model.reference):
         raise UserError(
             f"{store.path}: of {store.reference.id}, and {model.reference.id} has other weights or "

@@ -206,10 +206,12 @@ def _prepared(
     dictionary.start(sample * dictionary.input_scale, config.start_l0)
     if config.threshold is not None and shape.architecture == "jumprelu":
         dictionary.threshold.data.fill_(config.threshold)
-        if not any(dictionary.encode_sparse(states).fired().any() for states in (sample, *held_out)):
+        if not any(
+            dictionary.encode_sparse(states).fired().any() for states in (sample, *held_out)
+        ):
             raise UserError(
                 f"threshold = {config.threshold:g}: no feature is active on any of "
-                f"{len(sample):,} states; lower it, or leave it out"
+                f"{len(sample):,} states of {site}; lower it, or leave it out"
             )
     task = DictionaryTask(dictionary, _settings(config), train, held_out)
     task.control.l0_average.fill_(config.start_l0)

@@ -1,0 +1,83 @@
+"""What a finished dictionary shows against its targets is told, with the field to change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from cutaway.dictionaries.advice import advice, verdict
+from cutaway.dictionaries.config import DictionaryConfig
+
+
+def history(**last: float) -> pa.Table:
+    """Ten evaluations that end, level, with these figures."""
+    figures = {"val_l0": 64.0, "val_dead_share": 0.02, "val_normalised_mse": 0.05}
+    figures |= {"val_explained_variance": 0.9, "seconds": 60.0, **last}
+    return pa.Table.from_pylist([{"step": 100 * n, **figures} for n in range(10)])
+
+
+SIZED = DictionaryConfig(target_l0=64, target_recon_loss=0.1).sized(768, 100_000)
+
+
+def said(table: pa.Table, config: DictionaryConfig = SIZED, **how: Any) -> list[str]:
+    return advice(table, config, held_out=500, **how)
+
+
+def test_nothing_is_said_where_all_is_well() -> None:
+    assert said(history()) == []
+    assert [one.met for one in verdict(history().to_pylist()[-1], SIZED)] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("figures", "what", "parts"),
+    [
+        (
+            {"val_l0": 90.0},
+            "features per token",
+            ["90.0 features per token, 64 aimed at", "raise epochs (it is 20)"],
+        ),
+        ({"val_l0": 40.0}, "features per token", ["40.0 features per token"]),
+        (
+            {"val_dead_share": 0.3},
+            "dead features",
+            ["30% of the features", "500 held-out tokens", "d_hidden (it is 4096)"],
+        ),
+        (
+            {"val_normalised_mse": 0.2},
+            "normalised MSE",
+            ["0.200 misses target_recon_loss = 0.1", "raise d_hidden (it is 4096)"],
+        ),
+    ],
+)
+def test_a_missed_target_is_told_with_the_field_to_change(figures, what, parts) -> None:
+    (line,) = said(history(**figures))
+    assert all(part in line for part in parts), line
+    missed = [one.what for one in verdict(history(**figures).to_pylist()[-1], SIZED) if not one.met]
+    assert missed == [what]
+
+
+def test_an_accepted_range_is_what_counts() -> None:
+    config = DictionaryConfig(target_sparsity_min=50, target_sparsity_max=100).sized(768, 100_000)
+    for l0, met in ((49.0, False), (51.0, True), (99.0, True), (101.0, False)):
+        assert verdict({"val_l0": l0, "val_dead_share": 0.0}, config)[0].met is met
+
+
+def test_a_run_that_has_not_converged_is_told_so() -> None:
+    rows = history().to_pylist()
+    for place, row in enumerate(rows):
+        row["val_explained_variance"] = 0.5 + 0.03 * place
+    (line,) = said(pa.Table.from_pylist(rows))
+    assert "still rose by 0.030" in line
+    assert "raise epochs (it is 20)" in line
+    config = SIZED.model_copy(update={"max_steps": 1000})
+    (line,) = said(pa.Table.from_pylist(rows), config, length="max_steps")
+    assert "raise max_steps (it is 1000)" in line
+
+
+def test_a_run_of_hours_is_told_what_is_faster() -> None:
+    config = SIZED.model_copy(update={"batch_size": 256, "streaming": True})
+    (line,) = said(history(seconds=7200.0), config)
+    assert "took 2.0 hours, 32 states a second" in line
+    assert "a larger batch_size (it is 256), a store" in line
