@@ -91,6 +91,9 @@ class Dictionary(nn.Module):
     def wake(self, dead: Tensor) -> None:
         """After a step, once: what is done, beside a loss, for features silent too long, (F,)."""
 
+    def push(self, factor: Tensor) -> None:
+        """After a step: raise (above 1) or lower what decides how many features are active."""
+
     # -- inside, in scaled units -----------------------------------------------------------------
 
     def centred(self, x: Tensor) -> Tensor:

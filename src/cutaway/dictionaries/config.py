@@ -96,7 +96,8 @@ class DictionaryConfig(StudyConfig):
     beta2: float = Field(0.999, ge=0, lt=1)
     """Adam's decay of the gradient's square."""
     dead_after: int | None = Field(None, ge=1)
-    """Tokens of silence after which a feature is dead and revived; default 1M or an epoch."""
+    """Tokens of silence after which a feature is dead and revived; default a hundredth of the
+    training's, at most 1M or an epoch."""
 
     validation_fraction: float = Field(0.1, gt=0, le=0.5)
     """Share of the states kept for validation, cut at a document."""
@@ -202,7 +203,7 @@ class DictionaryConfig(StudyConfig):
                 "batch_size": batch_size,
                 "max_steps": steps,
                 "learning_rate": self.learning_rate or 4e-4 * (4096 / d_hidden) ** 0.5,
-                "dead_after": self.dead_after or min(1_000_000, rows),
+                "dead_after": self.dead_after or _dead_after(rows, steps * batch_size),
                 "eval_every": self.eval_every or max(1, steps // 20),
                 "checkpoint_every": self.checkpoint_every or max(1, steps // 20),
             }
@@ -264,6 +265,11 @@ class DictionaryConfig(StudyConfig):
 
 def _usual_l0(width: int, d_hidden: int) -> float:
     return min(max(2.0, width / 12), d_hidden / 2)
+
+
+def _dead_after(rows: int, tokens: int) -> int:
+    """Short enough that what is revived still has time to learn, at most 1M or an epoch."""
+    return max(1, min(1_000_000, rows, max(10_000, tokens // 100)))
 
 
 def _batch_size(rows: int, epochs: float, max_steps: int | None) -> int:

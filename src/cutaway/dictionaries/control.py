@@ -9,8 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-_MEMORY = 0.95  # of the running mean of L0
-_BAND = 0.05  # features are dense at the start of a run more than this share of them
+_MEMORY = 0.9  # of the running mean of L0
+_NEAR = 0.05  # how far L0 may be off its target before thresholds are pushed
+_PUSH = 0.02  # by what share thresholds move in a step, where L0 is off by a factor of e
 
 
 @dataclass(frozen=True)
@@ -79,5 +80,20 @@ class SparsityState(nn.Module):
         self.l0_average.lerp_(l0, 1 - _MEMORY)
         if self.settings.controlled:
             # the price rises while there are too many, by at most a gain's worth a step
-            off = torch.log(self.l0_average.clamp(min=1e-3) / self.settings.target_l0)
-            self.sparsity_weight.mul_(torch.exp(self.settings.gain * off.clamp(-1, 1)))
+            self.sparsity_weight.mul_(torch.exp(self.settings.gain * self._off()))
+
+    def push(self) -> Tensor | None:
+        """By what thresholds are multiplied after a step; 1 while L0 is near its target.
+
+        A price alone moves thresholds at the pace of their learning rate: at 4,096 features L0
+        first fell to a third of its target, and took a thousand steps to come back.
+        """
+        if not self.settings.controlled:
+            return None
+        off = self._off()
+        return torch.exp(_PUSH * torch.where(off.abs() > _NEAR, off, 0.0))
+
+    def _off(self) -> Tensor:
+        """log(L0 / L0*), at most 1 either way."""
+        ratio = self.l0_average.clamp(min=1e-3) / self.settings.target_l0
+        return torch.log(ratio).clamp(-1, 1)

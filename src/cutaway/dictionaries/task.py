@@ -102,6 +102,9 @@ class DictionaryTask(Task):
         for one, _ in self._steps:
             self.model.learn(one.notes)
         self.model.wake(self.control.silent_for_long())
+        push = self.control.push()
+        if push is not None:
+            self.model.push(push)
         self._steps.clear()
 
     def evaluate(self) -> dict[str, Tensor | float]:

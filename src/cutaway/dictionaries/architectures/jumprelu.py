@@ -63,6 +63,10 @@ class JumpReLU(Dictionary):
     def wake(self, dead: Tensor) -> None:
         self.threshold.mul_(torch.where(dead, 1 - SHRINK, 1.0))
 
+    @torch.no_grad()
+    def push(self, factor: Tensor) -> None:
+        self.threshold.mul_(factor)
+
     def start(self, x: Tensor, target_l0: float) -> None:
         """Encoder and threshold such that about `target_l0` features are active."""
         super().start(x, target_l0)
