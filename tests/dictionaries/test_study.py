@@ -159,6 +159,15 @@ def test_layers_trained_side_by_side_equal_each_alone(small, two_layers, tmp_pat
     assert not torch.equal(weights(together[0])["encoder_weight"], weights(alone)["encoder_weight"])
 
 
+def test_two_targets_on_each_of_two_layers_equal_each_alone(small, two_layers, tmp_path) -> None:
+    grid = [(site, target) for site in ("embed", "residual.0") for target in (4, 9)]
+    configs = [small(activations=str(two_layers), layer=s, target_l0=t) for s, t in grid]
+    together = train_together("dictionary", configs, [tmp_path / f"{s}-{t}" for s, t in grid])
+    for config, stacked in zip(configs, together):
+        alone = train("dictionary", config, tmp_path / f"{stacked.path.name}-alone")
+        assert_close(stacked, alone)
+
+
 def test_two_targets_on_one_stream_equal_each_alone(small, tmp_path) -> None:
     configs = [small(target_l0=4), small(target_l0=9)]
     together = train_together("dictionary", configs, [tmp_path / "t4", tmp_path / "t9"])

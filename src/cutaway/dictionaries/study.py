@@ -62,7 +62,9 @@ class DictionaryStudy(Study[DictionaryConfig]):
     def prepare_together(self, configs: Sequence[DictionaryConfig]) -> list[Prepared]:
         source = _source(configs)
         each, tasks = zip(*(_prepared(one, source, index) for index, one in enumerate(configs)))
-        stack = DictionaryStack(tasks, _Shared(source.train, len(source.sites)))
+        distinct = list(dict.fromkeys(source.sites))
+        places = [distinct.index(site) for site in source.sites]
+        stack = DictionaryStack(tasks, source.train, places)
         for one in each:
             one.task = stack
         return list(each)
@@ -74,17 +76,6 @@ class DictionaryStudy(Study[DictionaryConfig]):
         sized = DictionaryConfig(**resolved["settings"])
         length = "epochs" if config.max_steps is None else "max_steps"
         return advice(history, sized, held_out=resolved["validation_states"], length=length)
-
-
-class _Shared:
-    """One stream for all members: the same states, or each its own site's."""
-
-    def __init__(self, stream: ActivationStream | ModelStream, sites: int):
-        self.stream, self.batch_size = stream, stream.batch_size
-        self.width, self.rows, self.sites = stream.width, stream.rows, sites
-
-    def batch(self, index: int) -> Tensor:
-        return self.stream.batch(index)
 
 
 class _OneSite:

@@ -133,16 +133,17 @@ class DictionaryTask(Task):
 class DictionaryStack(Task):
     """Several dictionaries trained side by side on one stream: each its own task and updater.
 
-    The stream gives each its own states, (members, B, d), or all the same, (B, d).
+    The stream gives all the same states, (B, d), or those of several sites, (sites, B, d), of
+    which member m takes `places[m]`.
     """
 
     unit = "tokens"
     monitor = DictionaryTask.monitor
 
-    def __init__(self, tasks: Sequence[DictionaryTask], train: States):
+    def __init__(self, tasks: Sequence[DictionaryTask], train: States, places: Sequence[int]):
         super().__init__()
         self.tasks = nn.ModuleList(tasks)
-        self.members, self.train_states = len(tasks), train
+        self.members, self.train_states, self.places = len(tasks), train, places
         self.separable = all(task.separable for task in tasks)
         self.units_per_step = train.batch_size * len(tasks)
 
@@ -156,8 +157,11 @@ class DictionaryStack(Task):
         return whole[..., chosen, :].to(place.device, non_blocking=True)
 
     def loss(self, batch: Tensor) -> Loss:
-        each = batch if batch.ndim == 3 else [batch] * self.members
-        losses = [task.loss(own) for task, own in zip(self.tasks, each)]
+        several = batch.ndim == 3
+        losses = [
+            task.loss(batch[place] if several else batch)
+            for task, place in zip(self.tasks, self.places, strict=True)
+        ]
 
         def parts() -> Mapping[str, Tensor]:
             return _stacked([loss.parts() for loss in losses])
