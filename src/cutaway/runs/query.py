@@ -115,7 +115,8 @@ class Queries:
         import duckdb
 
         connection = duckdb.connect(":memory:")
-        connection.execute("SET parquet_metadata_cache = true")  # footers are read once
+        # of all cursors: footers are read once
+        connection.execute("SET GLOBAL parquet_metadata_cache = true")
         _keep(connection, "runs", _runs_table([content for _, content in runs]))
         connection.execute("CREATE SCHEMA live")
         for name in names:
