@@ -82,16 +82,18 @@ def ours(folder: Path, given: argparse.Namespace) -> tuple[Callable[[Any], None]
         if mine in state:
             state[mine].copy_(w[theirs])
     settings = Settings(target_l0=L0, kernels="sparse", dead_after=10**9)
-    task = DictionaryTask(dictionary, settings, _Given(given.batch), [])
+    stream = _Given(given.batch)
+    task = DictionaryTask(dictionary, settings, stream, [])
     config = LoopConfig(steps=10**6, schedule_steps=10**6, learning_rate=RATE, gradient_clip=1.0)
     updater = AdamW(task, config)
     device = hardware.device("cpu")
 
     def step(x: Any) -> None:
         updater.zero()
-        task._steps.clear()
+        stream.now = x
+        batch = task.batch(0)
         with autocast(device, given.precision):
-            loss = task.loss(x)
+            loss = task.loss(batch)
         loss.total.backward()
         updater.clip()
         updater.step([RATE])
@@ -107,6 +109,10 @@ class _Given:
 
     def __init__(self, batch_size: int):
         self.batch_size = batch_size
+        self.now: Any = None
+
+    def batch(self, index: int) -> Any:
+        return self.now
 
 
 def saelens(folder: Path, given: argparse.Namespace) -> tuple[Callable[[Any], None], Any]:
@@ -275,15 +281,17 @@ def _trained(folder: Path, states: Any, given: argparse.Namespace) -> dict[str, 
     dictionary = build(DictionaryShape(given.architecture, WIDTH, FEATURES, k=L0))
     dictionary.start(states[:4096], L0)
     settings = Settings(target_l0=L0, kernels="sparse", dead_after=10**6)
-    task = DictionaryTask(dictionary, settings, _Given(given.warm_batch), [states[:4096]])
+    handed = _Given(given.warm_batch)
+    task = DictionaryTask(dictionary, settings, handed, [states[:4096]])
     config = LoopConfig(steps=1, schedule_steps=1, learning_rate=RATE, gradient_clip=1.0)
     updater = AdamW(task, config)
     stream = batches(folder, given.warm_batch)
     for _ in range(given.warm_steps):
         updater.zero()
-        task._steps.clear()
+        handed.now = next(stream)
+        batch = task.batch(0)
         with autocast(hardware.device("cpu"), given.precision):
-            loss = task.loss(next(stream))
+            loss = task.loss(batch)
         loss.total.backward()
         updater.clip()
         updater.step([RATE])
