@@ -150,6 +150,7 @@ POSITIONS = [
     ([], []),
     (torch.tensor([1, 2]), [1, 2]),
     (torch.arange(12) % 3 == 0, [0, 3, 6, 9]),
+    ([False] * 11 + [True], [11]),
     (None, list(range(12))),
 ]
 

@@ -166,6 +166,33 @@ def test_a_flipped_bit_is_found_by_its_checksum(copy: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (("shards",), None, r"shards = missing: expected a list"),
+        (("sites",), [0], r"sites = \[0\]: expected names"),
+        (("width",), "16", r"width = '16': expected a whole number"),
+        (("reference",), None, r"reference = missing: expected an object"),
+        (("data", "context_length"), None, r"data\.context_length = missing"),
+        (("contexts",), 2.5, r"contexts = 2\.5: expected a whole number"),
+        (("shards", 0, "rows"), None, r"shards\[0\]\.rows = missing"),
+        (("shards", 1, "statistics", "embed"), None, r"shards\[1\]\.statistics\.embed: missing"),
+    ],
+)
+def test_what_is_wrong_in_a_manifest_is_named(place, value, said: str, copy: Path) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    inside = manifest
+    for step in place[:-1]:
+        inside = inside[step]
+    if value is None:
+        del inside[place[-1]]
+    else:
+        inside[place[-1]] = value
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=f"manifest.json: damaged: {said}"):
+        ActivationStore(copy)
+
+
 def test_other_folders_are_told_apart(copy: Path, gpt2_run: Path, tmp_path: Path) -> None:
     manifest = json.loads((copy / "manifest.json").read_text())
     for changes, said in (

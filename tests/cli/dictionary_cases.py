@@ -358,6 +358,18 @@ DICTIONARY_CASES: dict[str, tuple[Make, str]] = {
         using("effect", "--feature", "1", "--prompt", "a", "--temperature=-1"),
         "temperature = -1",
     ),
+    "an effect hotter than anything": (
+        using("effect", "--feature", "1", "--prompt", "a", "--temperature", "inf"),
+        "temperature = inf",
+    ),
+    "an effect beyond all measure": (
+        using("effect", "--feature", "1", "--prompt", "a", "--value", "1e30"),
+        "value = 1e+30",
+    ),
+    "a silence longer than can be counted": (
+        training("--dead-after", str(10**20)),
+        "dead_after",
+    ),
     "a sample shorter than nothing": (
         using("effect", "--feature", "1", "--prompt", "a", "--length=-1"),
         "length = -1",

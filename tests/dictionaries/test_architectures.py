@@ -208,6 +208,35 @@ def test_batch_topks_threshold_is_the_mean_of_the_smallest_kept():
     torch.testing.assert_close(alone, found[:1])
 
 
+def test_a_batch_without_a_positive_pre_activation_leaves_batch_topks_threshold():
+    dictionary = small("batch_topk")
+    dictionary.learn(dictionary.step(states(), hints(dense=False)).notes)
+    threshold, bias = float(dictionary.threshold), dictionary.encoder_bias.detach().clone()
+    with torch.no_grad():
+        dictionary.encoder_bias.fill_(-1e3)
+    silent = dictionary.step(states(), hints(dense=False))
+    assert int(silent.codes.fired().sum()) == 0
+    dictionary.learn(silent.notes)
+    assert float(dictionary.threshold) == threshold > 0
+    with torch.no_grad():
+        dictionary.encoder_bias.copy_(bias)
+    step = dictionary.step(states(seed=1), hints(dense=False))
+    dictionary.learn(step.notes)  # the second that counts
+    assert float(dictionary.threshold) == pytest.approx(
+        (threshold + float(step.notes["smallest"])) / 2, rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_no_tokens_have_no_features(architecture: str):
+    dictionary = small(architecture)
+    nothing = states()[:0]
+    assert dictionary.encode(nothing).shape == (0, FEATURES)
+    assert dictionary.encode(nothing[None]).shape == (1, 0, FEATURES)
+    assert dictionary(nothing).shape == nothing.shape
+    assert dictionary.encode_sparse(nothing).fired().tolist() == [0] * FEATURES
+
+
 @pytest.mark.parametrize("dense", [True, False])
 def test_matryoshkas_loss_is_the_mean_over_its_widths(dense: bool):
     dictionary, x = small("matryoshka"), states()

@@ -14,8 +14,10 @@ from cutaway.activations.splice import splice
 from cutaway.base.errors import UserError
 from cutaway.dictionaries.base import Dictionary, DictionaryShape
 from cutaway.dictionaries.baselines import PCA, RandomDictionary
+from cutaway.dictionaries.codes import DenseCodes
 from cutaway.dictionaries.evaluation import Evaluation, evaluate, table, threshold_movement
-from cutaway.dictionaries.registry import build
+from cutaway.dictionaries.registry import ARCHITECTURES, build
+from cutaway.dictionaries.scores import Reconstruction
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
 
@@ -51,7 +53,8 @@ def states(model: Model, text: list) -> torch.Tensor:
 
 
 def dictionary_for(model: Model, features: int, k: int, architecture: str = "topk") -> Dictionary:
-    made = build(DictionaryShape(architecture, model.width, features, k=k), 3)
+    shape = DictionaryShape(architecture, model.width, features, k=k, groups=(features,))
+    made = build(shape, 3)
     made.metadata = {"site": SITE, "reference": model.reference.to_json()}
     return made
 
@@ -139,6 +142,15 @@ def test_losses_are_those_of_the_model_with_the_reconstruction_in_its_place(mode
     assert found.kl_recovered == pytest.approx(1 - found.kl / found.kl_zero)
 
 
+@pytest.mark.parametrize("offset", [0, 1000])
+def test_the_mean_explains_nothing_however_far_from_zero_it_is(offset: int):
+    x = torch.randn(4096, 16, generator=torch.Generator().manual_seed(0)) + offset
+    mean, measured = x.double().mean(0).float(), Reconstruction(16, 2)
+    for part in x.split(1000):
+        measured.add(part, mean.expand_as(part), DenseCodes(torch.ones(len(part), 2)))
+    assert measured.figures()["explained_variance"] == pytest.approx(0, abs=1e-6)
+
+
 def test_counts_are_those_of_the_dense_activations(model, text, states):
     made = dictionary_for(model, 64, 6)
     with torch.no_grad():
@@ -163,6 +175,18 @@ def test_batches_and_their_size_do_not_matter(model, text):
         for name, value in whole.to_json().items():
             if isinstance(value, float):
                 assert getattr(other, name) == pytest.approx(value, rel=1e-5, abs=1e-7), name
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_padding_alone_counts_nothing(architecture: str, model, text, states):
+    """A context of nothing else, in a forward pass of its own."""
+    made = dictionary_for(model, 64, 6, architecture)
+    ids = text[0][0]
+    padded = [*text, (ids, torch.zeros_like(ids), None)]
+    plain, found = (
+        evaluate(made, model, one, training=[states], batch_size=16) for one in (text, padded)
+    )
+    assert found == plain
 
 
 def test_a_dictionary_trained_on_position_0_is_measured_there_too(model, text):

@@ -338,6 +338,13 @@ def test_configs_of_saelens_before_6_are_understood(tmp_path: Path) -> None:
         ({"normalize_activations": "layer_norm"}, "normalize_activations = 'layer_norm'"),
         ({"d_sae": 41}, r"W_enc is \(12, 40\), expected \(12, 41\)"),
         ({"architecture": "jumprelu"}, "holds no tensor threshold"),
+        ({"architecture": ["topk"]}, r"architecture = \['topk'\]: expected text"),
+        ({"d_sae": "40"}, "d_sae = '40': expected a whole number"),
+        ({"metadata": "x"}, "metadata = 'x': expected an object"),
+        ({"metadata": {"hook_name": 3}}, "metadata.hook_name = 3: expected text"),
+        ({"activation_fn_kwargs": "k"}, "activation_fn_kwargs = 'k': expected an object"),
+        ({"matryoshka_widths": ["a"]}, r"matryoshka_widths = \['a'\]: expected whole numbers"),
+        ({"normalize_activations": ["none"]}, "expected text or true or false"),
     ],
 )
 def test_what_saelens_has_and_ours_cannot_be_is_refused(
@@ -517,6 +524,14 @@ def test_dictionary_learning_gives_the_same_features_and_reconstructions(
     assert torch.equal(
         Dictionary.load(tmp_path, device="cpu").encode(states()), found.encode(states())
     )
+
+
+def test_a_matryoshka_of_dictionary_learning_without_its_groups_is_refused(tmp_path: Path) -> None:
+    tensors = learnt("MatryoshkaBatchTopKSAE", True)
+    del tensors["group_sizes"]
+    learnt_folder(tmp_path, "MatryoshkaBatchTopKSAE", tensors)
+    with pytest.raises(UserError, match="holds no tensor group_sizes"):
+        Dictionary.load(tmp_path)
 
 
 def test_a_state_dict_is_read_as_torch_reads_it_without_unpickling(tmp_path: Path) -> None:

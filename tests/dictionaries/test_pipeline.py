@@ -19,7 +19,8 @@ from conftest import command, settings_args
 from cutaway.activations.store import ActivationStore, mapped, write_shard
 from cutaway.base.errors import RunFailed, UserError
 from cutaway.dictionaries import pipeline
-from cutaway.dictionaries.pipeline import held_out, model_of
+from cutaway.dictionaries.judging import held_out
+from cutaway.dictionaries.pipeline import model_of
 from cutaway.runs.folder import Run
 
 Cutaway = Callable[..., tuple[int, str, str]]
@@ -193,6 +194,18 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_bits(
         assert left["step"].to_pylist() == right["step"].to_pylist()
         assert left["train_loss"].to_pylist() == right["train_loss"].to_pylist()
     assert same_figures(out, whole)
+
+
+def test_resuming_takes_what_is_not_named_from_what_was_begun(
+    cutaway: Cutaway, gpt2_run: Path, corpus: Path, whole: Path
+) -> None:
+    ask = ["sae", "pipeline", gpt2_run, "--out", "begun", "--extract-only", "--json"]
+    code, begun, err = cutaway(*ask, "--data", corpus, "--layers", "0", "--tokens", "2k")
+    assert code == 0, err
+    code, out, err = cutaway(*ask, "--resume")
+    assert (code, out) == (0, begun), err
+    code, _, err = cutaway(*ask, "--resume", "--tokens", "3k")
+    assert (code, "was begun with 2000; leave it out" in err) == (2, True), err
 
 
 def test_layers_added_on_resume_get_the_settings_of_those_there(

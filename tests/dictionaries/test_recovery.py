@@ -6,7 +6,9 @@ is in docs/dictionaries.md.
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from functools import cache
 
 import pytest
@@ -18,6 +20,7 @@ from cutaway.dictionaries.registry import build
 from cutaway.dictionaries.synthetic import SyntheticStream, Truth, matched_f1, recovery
 from cutaway.dictionaries.task import DictionaryTask
 from cutaway.training.config import LoopConfig
+from cutaway.training.task import Part
 from cutaway.training.updaters import AdamW
 
 WIDTH, FEATURES, ACTIVE, BATCH, RATE = 32, 48, 2, 256, 1e-2
@@ -64,6 +67,29 @@ def train(task: DictionaryTask, steps: int) -> DictionaryTask:
         updater.step([RATE * min(1, step / 50) * (1 + math.cos(math.pi * step / steps)) / 2])
         task.after_step(step)
     return task
+
+
+@pytest.mark.parametrize("kernels", ["sparse", "dense"])
+def test_a_part_of_a_batch_leaves_no_codes_behind(kernels, monkeypatch):
+    """Else cutting batches into parts would not make room where memory is short."""
+    task = begin("jumprelu")
+    task.control.break_even.fill_({"sparse": 2.0, "dense": -1.0}[kernels])
+    step, alive = task.model.step, []
+
+    def watched(*arguments):
+        made = step(*arguments)
+        alive.append(weakref.ref(made.codes.values))
+        return made
+
+    monkeypatch.setattr(task.model, "step", watched)
+    for index in range(3):
+        loss = task.loss(task.batch(0, Part(index, 3)))
+        (loss.total * loss.weight).backward()
+    gc.collect()
+    assert [one() for one in alive] == [None, None, None]
+    assert 0 < loss.parts()["l0"] < FEATURES
+    task.after_step(0)
+    assert task.control.silent.min() == 0
 
 
 # MMCS at least, F1 at least

@@ -73,7 +73,9 @@ def test_a_story_tells_what_was_recorded() -> None:
 
 def test_its_runs_are_runs(visited, capsys) -> None:
     assert run(["runs", "ls", "--runs", str(visited), "--json"]) == 0
-    assert capsys.readouterr().out.count('"done"') == 12  # 1 + 6 of the sweep + 2, the states and a dictionary per layer
+    assert (
+        capsys.readouterr().out.count('"done"') == 12
+    )  # 1 + 6 of the sweep + 2, the states and a dictionary per layer
 
 
 def test_a_folder_in_use_is_not_touched(visited, capsys) -> None:

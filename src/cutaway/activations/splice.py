@@ -21,7 +21,7 @@ from cutaway.nets.sites import Site
 Change: TypeAlias = Callable[[Tensor], Tensor]
 """From the state at a site, (batch, T, d), to the state to go on with, of the same shape."""
 
-Positions: TypeAlias = "int | slice | Sequence[int] | Tensor | None"
+Positions: TypeAlias = "int | slice | Sequence[int] | Sequence[bool] | Tensor | None"
 """Which tokens: one, a slice, several, a mask (T,) or (batch, T) of booleans, or None for all."""
 
 
@@ -120,19 +120,19 @@ def _put(state: Tensor, value: Tensor, positions: Positions) -> Tensor:
 
 def _mask(state: Tensor, positions: Positions) -> Tensor:
     """`positions` as booleans that broadcast to (batch, T)."""
-    if isinstance(positions, Tensor) and positions.dtype == torch.bool:
-        if positions.shape not in (state.shape[:2], state.shape[1:2]):
+    chosen = positions
+    if not isinstance(chosen, slice):  # a list may be a mask too
+        chosen = torch.as_tensor([chosen] if isinstance(chosen, int) else chosen)
+    if isinstance(chosen, Tensor) and chosen.dtype == torch.bool:
+        if chosen.shape not in (state.shape[:2], state.shape[1:2]):
             raise UserError(
-                f"positions: a mask of shape {tuple(positions.shape)}, expected (T,) or (batch, T) "
+                f"positions: a mask of shape {tuple(chosen.shape)}, expected (T,) or (batch, T) "
                 f"= {tuple(state.shape[:2])}"
             )
-        return positions.to(state.device)
+        return chosen.to(state.device)
     mask = torch.zeros(state.shape[1], dtype=torch.bool)
-    chosen = [positions] if isinstance(positions, int) else positions
     try:
-        mask[
-            chosen if isinstance(chosen, slice) else torch.as_tensor(chosen, dtype=torch.int64)
-        ] = True
+        mask[chosen.long() if isinstance(chosen, Tensor) else chosen] = True
     except IndexError:
         raise UserError(f"positions = {positions}: the prompt has {len(mask)} tokens") from None
     return mask.to(state.device)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Settings = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 Flag = Annotated[bool, Parameter(negative=())]
+# of a feature's value: far beyond it nothing of the state is left in float32, and norms overflow
+LARGEST = 1e9
 
 
 def train(
@@ -60,9 +62,9 @@ def pipeline(
     model: str,
     *settings: Settings,
     out: Path | None = None,
-    data: str = "docstrings",
-    layers: str = "all",
-    tokens: Annotated[str, Parameter(name=["--tokens", "--num-tokens"])] = "1M",
+    data: str | None = None,
+    layers: str | None = None,
+    tokens: Annotated[str | None, Parameter(name=["--tokens", "--num-tokens"])] = None,
     config: Path | None = None,
     extract_only: Flag = False,
     train_only: Flag = False,
@@ -81,9 +83,9 @@ def pipeline(
         model: A run, a folder in Hugging Face layout, or a Hugging Face id.
         settings: Fields of the dictionary's config, as --field value (`cutaway train --help`).
         out: Where everything goes.
-        data: Text: a source by name, a file or a folder (`cutaway corpus ls`).
-        layers: all, or sites: 0,6,11, embed, mlp.3, ...
-        tokens: How many tokens of text: 500k, 10M.
+        data: Text: a source by name, a file or a folder (`cutaway corpus ls`) [docstrings].
+        layers: all, or sites: 0,6,11, embed, mlp.3, ... [all]
+        tokens: How many tokens of text: 500k, 10M [1M].
         config: A YAML file or preset of settings (`cutaway presets`).
         extract_only: Only write the hidden states.
         train_only: Only train, evaluate and read, from the hidden states in OUT (or --activations).
@@ -92,7 +94,7 @@ def pipeline(
         store_dtype: What the store keeps: float32, bfloat16 or int8.
         context_length: Tokens in a context [what the model reads, at most 1024].
         device: auto, cpu, cuda, cuda:N or mps.
-        resume: Go on with what was stopped; what is done is skipped.
+        resume: Go on with what was stopped, as it was begun; what is done is skipped.
         json: Print JSON.
         csv: Print CSV.
     """
@@ -109,6 +111,9 @@ def pipeline(
     if device is not None:
         asked_settings["device"] = device
     given = {
+        "data": data,
+        "layers": layers,
+        "tokens": None if tokens is None else count(tokens),
         "batch_size": batch_size_extract,
         "store_dtype": store_dtype,
         "context_length": context_length,
@@ -117,8 +122,8 @@ def pipeline(
     extraction = {name: value for name, value in given.items() if value is not None}
     place = cache_dir or out / steps.STORE
     if not train_only:
-        asked = {"model": model, "data": data, "layers": layers, "tokens": count(tokens)}
-        store = steps.extracted(place, asked | extraction, asked_settings, resume=resume)
+        asked = {"model": model, **extraction}
+        store = steps.extracted(place, asked, asked_settings, resume=resume)
         if extract_only:
             about = {"store": str(place), "rows": store.rows, "width": store.width}
             display.show([{"site": str(site), **about} for site in store.sites], format)
@@ -126,6 +131,7 @@ def pipeline(
     store = ActivationStore(place)
     if train_only:
         steps.model_of(store, model, device=device or "auto")
+    layers = layers or "all"
     folders = steps.train_layers(store, out, layers, asked_settings, resume=resume)
     evaluations = steps.judge_layers(store, out, layers, device=device or "auto")
     _tell(evaluations, format)
@@ -149,13 +155,15 @@ def evaluate(
 ) -> None:
     """What dictionaries are worth on held-out text, beside PCA and a random dictionary.
 
+    Figures of a dictionary's own held-out text are kept beside it; others only in --out.
+
     Args:
         dictionaries: Runs of dictionaries, or folders of saved or foreign ones.
         model: The model they are of [the one they were trained on].
         data: Text to judge on [the held-out part of what they were trained on].
-        activations: The store they were trained on [the recorded one].
+        activations: A store to judge on the last part of [the one they were trained on].
         tokens: How many tokens of it.
-        out: Also write evaluation.csv and figures/ there.
+        out: Write evaluation.json, evaluation.csv and figures/ there.
         json: Print JSON.
         csv: Print CSV.
     """
@@ -175,7 +183,10 @@ def evaluate(
         for one in dictionaries
     ]
     _tell(evaluations, format)
+    if out is None and any(one.held_out is not True for one in evaluations):
+        display.notice("figures of other text than the dictionary's own are kept with --out FOLDER")
     if out is not None:
+        using.keep(evaluations, dictionaries, out)
         for path in write_summary(evaluations, out):
             display.notice(f"wrote {path}")
 
@@ -296,8 +307,12 @@ def effect(
         raise UserError("prompt = '': expected some text to begin with")
     if length < 0:
         raise UserError(f"length = {length}: expected 0 or more")
-    if not math.isfinite(value):
-        raise UserError(f"value = {value}: expected a finite number")
+    if not abs(value) <= LARGEST:
+        raise UserError(
+            f"value = {value}: expected a finite number, at most {LARGEST:g} either way"
+        )
+    if not 0 <= temperature < math.inf:
+        raise UserError(f"temperature = {temperature}: expected a finite number, 0 or more")
     moved = compare_logits(network, prompt, changed())
     before, after = sample_both(
         network, prompt, changed(), length=length, temperature=temperature, seed=seed

@@ -126,7 +126,7 @@ class Dictionary(nn.Module):
     def encode(self, x: Tensor) -> Tensor:
         """Raw states (..., d) → features (..., F), as long as what they add to a raw state."""
         flat = x.reshape(-1, x.shape[-1])
-        return self.encode_sparse(flat).dense().view(*x.shape[:-1], -1)
+        return self.encode_sparse(flat).dense().view(*x.shape[:-1], self.shape.d_hidden)
 
     def decode(self, features: Tensor) -> Tensor:
         """Features (..., F) in raw units → raw states (..., d)."""

@@ -95,7 +95,7 @@ class DictionaryConfig(StudyConfig):
     """Adam's decay of the gradient's mean."""
     beta2: float = Field(0.999, ge=0, lt=1)
     """Adam's decay of the gradient's square."""
-    dead_after: int | None = Field(None, ge=1)
+    dead_after: int | None = Field(None, ge=1, le=2**62)
     """Tokens of silence after which a feature is dead and revived; default a hundredth of the
     training's, at most 1M or an epoch."""
 

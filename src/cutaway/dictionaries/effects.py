@@ -9,6 +9,7 @@ stays in the state, so that with unchanged values the model is unchanged.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -192,8 +193,8 @@ def sample(
     """
     if not model.causal:
         raise UserError(f"{model.reference.id}: an encoder, which continues no text")
-    if temperature < 0:
-        raise UserError(f"temperature = {temperature}: expected 0 or more")
+    if not 0 <= temperature < math.inf:
+        raise UserError(f"temperature = {temperature}: expected a finite number, 0 or more")
     generator = torch_generator(seed, 0, "sample")
     tokens = tokens.to(model.device)
     for _ in range(length):

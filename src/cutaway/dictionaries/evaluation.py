@@ -6,20 +6,16 @@ Beside it principal components and a random dictionary of the same L0, on the sa
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cutaway.activations.capture import capture
-from cutaway.activations.splice import splice
 from cutaway.base import files
 from cutaway.base.display import finite
 from cutaway.base.errors import UserError
@@ -28,6 +24,7 @@ from cutaway.dictionaries.base import Dictionary
 from cutaway.dictionaries.baselines import PCA, Coder, Learned, RandomDictionary, sample_of
 from cutaway.dictionaries.effects import require_model, site_of, skips_first
 from cutaway.dictionaries.features import Batch, Text, batches
+from cutaway.dictionaries.losses import counted_tokens, losses_of, recovered_from
 from cutaway.dictionaries.scores import Reconstruction
 from cutaway.nets.model import Model
 from cutaway.nets.sites import Site
@@ -37,8 +34,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 FILE = "evaluation.json"
+DEAD_TOKENS = 1_000_000  # held-out tokens over which a feature must be silent to count as dead
 DENSITY_EDGES = tuple(10.0 ** (exponent / 4) for exponent in range(-24, 1))
-_SLICE = 1024  # rows of logits compared at a time
 _NAN = float("nan")
 
 
@@ -48,7 +45,8 @@ class Evaluation:
 
     Position 0 is left out of all of them, unless the dictionary was trained on it.
 
-    `l0` features per token; `dead_share`: of features silent on all these tokens;
+    `l0` features per token; `dead_share`: of features silent on all of `dead_tokens`, which are
+    the whole held-out part where that is known, at most a million (else these tokens);
     `explained_variance` (predicting the mean scores 0; `_with_first` takes position 0 in),
     `normalised_mse`, `cosine` as `scores.Reconstruction` has them. `ce_*`: cross-entropy of the
     next token, nats, with the site's states left alone, rewritten by the dictionary, zero, or their
@@ -59,8 +57,11 @@ class Evaluation:
 
     `kl` = KL(clean ‖ spliced), mean nats per token. NaN where the model is no language model (ce)
     or zeroing harms nothing. `density_counts`: features by density, in `DENSITY_EDGES`, of those
-    not dead. `threshold`: `start`, `end` and `moved` of the mean threshold over training.
+    that fire on these tokens. `threshold`: `start`, `end` and `moved` of the mean threshold over
+    training.
     `baselines`: `pca`, `random`, `random_scaled`, each with the same figures.
+    `text` names what was judged on; `held_out` whether it is known to have been kept out of the
+    training (true), to be of it (false), or neither (None, in the file `unknown`).
     """
 
     site: str
@@ -84,10 +85,14 @@ class Evaluation:
     density_counts: list[int]
     threshold: dict[str, float] | None = None
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)
+    dead_tokens: int | None = None
+    text: str | None = None
+    held_out: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; what is not finite is null."""
-        return {"format": FORMAT, **finite(asdict(self)), "density_edges": list(DENSITY_EDGES)}
+        plain = {"format": FORMAT, **finite(asdict(self)), "density_edges": list(DENSITY_EDGES)}
+        return plain | {"held_out": "unknown" if self.held_out is None else self.held_out}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Evaluation:
@@ -103,6 +108,8 @@ class Evaluation:
             for name, kind in names.items():
                 if kind == "float" and known.get(name, 0) is None:
                     known[name] = _NAN
+            if known.get("held_out") == "unknown":
+                known["held_out"] = None
             known["baselines"] = {
                 name: {key: _NAN if value is None else value for key, value in one.items()}
                 for name, one in content["baselines"].items()
@@ -138,6 +145,7 @@ def evaluate(
     *,
     tokens: int | None = None,
     training: Iterable[Tensor] | None = None,
+    states: Iterable[Tensor] | None = None,
     site: str | int | Site | None = None,
     history: pa.Table | None = None,
     batch_size: int = 1024,
@@ -146,9 +154,11 @@ def evaluate(
     """Measure a dictionary on held-out text (`features.Text`), about `tokens` of it, default all.
 
     `training`: batches (n, d) of states the dictionary was trained on (a stream's); the baselines
-    are fitted on at most 65,536 of them, and left out where none are given. `history`: the run's,
-    for the movement of the threshold. Where states are replaced, position 0 keeps its own. Two
-    passes: x̄ and L0 first, then the model once per condition; `batch_size` tokens at a time.
+    are fitted on at most 65,536 of them, and left out where none are given. `states`: batches
+    (n, d) of the whole held-out part, of which a million say which features are dead. `history`:
+    the run's, for the movement of the threshold. Where states are replaced, position 0 keeps its
+    own. Two passes: x̄ and L0 first, then the model once per condition; `batch_size` tokens at a
+    time.
     Raises UserError where nothing is left to measure or the dictionary belongs to another model.
     """
     if tokens is not None and tokens < 1:
@@ -163,17 +173,19 @@ def evaluate(
     total = torch.zeros(shape.d_model, dtype=torch.float64)
     device = dictionary.decoder_weight.device
     for ids, mask, _ in held:
-        states = capture(model, ids, [place], mask)[place].to(device, torch.float32)
-        counted, real = _counted(ids, mask, skip)
-        x = states[real.to(device)]
+        captured = capture(model, ids, [place], mask)[place].to(device, torch.float32)
+        counted, real = counted_tokens(ids, mask, skip)
+        x = captured[real.to(device)]
         whole.add(x, *own(x))
-        x = states[counted.to(device)]
+        x = captured[counted.to(device)]
         if len(x):
             without.add(x, *own(x))
             total += x.double().sum(0).cpu()
     if not without.tokens:
         raise UserError("evaluation: no held-out token (position 0 is left out)")
     figures = without.figures()
+    fired, dead_tokens = _firing(own, states, device)
+    silent = (without.fired == 0) & (fired == 0)
     mean = (total / without.tokens).to(device, torch.float32)
 
     coders: dict[str, Coder] = {}
@@ -190,8 +202,8 @@ def evaluate(
         "mean": lambda x: mean.expand_as(x),
         **{name: _scored(one, scores[name]) for name, one in coders.items()},
     }
-    losses = _losses(model, place, held, conditions, device, skip)
-    recovered = _recovered(losses)
+    losses = losses_of(model, place, held, conditions, device, skip)
+    recovered = recovered_from(losses)
     density = without.density().numpy()
     counts = np.histogram(density[density > 0], np.array(DENSITY_EDGES))[0]
     return Evaluation(
@@ -199,7 +211,10 @@ def evaluate(
         architecture=shape.architecture,
         d_hidden=shape.d_hidden,
         tokens=without.tokens,
-        **{name: figures[name] for name in ("l0", "dead_share", "explained_variance")},
+        l0=figures["l0"],
+        dead_share=float(silent.double().mean()),
+        dead_tokens=max(dead_tokens, without.tokens),
+        explained_variance=figures["explained_variance"],
         explained_variance_with_first=whole.figures()["explained_variance"],
         **{name: figures[name] for name in ("normalised_mse", "cosine")},
         ce_clean=losses["clean"][0],
@@ -240,6 +255,7 @@ def threshold_movement(history: pa.Table) -> dict[str, float] | None:
 _COLUMNS = {
     "l0": "L0",
     "dead_share": "dead",
+    "dead_tokens": "dead over",
     "explained_variance": "EV",
     "explained_variance_with_first": "EV with position 0",
     "normalised_mse": "NMSE",
@@ -280,16 +296,26 @@ def _taken(contexts: Text, batch_size: int, tokens: int | None, skip: bool) -> l
             part = slice(start, start + step)
             chosen = None if mask is None else mask[part]
             held.append((ids[part], chosen, None if documents is None else documents[part]))
-            count += int(_counted(ids[part], chosen, skip)[0].sum())
+            count += int(counted_tokens(ids[part], chosen, skip)[0].sum())
             if tokens is not None and count >= tokens:
                 return held
     return held
 
 
-def _counted(ids: Tensor, mask: Tensor | None, skip: bool) -> tuple[Tensor, Tensor]:
-    """(batch, T) of booleans: tokens that count (not the first of a context, to `skip`), all."""
-    real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
-    return real & (real.cumsum(1) > skip), real
+def _firing(
+    own: Learned, states: Iterable[Tensor] | None, device: torch.device
+) -> tuple[Tensor, int]:
+    """On how many of the first million states each feature fires, (F,), and of how many."""
+    fired, count = torch.zeros(own.features, dtype=torch.float64), 0
+    with progress("looking for dead features", None, "states") as bar:
+        for batch in () if states is None else states:
+            x = batch[: DEAD_TOKENS - count].to(device, torch.float32)
+            fired += own.dictionary.encode_sparse(x).fired().double().cpu()
+            count += len(x)
+            bar.update(count)
+            if count >= DEAD_TOKENS:
+                break
+    return fired, count
 
 
 def _scored(coder: Coder, score: Reconstruction) -> Callable[[Tensor], Tensor]:
@@ -299,87 +325,3 @@ def _scored(coder: Coder, score: Reconstruction) -> Callable[[Tensor], Tensor]:
         return reconstruction
 
     return rewritten
-
-
-def _losses(
-    model: Model,
-    site: Site,
-    held: Sequence[Batch],
-    conditions: dict[str, Callable[[Tensor], Tensor]],
-    device: torch.device,
-    skip: bool,
-) -> dict[str, tuple[float, float]]:
-    """Of `clean` and each condition: mean cross-entropy and KL(clean ‖ condition), nats."""
-    sums = {name: torch.zeros(2, dtype=torch.float64) for name in ("clean", *conditions)}
-    predicted = compared = 0
-    work = sum(ids.numel() for ids, _, _ in held)
-    with progress("splicing", work, "tokens") as bar:
-        for ids, mask, _ in held:
-            counted, real = _counted(ids, mask, skip)
-            # predictions from counted positions of the token after them, where there is one
-            follows = counted[:, :-1] & real[:, 1:]
-            targets = ids[:, 1:][follows]
-            clean = model.logits(ids, mask)
-            for name, condition in {"clean": None, **conditions}.items():
-                changes = {} if condition is None else {site: _change(condition, counted, device)}
-                with splice(model, changes) if changes else nullcontext():
-                    logits = clean if condition is None else model.logits(ids, mask)
-                places = counted.to(logits.device)
-                loss = _cross_entropy(logits[:, :-1][follows.to(logits.device)], targets)
-                divergence = (
-                    0.0 if condition is None else _divergence(clean[places], logits[places])
-                )
-                sums[name] += torch.tensor([loss, divergence], dtype=torch.float64)
-            predicted += len(targets)
-            compared += int(counted.sum())
-            bar.advance(ids.numel())
-    found = {}
-    for name, (loss, divergence) in sums.items():
-        known = model.causal and predicted
-        found[name] = (float(loss) / predicted if known else _NAN, float(divergence) / compared)
-    return found
-
-
-def _change(
-    condition: Callable[[Tensor], Tensor], where: Tensor, device: torch.device
-) -> Callable[[Tensor], Tensor]:
-    """`condition` applied to the states at `where` (batch, T); the others stay."""
-
-    def change(state: Tensor) -> Tensor:
-        written = state.clone()
-        chosen = where.to(state.device)
-        written[chosen] = condition(state[chosen].to(device, torch.float32)).to(written)
-        return written
-
-    return change
-
-
-def _cross_entropy(logits: Tensor, targets: Tensor) -> float:
-    total = 0.0
-    for part, wanted in zip(logits.split(_SLICE), targets.to(logits.device).split(_SLICE)):
-        total += float(F.cross_entropy(part.float(), wanted, reduction="none").double().sum())
-    return total
-
-
-def _divergence(clean: Tensor, other: Tensor) -> float:
-    """Σ over rows of KL(softmax(clean) ‖ softmax(other))."""
-    total = 0.0
-    for one, two in zip(clean.split(_SLICE), other.split(_SLICE)):
-        p, q = one.float().log_softmax(-1), two.float().log_softmax(-1)
-        total += float((p.exp() * (p - q)).double().sum())
-    return total
-
-
-def _recovered(losses: dict[str, tuple[float, float]]) -> dict[str, dict[str, float]]:
-    """`ce`, `ce_recovered`, `kl`, `kl_recovered` of each condition."""
-    clean, (zero, kl_zero) = losses["clean"][0], losses["zero"]
-    harm = zero - clean
-    found = {}
-    for name, (loss, kl) in losses.items():
-        found[name] = {
-            "ce": loss,
-            "ce_recovered": (zero - loss) / harm if harm > 0 or math.isnan(harm) else _NAN,
-            "kl": kl,
-            "kl_recovered": 1 - kl / kl_zero if kl_zero > 0 else _NAN,
-        }
-    return found

@@ -10,27 +10,23 @@ not done again; judging and reading are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from cutaway.activations.config import ExtractionConfig
-from cutaway.activations.extraction import extract, pack
+from cutaway.activations.extraction import extract, recorded
 from cutaway.activations.store import ActivationStore
-from cutaway.activations.stream import ActivationStream
 from cutaway.base import files, hardware
 from cutaway.base.display import notice
 from cutaway.base.errors import CutawayError, RunFailed, UserError
 from cutaway.dictionaries.base import Dictionary
 from cutaway.dictionaries.config import DictionaryConfig
-from cutaway.dictionaries.effects import require_model, site_of, skips_first
 from cutaway.dictionaries.evaluation import FILE as EVALUATION
-from cutaway.dictionaries.evaluation import Evaluation, evaluate
-from cutaway.dictionaries.features import Batch, read_features
+from cutaway.dictionaries.evaluation import Evaluation
+from cutaway.dictionaries.features import read_features
 from cutaway.dictionaries.features_table import Features
+from cutaway.dictionaries.judging import judge
 from cutaway.dictionaries.page import write_page
 from cutaway.nets.model import Model, ModelReference
 from cutaway.nets.reference import open_model
@@ -43,7 +39,6 @@ from cutaway.studies.train import train
 STORE, FEATURES = "activations", "features"
 # settings that the steps themselves give to each dictionary
 _GIVEN = ("activations", "layer", "streaming", "model")
-EVAL_TOKENS = 20_000
 READ_TOKENS = 1_000_000
 
 
@@ -56,12 +51,15 @@ def extracted(
 ) -> ActivationStore:
     """The store in `place`, extracted as `extraction` (fields of ExtractionConfig) says.
 
-    With `resume` an extraction that is there goes on, or is taken as it is. The dictionaries'
-    `settings` are checked first: a mistake in them is told before anything slow.
+    With `resume` an extraction that is there goes on, or is taken as it is; fields that are not
+    given are those it was begun with. The dictionaries' `settings` are checked first: a mistake in
+    them is told before anything slow.
     """
     config = checked(settings)
     going_on = resume and (place / record.FILE).is_file()
-    if not going_on:
+    if going_on:
+        extraction = {**recorded(place), **extraction}
+    else:
         files.require_writable(place)
         Run.require_free(place)
         asked = ExtractionConfig(**extraction)
@@ -87,23 +85,26 @@ def pipeline(
     model: str,
     out: str | Path,
     *,
-    data: str = "docstrings",
-    layers: str = "all",
-    tokens: int = 1_000_000,
+    data: str | None = None,
+    layers: str | None = None,
+    tokens: int | None = None,
     extraction: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     resume: bool = False,
 ) -> list[Evaluation]:
     """All of it; returns one evaluation per layer.
 
-    `extraction` and `settings` are further fields of ExtractionConfig and DictionaryConfig. A
+    `extraction` and `settings` are further fields of ExtractionConfig and DictionaryConfig; what is
+    not given has the former's defaults or, with `resume`, is as the extraction was begun. A
     layer whose training fails does not stop the others. Raises UserError for what cannot work,
     RunFailed where no dictionary could be trained.
     """
     out = Path(out)
-    asked = {"model": model, "data": data, "layers": layers, "tokens": tokens}
-    settings = dict(settings or {})
-    store = extracted(out / STORE, asked | dict(extraction or {}), settings, resume=resume)
+    given = {"data": data, "layers": layers, "tokens": tokens}
+    named = {name: value for name, value in given.items() if value is not None}
+    asked = {"model": model, **named, **(extraction or {})}
+    settings, layers = dict(settings or {}), layers or "all"
+    store = extracted(out / STORE, asked, settings, resume=resume)
     train_layers(store, out, layers, settings, resume=resume)
     return judge_layers(store, out, layers, device=settings.get("device", "auto"))
 
@@ -186,39 +187,6 @@ def judge_layers(
     return evaluations
 
 
-def judge(
-    dictionary: Dictionary,
-    folder: Path,
-    store: ActivationStore,
-    model: Model,
-    *,
-    tokens: int = EVAL_TOKENS,
-) -> Evaluation:
-    """Evaluate on the store's held-out text, with baselines; leaves `evaluation.json`."""
-    require_model(dictionary, store.reference, store.width)
-    history, share = None, 0.1
-    if (folder / record.FILE).is_file():
-        run = Run.open(folder)
-        history, share = run.read("history"), run.record.config["validation_fraction"]
-    states = ActivationStream(
-        store,
-        store.site(site_of(dictionary)),
-        4096,
-        validation_fraction=share,
-        skip_first=skips_first(dictionary),
-    )
-    found = evaluate(
-        dictionary,
-        model,
-        held_out(store, model, share),
-        tokens=tokens,
-        training=(_sound(states.batch(index), store) for index in range(16)),
-        history=history,
-    )
-    found.save(folder)
-    return found
-
-
 def read(
     dictionary: Dictionary,
     folder: Path,
@@ -233,54 +201,6 @@ def read(
     features.save(folder / FEATURES)
     write_page(features, folder / FEATURES)
     return features
-
-
-def held_out(store: ActivationStore, model: Model, share: float = 0.1) -> Iterator[Batch]:
-    """The contexts of a store's text with nothing of its train part, packed as the store's were.
-
-    They begin with the first whole context of the validation part for this `share`.
-    """
-    about = store.manifest["data"]
-    each = about["context_length"] - (about["bos"] is not None)
-    length = store.manifest["contexts"] * each
-    text = pack(
-        model, about["source"], length, about["context_length"], bos=about["bos"] is not None
-    )
-    if text.fingerprint != about["fingerprint"]:
-        raise UserError(f"{about['source']}: has changed since {store.path} was extracted from it")
-    begin = _context_from(store, store.split(share)[1].start)
-    if begin >= text.n_contexts:
-        raise UserError(
-            f"{store.path}: the last {share:.0%} holds no whole context to judge on; extract more "
-            "tokens"
-        )
-    step = max(1, 4096 // text.context_length)
-    for start in range(begin, text.n_contexts, step):
-        found = text.contexts(start, min(start + step, text.n_contexts))
-        yield torch.from_numpy(found.tokens), None, torch.from_numpy(found.documents)
-
-
-def _sound(states: Tensor, store: ActivationStore) -> Tensor:
-    if not states.isfinite().all():
-        raise UserError(
-            f"{store.path}: holds states that are not finite, which no extraction writes: damaged "
-            "(`cutaway runs verify` names the shard)"
-        )
-    return states
-
-
-def _context_from(store: ActivationStore, row: int) -> int:
-    """The first context that begins at this row or later."""
-    before = 0
-    for shard in store.manifest["shards"]:
-        first, last = shard["contexts"]
-        if row < before + shard["rows"]:
-            if shard["rows_left_out"]:  # where its contexts begin cannot be counted
-                return last
-            positions = store.positions(before, row)
-            return first + int((positions[1:] <= positions[:-1]).sum()) + bool(len(positions))
-        before += shard["rows"]
-    return store.manifest["contexts"]
 
 
 def chosen(store: ActivationStore, layers: str) -> list[Site]:
@@ -324,15 +244,19 @@ def name_of(reference: ModelReference) -> str:
 
 
 def model_of(store: ActivationStore, name: str | None = None, *, device: str = "auto") -> Model:
-    """The model a store is of, where it was or where `name` says; UserError for another one."""
+    """The model a store is of, where it was or where `name` says, in the dtype it was read in.
+
+    UserError for another one.
+    """
     step = "best" if store.reference.step is None else store.reference.step
+    how = {"device": device, "dtype": store.manifest.get("model_dtype", "auto")}
     model = None
     if name is not None:
         try:
-            model = open_model(name, step=step, device=device)
+            model = open_model(name, step=step, **how)
         except UserError:  # perhaps another run, which keeps other steps
-            model = open_model(name, device=device)
-    model = model or open_model(name_of(store.reference), step=step, device=device)
+            model = open_model(name, **how)
+    model = model or open_model(name_of(store.reference), step=step, **how)
     if not store.reference.same_model(model.reference):
         raise UserError(
             f"{store.path}: of {store.reference.id}, and {model.reference.id} has other weights or "

@@ -19,14 +19,22 @@ class Reconstruction:
 
     def __init__(self, width: int, features: int):
         self.tokens = 0
-        self._sums = torch.zeros(5, dtype=torch.float64)  # error, ‖x‖², nmse, cosine, active
-        self._total = torch.zeros(width, dtype=torch.float64)
+        self._sums = torch.zeros(
+            5, dtype=torch.float64
+        )  # error, ‖x − shift‖², nmse, cosine, active
+        self._shift: Tensor | None = None  # about the mean, so that Σ(x − x̄)² loses no digits
+        self._total = torch.zeros(width, dtype=torch.float64)  # of x less the shift
         self.fired = torch.zeros(features, dtype=torch.float64)
 
     @torch.no_grad()
     def add(self, x: Tensor, reconstruction: Tensor, codes: Codes) -> None:
         """(B, d) twice, and the features of the same tokens."""
+        if not len(x):
+            return
         x, reconstruction = x.float(), reconstruction.float()
+        if self._shift is None:
+            self._shift = x.double().mean(0).float()
+        moved = x - self._shift
         error = (x - reconstruction).square().sum(1)
         square = x.square().sum(1)
         product = torch.linalg.vecdot(x, reconstruction)
@@ -35,7 +43,7 @@ class Reconstruction:
         sums = torch.stack(
             [
                 error.double().sum(),
-                square.double().sum(),
+                moved.double().square().sum(),
                 (error / square.clamp(min=1e-30)).double().sum(),
                 (product / length).double().sum(),
                 fired.double().sum(),
@@ -43,14 +51,14 @@ class Reconstruction:
         )
         self.tokens += len(x)
         self._sums += sums.cpu()
-        self._total += x.double().sum(0).cpu()
+        self._total += moved.double().sum(0).cpu()
         self.fired += fired.double().cpu()
 
     def figures(self) -> dict[str, float]:
         """The figures by name."""
         n = self.tokens
-        error, square, normalised, cosine, active = (float(value) for value in self._sums)
-        spread = square - float(self._total.square().sum()) / n
+        error, moved, normalised, cosine, active = (float(value) for value in self._sums)
+        spread = moved - float(self._total.square().sum()) / n
         return {
             "loss": error / n,
             "explained_variance": 1 - error / spread if spread > 0 else float("nan"),

@@ -42,6 +42,7 @@ class _Source:
     reference: ModelReference
     sites: list[Site]
     parent: dict[str, Any]
+    about: dict[str, Any]  # of text and model, for who judges the dictionary
     notices: list[str]
 
 
@@ -111,17 +112,23 @@ def _source(configs: Sequence[DictionaryConfig]) -> _Source:
     )
     rows = open_stream(batch_size=1).rows
     batch_size = first.sized(store.width, rows).batch_size
-    parent = {
-        "kind": "activations",
-        "id": str(first.activations),
-        "sha256": sha256((store.path / MANIFEST).read_bytes()).hexdigest(),
-    }
+    digest = sha256((store.path / MANIFEST).read_bytes()).hexdigest()
+    parent = {"kind": "activations", "id": str(first.activations), "sha256": digest}
+    text = store.manifest["data"]
     return _Source(
         train=open_stream(batch_size=batch_size),
         validation=open_stream(batch_size=min(4096, first.eval_tokens), part="validation"),
         reference=store.reference,
         sites=sites,
         parent=parent,
+        about={
+            "text": text["source"],
+            "text_sha256": text["fingerprint"],
+            "context_length": text["context_length"],
+            "bos": text.get("bos") is not None,
+            "model_dtype": store.manifest.get("model_dtype", "auto"),
+            "states_sha256": digest,
+        },
         notices=[]
         if store.complete
         else [f"{store.path}: its extraction has not ended; {store.rows:,} rows are there"],
@@ -153,12 +160,20 @@ def _from_model(configs: Sequence[DictionaryConfig]) -> _Source:
     rows = open_stream(batch_size=1).rows
     batch_size = first.sized(model.width, rows).batch_size
     reference = model.reference
+    train = open_stream(batch_size=batch_size)
     return _Source(
-        train=open_stream(batch_size=batch_size),
+        train=train,
         validation=open_stream(batch_size=min(4096, first.eval_tokens), part="validation"),
         reference=reference,
         sites=sites,
         parent={"kind": "model", "id": reference.id, "sha256": reference.weights_sha256},
+        about={
+            "text": first.data,
+            "text_sha256": train.text.fingerprint,
+            "context_length": train.text.context_length,
+            "bos": train.text.bos is not None,
+            "model_dtype": str(model.dtype).removeprefix("torch."),
+        },
         notices=[],
     )
 
@@ -214,6 +229,8 @@ def _prepared(
             "site": str(site),
             "positions": "without 0" if config.skip_first else "all",
             "dtype": "float32",
+            "validation_fraction": config.validation_fraction,
+            **source.about,
         },
         "train_states": train.rows,
         "validation_states": sum(len(one) for one in held_out),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from cutaway.base.errors import RunFailed
-from cutaway.dictionaries.base import Dictionary, Step, TrainingHints
+from cutaway.dictionaries.base import Dictionary, TrainingHints
 from cutaway.dictionaries.control import Settings, SparsityState
 from cutaway.dictionaries.scores import Reconstruction
 from cutaway.training.config import LoopConfig
@@ -28,6 +29,20 @@ class States(Protocol):
     def batch(self, index: int) -> Tensor:
         """(batch_size, d), a pure function of the index."""
         ...
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is kept of a part of a batch until the step is done: its codes would be megabytes.
+
+    `fired` (F,): tokens each feature fired on, of `count`; `l0` (): features per token; `notes` for
+    the architecture's `learn`.
+    """
+
+    fired: Tensor
+    l0: Tensor
+    notes: dict[str, Tensor]
+    count: int
 
 
 class DictionaryTask(Task):
@@ -56,11 +71,11 @@ class DictionaryTask(Task):
         self.separable = not dictionary.couples and settings.sparsity != "target"
         self.units_per_step = train.batch_size
         self.control = SparsityState(dictionary.shape.d_hidden, settings)
-        self._steps: list[tuple[Step, int]] = []
+        self._seen: list[_Seen] = []
 
     def batch(self, step: int, part: Part = WHOLE) -> Tensor:
         if part.index == 0:
-            self._steps.clear()
+            self._seen.clear()
         whole = self.train_states.batch(step)
         place = self.model.decoder_weight
         return whole[part.slice(len(whole))].to(place.device, non_blocking=True)
@@ -77,12 +92,15 @@ class DictionaryTask(Task):
         )
         step = self.model.step(x, hints)
         error = (x - step.reconstruction).square().sum() / len(x)
-        self._steps.append((step, len(x)))
+        seen = _Seen(step.codes.fired(), step.codes.per_token(), step.notes, len(x))
+        self._seen.append(seen)
+        losses = {"reconstruction_loss": error, **step.losses}
+        told = {name: value.detach() for name, value in losses.items()}
 
         def parts() -> Mapping[str, Tensor]:
-            figures = {"reconstruction_loss": error, **step.losses}
-            figures["l0"] = step.codes.per_token().float()
-            figures["normalised_mse"] = error / (x.square().sum() / len(x))
+            figures = dict(told)
+            figures["l0"] = seen.l0.float()
+            figures["normalised_mse"] = told["reconstruction_loss"] / (x.square().sum() / len(x))
             figures["dead_share"] = self.control.dead_share()
             figures["sparsity_weight"] = self.control.sparsity_weight.clone()
             if hasattr(self.model, "threshold"):
@@ -95,17 +113,17 @@ class DictionaryTask(Task):
     @torch.no_grad()
     def after_step(self, step: int) -> None:
         self.model.normalise()
-        tokens = sum(count for _, count in self._steps)
-        fired = sum(one.codes.fired() for one, _ in self._steps)
-        l0 = sum(one.codes.per_token() * count for one, count in self._steps) / tokens
+        tokens = sum(one.count for one in self._seen)
+        fired = sum(one.fired for one in self._seen)
+        l0 = sum(one.l0 * one.count for one in self._seen) / tokens
         self.control.update(fired, l0.float(), tokens)
-        for one, _ in self._steps:
+        for one in self._seen:
             self.model.learn(one.notes)
         self.model.wake(self.control.silent_for_long())
         push = self.control.push()
         if push is not None:
             self.model.push(push)
-        self._steps.clear()
+        self._seen.clear()
 
     def evaluate(self) -> dict[str, Tensor | float]:
         """Figures of the held-out states; a dictionary none of whose features fires has failed."""
@@ -150,7 +168,7 @@ class DictionaryStack(Task):
     def batch(self, step: int, part: Part = WHOLE) -> Tensor:
         if part.index == 0:
             for task in self.tasks:
-                task._steps.clear()
+                task._seen.clear()
         whole = self.train_states.batch(step)
         chosen = part.slice(whole.shape[-2])
         place = self.tasks[0].model.decoder_weight

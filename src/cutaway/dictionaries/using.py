@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cutaway.activations.extraction import pack
 from cutaway.activations.store import ActivationStore
 from cutaway.base.errors import UserError
-from cutaway.dictionaries import pipeline
+from cutaway.dictionaries import judging, pipeline
 from cutaway.dictionaries.base import Dictionary
 from cutaway.dictionaries.effects import require_model, site_of
-from cutaway.dictionaries.evaluation import Evaluation, evaluate
+from cutaway.dictionaries.evaluation import Evaluation
 from cutaway.dictionaries.features import read_features
 from cutaway.dictionaries.features_table import Features
 from cutaway.nets.model import Model, ModelReference
@@ -37,6 +37,7 @@ def opened(
 ) -> tuple[Dictionary, Model]:
     """A dictionary and its model: the one named, else the one it was trained on.
 
+    The model computes in the dtype its states had, in the store named or in training.
     UserError, before anything slow, where these or what else is named do not go together.
     """
     dictionary = Dictionary.load(path)
@@ -45,19 +46,24 @@ def opened(
     if feature is not None and not 0 <= feature < dictionary.shape.d_hidden:
         last = dictionary.shape.d_hidden - 1
         raise UserError(f"feature = {feature}: the dictionary has features 0 to {last}")
+    dtype = dictionary.metadata.get("model_dtype")
     if activations is not None:
         store = ActivationStore(activations)
         require_model(dictionary, store.reference, store.width)
         store.site(site_of(dictionary))
+        dtype = store.manifest.get("model_dtype")
+    elif dtype is None and (store := store_of(path, None)) is not None:
+        dtype = store.manifest.get("model_dtype")
+    dtype = dtype or "auto"
     recorded = dictionary.metadata.get("reference")
     if model is None and recorded is None:
         raise UserError(f"{path}: names no model; say which, with --model")
     if model is not None:
-        network = open_model(model)
+        network = open_model(model, dtype=dtype)
     else:
         reference = ModelReference.from_json(recorded)
         step = "best" if reference.step is None else reference.step
-        network = open_model(pipeline.name_of(reference), step=step)
+        network = open_model(pipeline.name_of(reference), step=step, dtype=dtype)
     require_model(dictionary, network.reference, network.width)
     network.site(site_of(dictionary))
     return dictionary, network
@@ -82,17 +88,32 @@ def evaluated(
     activations: Path | None,
     tokens: int,
 ) -> Evaluation:
-    """`pipeline.judge` of one folder, on its own held-out text or on other text."""
+    """The dictionary judged on its own held-out text, or on the text or store named (`judging`)."""
     dictionary, network = opened(path, model, data=data, activations=activations)
     store = store_of(path, activations)
-    if data is None and store is not None:
-        return pipeline.judge(dictionary, home(path), store, network, tokens=tokens)
-    if data is None:
-        raise UserError(f"{path}: its hidden states are gone; name text with --data")
-    text = pack(network, data, tokens, None, bos=False)
-    found = evaluate(dictionary, network, text, tokens=tokens)
-    found.save(home(path))
-    return found
+    folder = home(path)
+    if data is not None:
+        return judging.judge_text(dictionary, folder, network, data, tokens=tokens)
+    if store is not None:
+        return judging.judge(dictionary, folder, store, network, tokens=tokens)
+    if (folder / record.FILE).is_file():
+        config = Run.open(folder).record.config
+        if config.get("streaming"):
+            return judging.judge_streamed(dictionary, folder, config, network, tokens=tokens)
+    raise UserError(f"{path}: its hidden states are gone; name text with --data")
+
+
+def keep(evaluations: Sequence[Evaluation], dictionaries: Sequence[Path], out: Path) -> None:
+    """Write every `evaluation.json` under `out`: there, or where they are several in folders."""
+    names: list[str] = []
+    for path in dictionaries:
+        name, number = home(path).absolute().name, 1
+        while name in names:
+            number += 1
+            name = f"{home(path).absolute().name}-{number}"
+        names.append(name)
+    for found, name in zip(evaluations, names, strict=True):
+        found.save(out if len(names) == 1 else out / name)
 
 
 def read(
@@ -113,7 +134,7 @@ def read(
     store = store_of(path, activations) if data is None else None
     text: Any = store
     if text is None:
-        text = pack(network, data or "docstrings", tokens, None, bos=False)
+        text = judging.packed_as_trained(dictionary, network, data or "docstrings", tokens)
     return read_features(dictionary, network, text, tokens=tokens, examples=examples)
 
 

@@ -40,9 +40,11 @@ class BatchTopK(Dictionary):
 
     @torch.no_grad()
     def learn(self, notes: dict[str, Tensor]) -> None:
-        self.batches_seen += 1
-        share = torch.clamp(1 / self.batches_seen, min=1 - _MEMORY)
-        self.threshold.lerp_(notes["smallest"].to(self.threshold.dtype), share)
+        smallest = notes["smallest"].to(self.threshold.dtype)
+        kept = smallest > 0  # a batch in which nothing was positive says nothing
+        self.batches_seen += kept
+        share = torch.clamp(1 / self.batches_seen.clamp(min=1), min=1 - _MEMORY)
+        self.threshold.lerp_(smallest, share * kept)
 
     def start(self, x: Tensor, target_l0: float) -> None:
         super().start(x, target_l0)

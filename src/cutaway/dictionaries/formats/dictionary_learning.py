@@ -127,8 +127,9 @@ def _matrices(theirs: str, tensors: dict[str, Tensor], path: Path) -> tuple[Tens
         expected[name] = (width,) if ours == "decoder_bias" else (features,)
     if theirs in ("BatchTopKSAE", "MatryoshkaBatchTopKSAE"):
         expected["threshold"] = ()
-    if theirs == "MatryoshkaBatchTopKSAE" and "group_sizes" in tensors:
-        expected["group_sizes"] = (tensors["group_sizes"].numel(),)
+    if theirs == "MatryoshkaBatchTopKSAE":  # any number of them
+        sizes = tensors.get("group_sizes", tensors[first])
+        expected["group_sizes"] = (sizes.numel(),)
     own.require_tensors(path, tensors, expected, ignored=("k", "threshold"))
     if theirs in _PLAIN:
         return tensors[first].T, tensors[second]

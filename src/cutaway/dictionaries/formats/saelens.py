@@ -129,6 +129,7 @@ def read(path: Path) -> Dictionary:
     """
     folder = path.parent if path.is_file() else path
     config, place = own.read_json(folder / CONFIG), folder / TENSORS
+    _require_types(config, folder / CONFIG)
     theirs = _architecture(config, folder / CONFIG)
     tensors = {name: value.float() for name, value in own.read_tensors(place).items()}
     _drop_leftovers(tensors, place)
@@ -156,6 +157,40 @@ def read(path: Path) -> Dictionary:
         input_scale=_input_scale(config, folder),
     )
     return own.from_foreign(foreign, place, _about(config, folder))
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("architecture", "activation_fn", "activation_fn_str"), (str,)),
+    **dict.fromkeys(("hook_name", "hook_point"), (str,)),
+    **dict.fromkeys(("d_in", "d_sae"), (int,)),
+    **dict.fromkeys(("metadata", "activation_fn_kwargs"), (dict,)),
+    "normalize_activations": (str, bool),
+    "matryoshka_widths": (list,),
+}
+_NAMES: dict[type, str] = {
+    str: "text",
+    int: "a whole number",
+    dict: "an object",
+    bool: "true or false",
+    list: "a list",
+}
+
+
+def _require_types(config: dict[str, Any], path: Path) -> None:
+    """UserError for a setting of another type than any SAELens wrote; null is none."""
+    for name, kinds in _TYPES.items():
+        value = config.get(name)
+        if value is not None and type(value) not in kinds:
+            expected = " or ".join(_NAMES[kind] for kind in kinds)
+            raise UserError(f"{path}: {name} = {value!r}: expected {expected}")
+    metadata = config.get("metadata") or {}
+    for name, kind in (("hook_name", str), ("hook_point", str), ("cutaway", dict)):
+        value = metadata.get(name)
+        if value is not None and type(value) is not kind:
+            raise UserError(f"{path}: metadata.{name} = {value!r}: expected {_NAMES[kind]}")
+    if not all(type(width) is int for width in config.get("matryoshka_widths") or ()):
+        widths = config["matryoshka_widths"]
+        raise UserError(f"{path}: matryoshka_widths = {widths!r}: expected whole numbers")
 
 
 def _architecture(config: dict[str, Any], path: Path) -> str:

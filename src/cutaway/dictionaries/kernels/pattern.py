@@ -63,9 +63,9 @@ def select(
     rows, features = x.shape[0], weight.shape[0]
     x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
     places, values = [], []
-    chunk = CHUNK if x.device.type == "cpu" else rows
+    chunk = CHUNK if x.device.type == "cpu" else max(1, rows)
     buffer = x.new_empty(min(chunk, rows), features)
-    for start in range(0, rows, chunk):
+    for start in range(0, max(1, rows), chunk):  # once for no rows, which choose nothing
         part = x[start : start + chunk]
         z = torch.addmm(bias, part, weight.T, out=buffer[: len(part)])
         flat = choose(z)
