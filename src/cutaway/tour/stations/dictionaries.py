@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 TWIN = "docstrings-tiny-gpt2"
 PROMPT = "Return the name of the"
-TOKENS, STEPS = 200_000, 2500
+TOKENS, STEPS = 200_000, 1500
 _SHOWN = 8
 _OFTEN = 100  # tokens a feature shown has fired on
 
