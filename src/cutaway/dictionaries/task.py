@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -239,9 +239,6 @@ class PerMember:
     def load(self, states: Sequence[Mapping[str, Tensor]]) -> None:
         for one, state in zip(self.updaters, states):
             one.load([state])
-
-
-Form = Literal["step", "target", "tanh"]
 
 
 def _stacked(figures: Sequence[Mapping[str, Tensor | float]]) -> dict[str, Tensor]:

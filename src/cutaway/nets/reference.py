@@ -61,7 +61,7 @@ def load(run: str | Path, *, step: int | str = "best", device: str = "auto") -> 
     description = opened.record.resolved.get("architecture")
     if description is None:
         raise UserError(f"{run}: this run's record names no architecture to load")
-    checkpoint = _checkpoint(opened, step)
+    checkpoint = checkpoint_of(opened, step)
     model = build(description)
     model.load_state_dict(checkpoint.tensors["model"])
     folder = opened.path / "tokenizer"
@@ -223,7 +223,11 @@ def _sha256(path: Path, mtime_ns: int, size: int) -> str:
     return files.sha256(path)
 
 
-def _checkpoint(run: Run, wanted: int | str) -> Checkpoint:
+def checkpoint_of(run: Run, wanted: int | str) -> Checkpoint:
+    """The weights a user means by `best`, `last` or a step that was kept.
+
+    Where the best or last is damaged the newest intact one is taken, with a notice.
+    """
     from cutaway.runs.checkpoint import DamagedCheckpoint
 
     kept = run.checkpoints.steps()

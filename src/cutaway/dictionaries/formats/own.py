@@ -20,15 +20,13 @@ import torch
 from torch import Tensor
 
 from cutaway.base import files, hardware
-from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.dictionaries.base import Dictionary, DictionaryShape
 from cutaway.dictionaries.formats import formats_of, module_of
 from cutaway.dictionaries.registry import ARCHITECTURES, build
 
 if TYPE_CHECKING:
-    from cutaway.runs.checkpoint import Checkpoint
-    from cutaway.runs.folder import Run
+    pass
 
 FORMAT = 1
 TENSORS, DESCRIPTION, RUN = "dictionary.safetensors", "dictionary.json", "run.json"
@@ -237,6 +235,7 @@ def _shape(content: Any, path: Path) -> DictionaryShape:
 
 
 def _of_run(path: Path, step: int | str) -> Dictionary:
+    from cutaway.nets.reference import checkpoint_of
     from cutaway.runs.folder import Run
 
     run = Run.open(path)
@@ -246,33 +245,12 @@ def _of_run(path: Path, step: int | str) -> Dictionary:
     if not isinstance(about, dict):
         raise UserError(f"{path / RUN}: names no dictionary (resolved.dictionary = {about!r})")
     shape = _shape(about.get("shape"), path / RUN)
-    checkpoint = _checkpoint(run, int(step) if str(step).isdigit() else step)
+    checkpoint = checkpoint_of(run, int(step) if str(step).isdigit() else step)
     place = checkpoint.path / "model.safetensors"
     dictionary = _filled(shape, checkpoint.tensors["model"], place)
     origin = {"run": str(run.path), "step": checkpoint.step}
     dictionary.metadata = describe(dictionary, {**about, **origin})
     return dictionary
-
-
-def _checkpoint(run: Run, wanted: int | str) -> Checkpoint:
-    """The checkpoint meant; where the best or last is damaged, the newest intact one."""
-    from cutaway.runs.checkpoint import DamagedCheckpoint
-
-    kept = run.checkpoints.steps()
-    if not kept:
-        raise UserError(f"{run.path}: no checkpoint was written yet")
-    if wanted not in ("best", "last"):
-        if wanted not in kept:
-            there = ", ".join(map(str, kept))
-            raise UserError(f"step = {wanted}: {run.path} keeps checkpoints of steps {there}")
-        return run.checkpoints.load(int(wanted), groups=["model"])
-    first = run.checkpoints.best() if wanted == "best" else None
-    for step in dict.fromkeys([*([] if first is None else [first]), *reversed(kept)]):
-        try:
-            return run.checkpoints.load(step, groups=["model"])
-        except DamagedCheckpoint as error:
-            notice(f"{error}; taking another checkpoint")
-    raise UserError(f"{run.path}: no checkpoint left intact")
 
 
 # -- files -----------------------------------------------------------------------------------------
