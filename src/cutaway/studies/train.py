@@ -17,6 +17,7 @@ from cutaway.runs.sinks import Sink
 from cutaway.studies.registry import config_of, study_of
 from cutaway.studies.settings import StudyConfig, resolve
 from cutaway.studies.study import Prepared
+from cutaway.studies.unmoved import unmoved
 from cutaway.training.config import LoopConfig
 
 _ADVICE = "note: "  # how a line of advice begins in a record's notices
@@ -177,7 +178,9 @@ def _fit(
 
 def advise(study: str, config: StudyConfig, run: Run) -> None:
     """What the finished run shows that its owner should know, told and kept in its record."""
-    advice = [_ADVICE + line for line in study_of(study).advise(run, config)]
+    history = run.read("history")
+    lines = [] if history is None else unmoved(history)
+    advice = [_ADVICE + line for line in (*lines, *study_of(study).advise(run, config))]
     for line in advice:
         notice(line)
     # what was said when the run ended earlier than now no longer holds

@@ -11,6 +11,7 @@ from torch import Tensor
 from cutaway.base import hardware
 from cutaway.base.errors import RunFailed
 from cutaway.base.seeds import stream
+from cutaway.training.batches import is_empty
 from cutaway.training.precision import autocast
 from cutaway.training.task import Loss, Part, Task
 from cutaway.training.updaters import Updater
@@ -65,6 +66,8 @@ class Gradients:
         means: dict[str, Tensor] = {}
         for index in range(self.parts):
             batch = self.task.batch(step, Part(index, self.parts))
+            if is_empty(batch):
+                raise RunFailed("the data source gave an empty batch", step)
             with autocast(self.device, self.precision):
                 loss = self.compute_loss(batch)
             weight = 1 / self.parts if loss.weight is None else loss.weight

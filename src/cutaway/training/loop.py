@@ -17,6 +17,7 @@ from torch import Tensor
 from cutaway.base import hardware
 from cutaway.base.errors import Interrupted, RunFailed, UserError
 from cutaway.base.progress import Progress, progress
+from cutaway.training.batches import DESCRIBED, described
 from cutaway.training.config import LoopConfig
 from cutaway.training.gradients import Gradients
 from cutaway.training.guards import FiniteGuard, Stop, at_most, reason, repeatable
@@ -71,6 +72,8 @@ def fit(
         if isinstance(error, UserError) and not fitting.attempted:
             raise  # nothing had started: the request was wrong, and the caller puts the run back
         failure = error if isinstance(error, RunFailed) else RunFailed(reason(error), fitting.step)
+        if fitting.attempted and not fitting.step:
+            failure = RunFailed(f"trained zero steps: {failure.reason}", failure.step)
         if not fitting.attempted:
             failure.exit_code = UserError.exit_code
         if failure.step is not None:
@@ -151,6 +154,8 @@ class _Fitting:
             rates = [learning_rate(own, step) for own in self.configs]
             recorded = bool(marked) or observer.due(step)
             batch, loss = self.gradients.compute(step, recorded)
+            if step < DESCRIBED:
+                self.describe(step, batch)
             norm = self.updater.clip()
             if self.guard.watch(step, loss.total, norm):
                 self.drop(self.guard.failures())
@@ -166,6 +171,14 @@ class _Fitting:
             self.updater.step(rates)
             self.task.after_step(step)
             observer.show(bar, step + 1)
+
+    def describe(self, step: int, batch: object) -> None:
+        """Shapes and sizes of the first batches, in every run's record."""
+        about = described(step, batch)
+        for run in self.runs:
+            before = run.record.resolved.get("first_batches", [])
+            kept = [one for one in before if one["step"] < step]
+            run.record.resolved["first_batches"] = [*kept, about]
 
     def flush(self) -> None:
         self.drop(self.guard.failures())
