@@ -50,6 +50,10 @@ def test_gradients_of_a_parameter_at_every_entry_are_those_of_its_values(pattern
     assert gradcheck(lambda p: sparse.PerFeature.apply(p, pattern), (doubles(F),))
 
 
+def test_gradients_of_row_sums_are_those_of_their_values(pattern: Pattern):
+    assert gradcheck(lambda v: sparse.PerRow.apply(v, pattern), (doubles(len(pattern)),))
+
+
 def test_sparse_sums_are_those_of_the_dense_matrix(pattern: Pattern):
     values = doubles(len(pattern)).detach()
     dense = torch.zeros(B * F, dtype=torch.float64).index_put((pattern.flat,), values).view(B, F)

@@ -121,8 +121,7 @@ class SparseCodes:
         return sparse.SparseDecode.apply(self.values, weight, self.pattern)
 
     def row_sums(self) -> Tensor:
-        empty = self.values.new_zeros(self.shape[0])
-        return empty.index_add(0, self.pattern.rows, self.values)
+        return sparse.PerRow.apply(self.values, self.pattern)
 
     @torch.no_grad()
     def fired(self) -> Tensor:

@@ -50,6 +50,8 @@ class SparsityState(nn.Module):
         # the share of entries from which on the dense way is the faster one: float32, bfloat16
         share = {"sparse": 2.0, "dense": -1.0, "auto": 0.05}[settings.kernels]
         self.register_buffer("break_even", torch.full((2,), share))
+        # `silent` as last seen here, and what none of it exceeds
+        self._known: tuple[Tensor, int, int] | None = None
 
     def set_break_even(self, measured: Mapping[str, float]) -> None:
         """Take what was measured for each precision."""
@@ -58,14 +60,26 @@ class SparsityState(nn.Module):
                 self.break_even[place] = measured[precision]
 
     def dense(self, features: int) -> bool:
-        """Whether the next step is worked densely."""
+        """Whether the next step is worked densely.
+
+        Where that is measured, the host waits here for a GPU to have ended the step before.
+        """
+        if self.settings.kernels != "auto":
+            return self.settings.kernels == "dense"
         narrow = torch.is_autocast_enabled(self.l0_average.device.type)
         return bool(self.l0_average > self.break_even[int(narrow)] * features)
 
     def dead(self) -> Tensor | None:
-        """Which features have been silent for too long, (F,); None where none has."""
-        dead = self.silent_for_long()
-        return dead if bool(dead.any()) else None
+        """Which features have been silent for too long, (F,); None where none has.
+
+        To ask a GPU is to wait for it. As silence grows by a step's tokens and no more, an answer
+        says how soon the first feature can be dead, and until then nothing is asked.
+        """
+        longest = self._longest()
+        if longest is None or longest > self.settings.dead_after:
+            longest = int(self.silent.max())
+            self._know(longest)
+        return self.silent_for_long() if longest > self.settings.dead_after else None
 
     def silent_for_long(self) -> Tensor:
         """The same without asking whether there are any, for which a GPU would have to wait."""
@@ -76,7 +90,10 @@ class SparsityState(nn.Module):
 
     def update(self, fired: Tensor, l0: Tensor, tokens: int) -> None:
         """After a step: `fired` (F,) tokens each feature fired on, of so many."""
+        longest = self._longest()
         self.silent.add_(tokens).masked_fill_(fired > 0, 0)
+        if longest is not None:
+            self._know(longest + tokens)
         self.l0_average.lerp_(l0, 1 - _MEMORY)
         if self.settings.controlled:
             # the price rises while there are too many, by at most a gain's worth a step
@@ -92,6 +109,16 @@ class SparsityState(nn.Module):
             return None
         off = self._off()
         return torch.exp(_PUSH * torch.where(off.abs() > _NEAR, off, 0.0))
+
+    def _know(self, longest: int) -> None:
+        self._known = self.silent, self.silent._version, longest
+
+    def _longest(self) -> int | None:
+        """What no feature's silence exceeds; None where others wrote to it, as a checkpoint does."""
+        if self._known is None:
+            return None
+        silent, version, longest = self._known
+        return longest if silent is self.silent and silent._version == version else None
 
     def _off(self) -> Tensor:
         """log(L0 / L0*), at most 1 either way."""

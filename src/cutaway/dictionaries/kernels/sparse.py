@@ -2,12 +2,15 @@
 
 At 64 of 4096 features a dense step spends 98 % of its arithmetic on zeros. Here one dense product
 says which entries matter (`pattern.select`); everything after it touches those alone: sums of
-rows (`embedding_bag`) and inner products of rows (`sampled_addmm`).
+rows and inner products of rows. On a GPU they are Triton's (`triton_sums`), on a CPU and where
+there is no Triton torch's (`embedding_bag`, `sampled_addmm`).
 """
 
 from __future__ import annotations
 
 import warnings
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -84,29 +87,66 @@ class PerFeature(torch.autograd.Function):
         return feature_sums(gradient, ctx.pattern), None
 
 
+class PerRow(torch.autograd.Function):
+    """Sum of each row's values, (nnz,) → (B,); backward hands a row's gradient to its entries."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, pattern: Pattern) -> Tensor:
+        ctx.pattern = pattern
+        return row_sums(values, pattern)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return gradient[ctx.pattern.rows], None
+
+
+@cache
+def triton_for(device: torch.device) -> ModuleType | None:
+    """The kernels to work with on this device: of a GPU whose Triton gives what torch gives."""
+    if device.type != "cuda":
+        return None
+    try:
+        from cutaway.dictionaries.kernels import triton_sums
+
+        triton_sums.check(device)
+    except ImportError:
+        return None
+    except Exception as error:  # no C compiler, a GPU that is too old, a driver that is, ...
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        warnings.warn(
+            f"{device}: Triton's kernels do not work here, torch's are used ({said})", stacklevel=2
+        )
+        return None
+    return triton_sums
+
+
 def sum_by_row(values: Tensor, weight: Tensor, pattern: Pattern) -> Tensor:
     """Σ over a row's entries of value · weight[feature]: (B, d)."""
-    return F.embedding_bag(
-        *(pattern.features, weight, pattern.offsets),
-        mode="sum",
-        per_sample_weights=values.to(weight.dtype),
-        include_last_offset=True,
-    )
+    return _sum_rows(values, weight, pattern.features, pattern.offsets)
 
 
 def sum_by_feature(values: Tensor, states: Tensor, pattern: Pattern) -> Tensor:
     """Σ over a feature's entries of value · states[row]: (F, d)."""
     order, rows, offsets = pattern.by_feature
+    return _sum_rows(values[order], states, rows, offsets)
+
+
+def _sum_rows(values: Tensor, table: Tensor, places: Tensor, offsets: Tensor) -> Tensor:
+    if kernels := triton_for(table.device):
+        return kernels.sum_rows(values, table, places, offsets)
     return F.embedding_bag(
-        *(rows, states, offsets),
+        *(places, table, offsets),
         mode="sum",
-        per_sample_weights=values[order].to(states.dtype),
+        per_sample_weights=values.to(table.dtype),
         include_last_offset=True,
     )
 
 
 def feature_sums(values: Tensor, pattern: Pattern) -> Tensor:
     """Σ over a feature's entries of their values: (F,)."""
+    if kernels := triton_for(values.device):
+        order, _, offsets = pattern.by_feature
+        return kernels.sum_values(values[order], offsets)
     if values.device.type == "cpu":
         return torch.bincount(pattern.features, values, pattern.shape[1]).to(values.dtype)
     return values.new_zeros(pattern.shape[1]).index_add_(0, pattern.features, values)
@@ -114,6 +154,8 @@ def feature_sums(values: Tensor, pattern: Pattern) -> Tensor:
 
 def row_sums(values: Tensor, pattern: Pattern) -> Tensor:
     """Σ over a row's entries of their values: (B,)."""
+    if kernels := triton_for(values.device):
+        return kernels.sum_values(values, pattern.offsets)
     if values.device.type == "cpu":
         return torch.bincount(pattern.rows, values, pattern.shape[0]).to(values.dtype)
     return values.new_zeros(pattern.shape[0]).index_add_(0, pattern.rows, values)
@@ -121,6 +163,8 @@ def row_sums(values: Tensor, pattern: Pattern) -> Tensor:
 
 def inner(states: Tensor, weight: Tensor, pattern: Pattern) -> Tensor:
     """⟨states[row], weight[feature]⟩ of each entry, (nnz,)."""
+    if kernels := triton_for(states.device):
+        return kernels.inner(states, weight, pattern.rows, pattern.features)
     if states.device.type == "cpu" and states.dtype == torch.float32:
         ones = states.new_ones(len(pattern))
         where = torch.sparse_csr_tensor(
