@@ -17,14 +17,16 @@ import torch
 from cutaway.dictionaries.base import DictionaryShape
 from cutaway.dictionaries.control import Settings
 from cutaway.dictionaries.registry import build
-from cutaway.dictionaries.synthetic import SyntheticStream, Truth, matched_f1, recovery
+from cutaway.dictionaries.synthetic.measures import matched_f1, recovery
+from cutaway.dictionaries.synthetic.stream import SyntheticStream
+from cutaway.dictionaries.synthetic.truth import Superposition
 from cutaway.dictionaries.task import DictionaryTask
 from cutaway.training.config import LoopConfig
 from cutaway.training.task import Part
 from cutaway.training.updaters import AdamW
 
 WIDTH, FEATURES, ACTIVE, BATCH, RATE = 32, 48, 2, 256, 1e-2
-TRUTH = Truth(FEATURES, WIDTH, ACTIVE)
+TRUTH = Superposition(FEATURES, WIDTH, ACTIVE)
 STREAM = SyntheticStream(TRUTH, BATCH, seed=1)
 HELD_OUT = [SyntheticStream(TRUTH, 2048, seed=2).batch(0)]
 

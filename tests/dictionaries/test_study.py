@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -175,6 +176,21 @@ def test_two_targets_on_one_stream_equal_each_alone(small, tmp_path) -> None:
         assert_close(stacked, train("dictionary", config, tmp_path / f"a{config.target_l0:g}"))
 
 
+@pytest.mark.parametrize("first", ["jumprelu", "relu"])
+def test_architectures_trained_side_by_side_record_their_own_figures(
+    small, tmp_path, first: str
+) -> None:
+    names = [first, "relu" if first == "jumprelu" else "jumprelu"]
+    configs = [small(architecture=name, max_steps=20) for name in names]
+    together = train_together("dictionary", configs, [tmp_path / name for name in names])
+    for name, config, stacked in zip(names, configs, together):
+        alone = train("dictionary", config, tmp_path / f"{name}-alone")
+        there, here = stacked.read().to_pylist()[-1], alone.read().to_pylist()[-1]
+        for column in ("encoder_decoder_cosine", "threshold_low", "threshold_high"):
+            expected = pytest.approx(here.get(column, math.nan), rel=1e-5, nan_ok=True)
+            assert there[column] == expected
+
+
 def test_a_member_of_another_width_is_refused(small, tmp_path) -> None:
     configs = [small(), small(d_model=32)]
     with pytest.raises(UserError, match="d_model = 32: the states are 16 wide"):
@@ -255,6 +271,22 @@ def test_a_dictionary_that_dies_is_a_failed_run(
     assert 0 < len(steps) < 400
 
 
+def test_a_dictionary_that_dies_beside_others_says_why_as_it_does_alone(small, tmp_path) -> None:
+    dying = {"architecture": "relu", "lambda_sparse": 1e5, "learning_rate": 0.02}
+    steps = {"max_steps": 120, "eval_every": 5}
+    config = small(**dying, **steps, target_l0=None, dead_after=10**9)
+    runs = train_together(
+        "dictionary", [small(**steps), config], [tmp_path / "lives", tmp_path / "dies"]
+    )
+    assert [run.record.status for run in runs] == ["done", "failed"]
+    with pytest.raises(RunFailed, match="no feature is active on any held-out token"):
+        train("dictionary", config, tmp_path / "alone")
+    alone = Run.open(tmp_path / "alone")
+    assert runs[1].record.reason == alone.record.reason
+    assert runs[1].record.steps_attempted == alone.record.steps_attempted > 1
+    assert runs[1].read()["step"].equals(alone.read()["step"])
+
+
 def test_a_threshold_no_state_reaches_is_refused(small, tmp_path) -> None:
     with pytest.raises(UserError, match=r"threshold = 1e\+06: no feature is active on any of"):
         train("dictionary", small(threshold=1e6), tmp_path / "run")
@@ -296,6 +328,8 @@ def test_a_batch_that_cannot_be_cut_fails_with_the_reason(small, tmp_path, monke
         train("dictionary", small(architecture="batch_topk"), tmp_path / "run")
     record = Run.open(tmp_path / "run").record
     assert (record.status, record.steps_attempted) == ("failed", 3)
+    assert record.reason.endswith("give a smaller batch_size")
+    assert "\n" not in record.reason
     assert memory.sizes == [64, 64, 64]
 
 
@@ -340,11 +374,11 @@ def test_one_that_comes_up_later_fails_the_run(
     activations: Path, tmp_path: Path, monkeypatch, small
 ) -> None:
     """The start is set from a sample; what lies beyond it is met in training."""
-    from cutaway.dictionaries import study
+    from cutaway.dictionaries import sources
 
     store = ActivationStore(shutil.copytree(activations, tmp_path / "store"))
     spoil(store, 100, 101)
-    monkeypatch.setattr(study, "SAMPLE", 64)
+    monkeypatch.setattr(sources, "SAMPLE", 64)
     config = small(activations=str(store.path), max_steps=400, data_seed=3)
     with pytest.raises(RunFailed, match="non-finite at step"):
         train("dictionary", config, tmp_path / "run")

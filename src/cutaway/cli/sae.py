@@ -177,7 +177,7 @@ def evaluate(
     if out is not None:
         files.require_writable(out)
     for one in dictionaries[1:]:  # a mistake in the last is told before the first is judged
-        using.opened(one, model, data=data, activations=activations)
+        using.require_judged(one, model, data=data, activations=activations)
     evaluations = [
         using.evaluated(one, model=model, data=data, activations=activations, tokens=count(tokens))
         for one in dictionaries
@@ -210,7 +210,7 @@ def features(
     Args:
         dictionary: A dictionary's run, or a folder of a saved or foreign one.
         model: The model it is of [the one it was trained on].
-        data: Text to read over [the hidden states it was trained on].
+        data: Text to read over [the hidden states or text it was trained on].
         activations: A store of hidden states to read over [the recorded one].
         tokens: How many tokens of it.
         examples: Strongest examples kept of each feature.

@@ -82,6 +82,7 @@ def sweep(
         if format == "table":
             display.notice(f"all {len(chosen)} runs: {_shared(chosen, defined.study)}")
         return
+    from cutaway.studies.registry import study_of
     from cutaway.sweeps.run import run_sweep
     from cutaway.sweeps.summary import columns
 
@@ -94,7 +95,8 @@ def sweep(
         start_from=start_from,
         ensemble=ensemble,
     )
-    shown = columns(swept.rows) if format == "table" else None
+    headline = study_of(defined.study).headline
+    shown = columns(swept.rows, headline) if format == "table" else None
     display.show(swept.rows, format, columns=shown)
     if swept.signal is not None:
         left = len(swept.unfinished)

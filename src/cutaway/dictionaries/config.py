@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from cutaway.base.errors import UserError
+from cutaway.dictionaries.synthetic.config import SyntheticFields
 from cutaway.studies.settings import StudyConfig
 from cutaway.training.config import LoopConfig
 
@@ -24,8 +25,8 @@ _OF_SOME = {
 }
 
 
-class DictionaryConfig(StudyConfig):
-    """A sparse dictionary of a model's hidden states."""
+class DictionaryConfig(SyntheticFields, StudyConfig):
+    """A sparse dictionary of a model's hidden states, or of synthetic ones."""
 
     free: ClassVar[frozenset[str]] = StudyConfig.free | {
         *("activations", "name", "checkpoint_every", "keep_checkpoints", "target_recon_loss"),
@@ -45,23 +46,23 @@ class DictionaryConfig(StudyConfig):
     data: str = "docstrings"
     """Where streaming: text, a source by name, a file or a folder."""
     tokens: int = Field(1_000_000, ge=1)
-    """Where streaming: tokens of an epoch."""
+    """Where streaming or synthetic: tokens of an epoch."""
     context_length: int | None = Field(None, ge=2)
     """Where streaming: tokens in a context; default what the model reads, at most 1024."""
     skip_first: bool = True
     """Leave position 0, an attention sink, out of training and scores."""
     data_seed: int = Field(0, ge=0)
-    """Seed of the order of states."""
+    """Seed of the order of states, or of what synthetic ones are."""
 
     architecture: Architecture = "jumprelu"
     """jumprelu, topk, batch_topk, gated, relu (with L1) or matryoshka."""
     d_model: int | None = Field(None, ge=1)
-    """Width of the states; checked against the store's."""
+    """Width of the states; checked against the store's. Synthetic: 64, or 40 of a hierarchy."""
     d_hidden: int | None = Field(None, ge=2)
-    """Features; default 16/3 of the width (4096 for 768)."""
+    """Features; default 16/3 of the width (4096 for 768), or as many as the true ones."""
     target_l0: float | None = Field(None, gt=0)
     """Features per token to aim at; default the middle of the target sparsities, else width / 12
-    unless lambda_sparse is given."""
+    (synthetic: as many as are on) unless lambda_sparse is given."""
     lambda_sparse: float | None = Field(None, ge=0)
     """Price of a feature. Alone it stays as it is; beside a target it is where it starts."""
     threshold: float | None = Field(None, gt=0)
@@ -133,6 +134,13 @@ class DictionaryConfig(StudyConfig):
 
     @model_validator(mode="after")
     def _fits_together(self) -> DictionaryConfig:
+        if self.truth is not None:  # which refuses what it cannot be
+            for name in ("activations", "model", "streaming"):
+                if value := getattr(self, name):
+                    raise ValueError(
+                        f"{name} = {value!r}: synthetic = {self.synthetic!r} is another source of "
+                        "states; choose one"
+                    )
         low, high = self.target_sparsity_min, self.target_sparsity_max
         if low is not None and high is not None and low > high:
             raise ValueError(f"target_sparsity_min = {low}: above target_sparsity_max = {high}")
@@ -168,7 +176,8 @@ class DictionaryConfig(StudyConfig):
             *("epochs", "max_steps", "decay_steps", "eval_every", "log_every", "checkpoint_every"),
             *("keep_checkpoints", "device", "precision", "compile", "d_hidden", "seed"),
         )
-        return json.dumps({name: getattr(self, name) for name in names})
+        truth = None if self.truth is None else self.truth.to_json()
+        return json.dumps({**{name: getattr(self, name) for name in names}, "truth": truth})
 
     def faster_stacked(self) -> bool:
         return self.streaming  # then one pass over the model serves all
@@ -182,12 +191,14 @@ class DictionaryConfig(StudyConfig):
         """
         if self.d_model not in (None, width):
             raise UserError(f"d_model = {self.d_model}: the states are {width} wide")
-        d_hidden = self.d_hidden or max(2, round(16 * width / 3))
+        truth = self.truth
+        usual = round(16 * width / 3) if truth is None else truth.n_features
+        d_hidden = self.d_hidden or max(2, usual)
         batch_size = self.batch_size or _batch_size(rows, self.epochs, self.max_steps)
         steps = self.max_steps or max(1, round(self.epochs * rows / batch_size))
         target = self.target_l0 or self._middle()
         if target is None and self.controlled:
-            target = _usual_l0(width, d_hidden)
+            target = self._usual_l0(width, d_hidden)
         if target is not None and target >= d_hidden:
             raise UserError(f"target_l0 = {target:g}: must be below d_hidden = {d_hidden}")
         if self.groups is not None and not (min(self.groups) >= 1 and max(self.groups) == d_hidden):
@@ -217,6 +228,11 @@ class DictionaryConfig(StudyConfig):
         return (low + high) / 2
 
     @property
+    def width(self) -> int | None:
+        """Of the states, where that is known without them."""
+        return self.d_model if self.truth is None else self.truth.width
+
+    @property
     def controlled(self) -> bool:
         """Whether there is an L0 to aim at: unless only the price of a feature was given."""
         asked = self.target_l0 is not None or self._middle() is not None
@@ -226,7 +242,11 @@ class DictionaryConfig(StudyConfig):
     @property
     def start_l0(self) -> float:
         """Features per token a dictionary begins with, about; of a `sized` config."""
-        return self.target_l0 or _usual_l0(self.d_model, self.d_hidden)
+        return self.target_l0 or self._usual_l0(self.d_model, self.d_hidden)
+
+    def _usual_l0(self, width: int, d_hidden: int) -> float:
+        truth = self.truth
+        return min(max(2.0, width / 12) if truth is None else truth.l0, d_hidden / 2)
 
     def ignored(self) -> list[str]:
         """A line where settings were given that this architecture has no use for."""
@@ -240,7 +260,7 @@ class DictionaryConfig(StudyConfig):
     def loop(self) -> LoopConfig:
         """Of a config that `sized` has filled in; of another, for a million states of width 768."""
         if None in (self.max_steps, self.learning_rate, self.eval_every, self.checkpoint_every):
-            return self.sized(self.d_model or 768, 1_000_000).loop()
+            return self.sized(self.width or 768, 1_000_000).loop()
         steps = self.max_steps
         return LoopConfig(
             steps=steps,
@@ -261,10 +281,6 @@ class DictionaryConfig(StudyConfig):
             precision=self.precision,
             compile=self.compile,
         )
-
-
-def _usual_l0(width: int, d_hidden: int) -> float:
-    return min(max(2.0, width / 12), d_hidden / 2)
 
 
 def _dead_after(rows: int, tokens: int) -> int:

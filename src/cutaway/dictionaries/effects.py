@@ -19,10 +19,12 @@ import torch
 from torch import Tensor
 
 from cutaway.activations.splice import Change, Positions, replace, splice
+from cutaway.base import hardware
 from cutaway.base.errors import UserError
 from cutaway.base.seeds import torch_generator
 from cutaway.dictionaries.base import Dictionary
 from cutaway.nets.model import Model, ModelReference
+from cutaway.nets.sampling import continued
 from cutaway.nets.sites import Site, parse_site
 
 Mode = Literal["set", "scale", "add"]
@@ -129,9 +131,9 @@ def compare_logits(
     ids = _prompt(model, tokens)
     if not -ids.shape[1] <= position < ids.shape[1]:
         raise UserError(f"position = {position}: the prompt has {ids.shape[1]} tokens")
-    before = model.logits(ids)[0, position].double()
+    before = hardware.widened(model.logits(ids)[0, position])
     with change:
-        after = model.logits(ids)[0, position].double()
+        after = hardware.widened(model.logits(ids)[0, position])
     p, q = before.log_softmax(-1), after.log_softmax(-1)
     moved = (after - after.mean()) - (before - before.mean())
     top = min(top, len(moved))
@@ -174,7 +176,6 @@ def sample_both(
     return model.reads.decode(before[0].tolist()), model.reads.decode(after[0].tolist())
 
 
-@torch.no_grad()
 def sample(
     model: Model,
     tokens: Tensor,
@@ -196,22 +197,23 @@ def sample(
     if not 0 <= temperature < math.inf:
         raise UserError(f"temperature = {temperature}: expected a finite number, 0 or more")
     generator = torch_generator(seed, 0, "sample")
-    tokens = tokens.to(model.device)
-    for _ in range(length):
-        context = tokens if model.max_length is None else tokens[:, -model.max_length :]
-        logits = model.logits(context)[:, -1].float()
-        if top_k is not None:
-            floor = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
-            logits = logits.masked_fill(logits < floor, float("-inf"))
-        uniform = torch.rand(len(tokens), 1, generator=generator, dtype=torch.float64)
-        if temperature == 0:
-            drawn = logits.argmax(-1, keepdim=True)
-        else:
-            chances = (logits.double() / temperature).softmax(-1).cumsum(-1)
-            uniform = uniform.to(chances.device) * chances[:, -1:]
-            drawn = torch.searchsorted(chances, uniform, right=True)
-        tokens = torch.cat([tokens, drawn.clamp_(max=logits.shape[-1] - 1)], 1)
-    return tokens
+
+    def draw(logits: Tensor, temperature: float) -> Tensor:
+        chances = (hardware.widened(logits) / temperature).softmax(-1).cumsum(-1)
+        uniform = torch.rand(len(logits), 1, generator=generator, dtype=torch.float64)
+        uniform = uniform.to(chances.device) * chances[:, -1:]
+        drawn = torch.searchsorted(chances, uniform, right=True)
+        return drawn.clamp_(max=logits.shape[-1] - 1).to(logits.device)
+
+    return continued(
+        lambda context: model.logits(context)[:, -1],
+        tokens.to(model.device),
+        length,
+        draw,
+        context=model.max_length,
+        temperature=temperature,
+        top_k=top_k,
+    )
 
 
 # -- which model, which site ---------------------------------------------------------------------
@@ -219,6 +221,7 @@ def sample(
 
 def site_of(dictionary: Dictionary, site: str | int | Site | None = None) -> Site:
     """The site given, else the one the dictionary was trained on; UserError where neither is known."""
+    require_of_model(dictionary)
     known = dictionary.metadata.get("site")
     if site is None and known is None:
         raise UserError("site: this dictionary does not say where it was trained; name its site")
@@ -230,8 +233,18 @@ def skips_first(dictionary: Dictionary) -> bool:
     return dictionary.metadata.get("positions") != "all"
 
 
+def require_of_model(dictionary: Dictionary) -> None:
+    """UserError where the dictionary was trained on synthetic states."""
+    if dictionary.metadata.get("synthetic") is not None:
+        place = dictionary.metadata.get("run", "dictionary")
+        raise UserError(
+            f"{place}: was trained on synthetic states; there is no model to read or change with it"
+        )
+
+
 def require_model(dictionary: Dictionary, reference: ModelReference, width: int) -> None:
     """UserError where states of this width or model are not what the dictionary was trained on."""
+    require_of_model(dictionary)
     if width != dictionary.shape.d_model:
         raise UserError(
             f"dictionary: made for states of width {dictionary.shape.d_model}, and "

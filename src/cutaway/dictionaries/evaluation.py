@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cutaway.activations.capture import capture
-from cutaway.base import files
+from cutaway.base import files, hardware
 from cutaway.base.display import finite
 from cutaway.base.errors import UserError
 from cutaway.base.progress import progress
@@ -60,6 +60,8 @@ class Evaluation:
     that fire on these tokens. `threshold`: `start`, `end` and `moved` of the mean threshold over
     training.
     `baselines`: `pca`, `random`, `random_scaled`, each with the same figures.
+    `ground_truth`: of synthetic states, the dictionary against what they are made of
+    (`synthetic.measures.Comparison`).
     `text` names what was judged on; `held_out` whether it is known to have been kept out of the
     training (true), to be of it (false), or neither (None, in the file `unknown`).
     """
@@ -88,6 +90,7 @@ class Evaluation:
     dead_tokens: int | None = None
     text: str | None = None
     held_out: bool | None = None
+    ground_truth: dict[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; what is not finite is null."""
@@ -180,13 +183,13 @@ def evaluate(
         x = captured[counted.to(device)]
         if len(x):
             without.add(x, *own(x))
-            total += x.double().sum(0).cpu()
+            total += hardware.widened(x).sum(0).cpu()
     if not without.tokens:
         raise UserError("evaluation: no held-out token (position 0 is left out)")
     figures = without.figures()
     fired, dead_tokens = _firing(own, states, device)
     silent = (without.fired == 0) & (fired == 0)
-    mean = (total / without.tokens).to(device, torch.float32)
+    mean = (total / without.tokens).float().to(device)
 
     coders: dict[str, Coder] = {}
     if training is not None:
@@ -264,23 +267,40 @@ _COLUMNS = {
     "kl": "KL",
     "kl_recovered": "KL recovered",
 }
+_OF_MODEL = ("explained_variance_with_first", "ce_recovered", "kl", "kl_recovered")
+_OF_TRUTH = {
+    "mmcs": "MMCS",
+    "matched_f1": "matched F1",
+    "absorption": "absorption",
+    "parents_missing": "parents missing",
+}
 
 
 def table(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
     """A row per dictionary, then per baseline of it, in the order of sites, for `display.show`."""
+    truths = [one.ground_truth or {} for one in evaluations]
+    columns = {
+        key: head
+        for key, head in _COLUMNS.items()
+        if key not in _OF_MODEL or not all(truths)  # synthetic states are of no model
+    }
+    columns |= {key: head for key, head in _OF_TRUTH.items() if any(key in one for one in truths)}
     rows = []
     for one in sorted(evaluations, key=_depth):
-        figures: dict[str, dict[str, Any]] = {one.architecture: asdict(one), **one.baselines}
+        own = asdict(one) | (one.ground_truth or {})
+        figures: dict[str, dict[str, Any]] = {one.architecture: own, **one.baselines}
         for name, values in figures.items():
             row: dict[str, Any] = {"site": one.site, "coder": name.replace("_", " ")}
-            rows.append(row | {head: values.get(key) for key, head in _COLUMNS.items()})
+            rows.append(row | {head: values.get(key) for key, head in columns.items()})
     return rows
 
 
 def _depth(one: Evaluation) -> Any:
     from cutaway.nets.sites import parse_site
 
-    return parse_site(one.site), one.architecture, one.d_hidden
+    if one.ground_truth is not None:
+        return True, one.site, one.architecture, one.d_hidden
+    return False, parse_site(one.site), one.architecture, one.d_hidden
 
 
 # -- inside --------------------------------------------------------------------------------------
@@ -310,7 +330,7 @@ def _firing(
     with progress("looking for dead features", None, "states") as bar:
         for batch in () if states is None else states:
             x = batch[: DEAD_TOKENS - count].to(device, torch.float32)
-            fired += own.dictionary.encode_sparse(x).fired().double().cpu()
+            fired += own.dictionary.encode_sparse(x).fired().cpu()
             count += len(x)
             bar.update(count)
             if count >= DEAD_TOKENS:

@@ -58,6 +58,10 @@ NAMES = {
     "val_cosine": "held-out cosine",
     "val_l0": "held-out features per token",
     "val_dead_share": "share of features silent on held-out tokens",
+    "mmcs": "mean max cosine of true features",
+    "matched_f1": "F1 of matched features",
+    "absorption": "share of parents' tokens absorbed",
+    "parents_missing": "share of parents' tokens missing",
     "seconds": "seconds since the start",
 }
 _PENALTIES = {"sparsity_loss": "sparsity", "auxiliary_loss": "dead features", "gate_loss": "gate"}
@@ -248,8 +252,8 @@ def layer_bars(evaluations: Sequence[Evaluation]) -> Figure:
     """
     if not evaluations:
         raise UserError("nothing to draw: no evaluations given")
-    if len({one.site for one in evaluations}) == 1:
-        return _bars(evaluations)
+    if len({one.site for one in evaluations}) == 1 or any(one.ground_truth for one in evaluations):
+        return _bars(evaluations)  # one layer, or none: synthetic states
     charts = []
     for key, label in (
         ("explained_variance", "explained variance"),
@@ -294,15 +298,17 @@ def layer_bars(evaluations: Sequence[Evaluation]) -> Figure:
 
 def _bars(evaluations: Sequence[Evaluation]) -> Figure:
     labels, values = [], []
+    sites = list(dict.fromkeys(one.site for one in evaluations))
     for one, name in zip(evaluations, _names(evaluations)):
-        labels.append(name.removeprefix(one.site).strip() or one.architecture)
+        own = name.removeprefix(one.site).strip() or one.architecture
+        labels.append(own if len(sites) == 1 else f"{one.site}: {own}")
         values.append(one.explained_variance)
         for key, word in _CODERS.items():
             if key in one.baselines:
                 labels.append(f"{word}, L0 {one.baselines[key]['l0']:.3g}")
                 values.append(one.baselines[key]["explained_variance"])
     return horizontal_bars(
-        labels, values, x_label="explained variance", title=evaluations[0].site, width="page"
+        labels, values, x_label="explained variance", title=", ".join(sites), width="page"
     )
 
 

@@ -38,7 +38,7 @@ from cutaway.studies.train import train
 
 STORE, FEATURES = "activations", "features"
 # settings that the steps themselves give to each dictionary
-_GIVEN = ("activations", "layer", "streaming", "model")
+_GIVEN = ("activations", "layer", "streaming", "model", "synthetic")
 READ_TOKENS = 1_000_000
 
 

@@ -10,10 +10,11 @@ from cutaway.activations.store import ActivationStore
 from cutaway.base.errors import UserError
 from cutaway.dictionaries import judging, pipeline
 from cutaway.dictionaries.base import Dictionary
-from cutaway.dictionaries.effects import require_model, site_of
+from cutaway.dictionaries.effects import require_model, require_of_model, site_of
 from cutaway.dictionaries.evaluation import Evaluation
 from cutaway.dictionaries.features import read_features
 from cutaway.dictionaries.features_table import Features
+from cutaway.dictionaries.synthetic.judging import judge_synthetic
 from cutaway.nets.model import Model, ModelReference
 from cutaway.nets.reference import open_model
 from cutaway.runs import record
@@ -41,6 +42,7 @@ def opened(
     UserError, before anything slow, where these or what else is named do not go together.
     """
     dictionary = Dictionary.load(path)
+    require_of_model(dictionary)
     if data is not None and activations is not None:
         raise UserError("--data and --activations: choose one")
     if feature is not None and not 0 <= feature < dictionary.shape.d_hidden:
@@ -69,6 +71,22 @@ def opened(
     return dictionary, network
 
 
+def require_judged(
+    path: Path, model: str | None, *, data: str | None, activations: Path | None
+) -> None:
+    """UserError where `evaluated` could not begin with these."""
+    if not _by_truth(Dictionary.load(path), model, data, activations):
+        opened(path, model, data=data, activations=activations)
+
+
+def _by_truth(
+    dictionary: Dictionary, model: str | None, data: str | None, activations: Path | None
+) -> bool:
+    """Whether a dictionary is judged by what its synthetic states are made of."""
+    named = (model, data, activations)
+    return dictionary.metadata.get("synthetic") is not None and not any(named)
+
+
 def store_of(path: Path, activations: Path | None) -> ActivationStore | None:
     """The store named, else the one a run was trained on where it is still there."""
     if activations is not None:
@@ -88,10 +106,16 @@ def evaluated(
     activations: Path | None,
     tokens: int,
 ) -> Evaluation:
-    """The dictionary judged on its own held-out text, or on the text or store named (`judging`)."""
+    """The dictionary judged on its own held-out text, or on the text or store named (`judging`).
+
+    One of synthetic states is judged on fresh ones.
+    """
+    folder = home(path)
+    if _by_truth(known := Dictionary.load(path), model, data, activations):
+        history = judging.history_of(folder)
+        return judge_synthetic(known, folder, tokens=tokens, history=history)
     dictionary, network = opened(path, model, data=data, activations=activations)
     store = store_of(path, activations)
-    folder = home(path)
     if data is not None:
         return judging.judge_text(dictionary, folder, network, data, tokens=tokens)
     if store is not None:
@@ -126,15 +150,18 @@ def read(
     examples: int,
     feature: int | None = None,
 ) -> Features:
-    """Features over a store, or over text where that is named or no store is left.
+    """Features over the states it was trained on, else the text; over what is named instead.
 
+    Text is read with --data named, of a run that streamed, and where the store is gone; a
+    dictionary that names no text of its training is read over `docstrings`.
     `feature` is one that will be asked for: checked before anything is read.
     """
     dictionary, network = opened(path, model, data=data, activations=activations, feature=feature)
     store = store_of(path, activations) if data is None else None
     text: Any = store
     if text is None:
-        text = judging.packed_as_trained(dictionary, network, data or "docstrings", tokens)
+        data = data or judging.known(dictionary, home(path)).get("text") or "docstrings"
+        text = judging.packed_as_trained(dictionary, network, data, tokens)
     return read_features(dictionary, network, text, tokens=tokens, examples=examples)
 
 

@@ -32,9 +32,11 @@ def summarise(
     return [_row(run, folder, (ends or {}).get(run.name)) for run in runs]
 
 
-def columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the table for people shows of the rows: fixed columns and the figures that matter."""
-    figures = [name for name in _SHOWN if any(name in row for row in rows)]
+def columns(rows: Sequence[Mapping[str, Any]], headline: Sequence[str] = ()) -> list[str]:
+    """What the table for people shows of the rows: fixed columns and the figures that matter, which
+    are the study's `headline` and losses and accuracies."""
+    known = dict.fromkeys((*headline, *_SHOWN))
+    figures = [name for name in known if any(name in row for row in rows)]
     reason = ["reason"] if any(row["reason"] for row in rows) else []
     return ["run", "status", "steps", "seconds", *figures, *reason]
 
