@@ -178,6 +178,25 @@ def dictionary_run(activations: Path, tmp_path_factory: pytest.TempPathFactory) 
     return out
 
 
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`tiny_folder("llama")`: a small random model in Hugging Face layout with a tokenizer, made once.
+
+    Tests only read it.
+    """
+    from activations.tiny_models import save_model, small_tokenizer
+
+    made: dict[str, Path] = {}
+
+    def folder(layout: str) -> Path:
+        if layout not in made:
+            place = tmp_path_factory.mktemp("models") / layout
+            made[layout] = save_model(layout, place, tokenizer=small_tokenizer())
+        return made[layout]
+
+    return folder
+
+
 @pytest.fixture
 def cutaway(
     capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -11,22 +11,6 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """`tiny_folder("llama")`: the folder of a small random model with a tokenizer, made once."""
-    from activations.tiny_models import save_model, small_tokenizer
-
-    made: dict[str, Path] = {}
-
-    def folder(layout: str) -> Path:
-        if layout not in made:
-            place = tmp_path_factory.mktemp("models") / layout
-            made[layout] = save_model(layout, place, tokenizer=small_tokenizer())
-        return made[layout]
-
-    return folder
-
-
-@pytest.fixture(scope="session")
 def tiny_model(tiny_folder: Callable[[str], Path]) -> Callable[[str], Model]:
     """`tiny_model("llama")`: that model, opened on the CPU in float32, once."""
     from cutaway.nets.reference import open_model

@@ -17,6 +17,7 @@ from cutaway.activations.stream import ActivationStream
 from cutaway.dictionaries import judging, pipeline, using
 from cutaway.dictionaries.base import Dictionary
 from cutaway.dictionaries.evaluation import Evaluation, table
+from cutaway.dictionaries.features_table import Features
 from cutaway.runs.folder import Run
 from cutaway.studies.train import train
 
@@ -73,6 +74,27 @@ def test_other_text_is_packed_as_that_of_the_training(streamed: Path, corpus: Pa
     assert text.context_length == 8
     dictionary.metadata["context_length"] = None
     assert judging.packed_as_trained(dictionary, model, str(corpus), 500).context_length == 16
+
+
+def read_features(path: Path, data: Path | None = None) -> Features:
+    given = None if data is None else str(data)
+    return using.read(path, model=None, data=given, activations=None, tokens=600, examples=2)
+
+
+def test_features_of_a_streaming_run_are_read_over_its_own_text(streamed, corpus) -> None:
+    own, named = read_features(streamed), read_features(streamed, corpus)
+    assert own.table.equals(named.table)
+    assert own.facts["tokens"] == named.facts["tokens"] > 0
+
+
+def test_features_are_read_over_the_text_of_a_store_that_is_gone(
+    gpt2_run: Path, corpus: Path, tmp_path: Path
+) -> None:
+    extract({"model": str(gpt2_run), "data": str(corpus), "tokens": 4_000}, tmp_path / "store")
+    train("dictionary", {**SMALL, "activations": str(tmp_path / "store")}, tmp_path / "run")
+    (tmp_path / "store").rename(tmp_path / "gone")
+    run = tmp_path / "run"
+    assert read_features(run).table.equals(read_features(run, corpus).table)
 
 
 @pytest.mark.parametrize("inside", ["", "text-03.txt"])

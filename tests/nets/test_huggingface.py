@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,8 +17,6 @@ from activations.tiny_models import (
     LAYOUTS,
     WIDTH,
     random_tokens,
-    save_model,
-    small_tokenizer,
 )
 from cutaway.base import files, hardware
 from cutaway.base.errors import UserError
@@ -28,35 +25,22 @@ from cutaway.nets.model import ModelReference
 from cutaway.nets.reference import load, open_model
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
-
-    def of(layout: str) -> Path:
-        if layout not in made:
-            place = tmp_path_factory.mktemp("models") / layout
-            made[layout] = save_model(layout, place, tokenizer=small_tokenizer())
-        return made[layout]
-
-    return of
-
-
 def copied(source: Path, place: Path) -> Path:
     shutil.copytree(source, place)
     return place
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_opens_with_its_shape_and_logits(layout: str, folder) -> None:
+def test_every_layout_opens_with_its_shape_and_logits(layout: str, tiny_folder) -> None:
     import transformers
 
-    model = open_model(folder(layout), device="cpu")
+    model = open_model(tiny_folder(layout), device="cpu")
     assert (model.n_layers, model.width, model.vocab_size) == (LAYERS, WIDTH, 293)
     assert model.max_length == (None if layout == "bloom" else CONTEXT)
     assert model.causal == (layout in CAUSAL)
     assert model.dtype == torch.float32
     assert not any(parameter.requires_grad for parameter in model.module.parameters())
-    theirs = getattr(transformers, LAYOUTS[layout][0]).from_pretrained(folder(layout)).eval()
+    theirs = getattr(transformers, LAYOUTS[layout][0]).from_pretrained(tiny_folder(layout)).eval()
     tokens = random_tokens()
     with torch.no_grad():
         assert torch.equal(model.logits(tokens), theirs(tokens).logits)
@@ -64,8 +48,8 @@ def test_every_layout_opens_with_its_shape_and_logits(layout: str, folder) -> No
 
 
 @pytest.mark.parametrize("layout", CAUSAL)
-def test_a_causal_model_sees_only_what_came_before(layout: str, folder) -> None:
-    model = open_model(folder(layout), device="cpu")
+def test_a_causal_model_sees_only_what_came_before(layout: str, tiny_folder) -> None:
+    model = open_model(tiny_folder(layout), device="cpu")
     tokens = random_tokens()
     other = tokens.clone()
     other[:, 8:] = random_tokens(seed=1)[:, 8:]
@@ -75,8 +59,8 @@ def test_a_causal_model_sees_only_what_came_before(layout: str, folder) -> None:
 
 
 @pytest.mark.parametrize("layout", ENCODERS)
-def test_an_encoder_sees_both_ways_and_has_no_direct_unembedding(layout: str, folder) -> None:
-    model = open_model(folder(layout), device="cpu")
+def test_an_encoder_sees_both_ways_and_has_no_direct_unembedding(layout: str, tiny_folder) -> None:
+    model = open_model(tiny_folder(layout), device="cpu")
     tokens = random_tokens()
     other = tokens.clone()
     other[:, -1] = random_tokens(seed=1)[:, -1]
@@ -85,16 +69,16 @@ def test_an_encoder_sees_both_ways_and_has_no_direct_unembedding(layout: str, fo
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_no_cache_of_keys_and_values_is_kept(layout: str, folder) -> None:
-    model = open_model(folder(layout), device="cpu")
+def test_no_cache_of_keys_and_values_is_kept(layout: str, tiny_folder) -> None:
+    model = open_model(tiny_folder(layout), device="cpu")
     with torch.no_grad():
         assert getattr(model.module(random_tokens()), "past_key_values", None) is None
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_padding_changes_no_logits(layout: str, side: str, folder) -> None:
-    model = open_model(folder(layout), device="cpu")
+def test_padding_changes_no_logits(layout: str, side: str, tiny_folder) -> None:
+    model = open_model(tiny_folder(layout), device="cpu")
     tokens = random_tokens(length=8)
     pad = torch.ones(2, 4, dtype=torch.int64)
     mask = torch.ones(2, 12, dtype=torch.int64)
@@ -153,10 +137,10 @@ def test_a_backpack_has_no_decoder_weight(backpack_run) -> None:
     assert model.logits(model.tokens("the")).shape[-1] == model.vocab_size
 
 
-def test_references_survive_json(folder) -> None:
-    reference = open_model(folder("llama"), device="cpu").reference
-    assert reference.weights_sha256 == files.sha256(folder("llama") / "model.safetensors")
-    assert reference.tokenizer_sha256 == files.sha256(folder("llama") / "tokenizer.json")
+def test_references_survive_json(tiny_folder) -> None:
+    reference = open_model(tiny_folder("llama"), device="cpu").reference
+    assert reference.weights_sha256 == files.sha256(tiny_folder("llama") / "model.safetensors")
+    assert reference.tokenizer_sha256 == files.sha256(tiny_folder("llama") / "tokenizer.json")
     assert ModelReference.from_json(json.dumps(reference.to_json())) == reference
     with pytest.raises(UserError, match="format 2 is newer"):
         ModelReference.from_json({**reference.to_json(), "format": 2})
@@ -165,17 +149,17 @@ def test_references_survive_json(folder) -> None:
             ModelReference.from_json(wrong)
 
 
-def test_weights_in_several_files_are_hashed_together(folder, tmp_path) -> None:
+def test_weights_in_several_files_are_hashed_together(tiny_folder, tmp_path) -> None:
     from transformers import LlamaForCausalLM
 
-    whole = LlamaForCausalLM.from_pretrained(folder("llama"))
+    whole = LlamaForCausalLM.from_pretrained(tiny_folder("llama"))
     whole.save_pretrained(tmp_path / "parts", max_shard_size="30KB")
     names = sorted(path.name for path in (tmp_path / "parts").glob("model-*.safetensors"))
     assert len(names) > 1
     split = open_model(tmp_path / "parts", device="cpu")
     assert torch.equal(
         split.logits(random_tokens()),
-        open_model(folder("llama"), device="cpu").logits(random_tokens()),
+        open_model(tiny_folder("llama"), device="cpu").logits(random_tokens()),
     )
     assert split.tokenizer is None
     assert split.reference.tokenizer_sha256 is None
@@ -190,14 +174,14 @@ def test_weights_in_several_files_are_hashed_together(folder, tmp_path) -> None:
         open_model(tmp_path / "parts")
 
 
-def test_dtypes(folder, tmp_path, monkeypatch) -> None:
+def test_dtypes(tiny_folder, tmp_path, monkeypatch) -> None:
     from transformers import GPT2LMHeadModel
 
-    assert open_model(folder("gpt2"), device="cpu", dtype="bfloat16").dtype == torch.bfloat16
-    half = GPT2LMHeadModel.from_pretrained(folder("gpt2")).half()
+    assert open_model(tiny_folder("gpt2"), device="cpu", dtype="bfloat16").dtype == torch.bfloat16
+    half = GPT2LMHeadModel.from_pretrained(tiny_folder("gpt2")).half()
     half.save_pretrained(tmp_path / "half")
     monkeypatch.setattr(hardware, "precisions", lambda on: ("float32", "bfloat16"))
-    assert open_model(folder("gpt2"), device="cpu").dtype == torch.float32
+    assert open_model(tiny_folder("gpt2"), device="cpu").dtype == torch.float32
     assert open_model(tmp_path / "half", device="cpu").dtype == torch.bfloat16
     monkeypatch.setattr(hardware, "precisions", lambda on: ("float32",))
     assert open_model(tmp_path / "half", device="cpu").dtype == torch.float32
@@ -210,8 +194,8 @@ def test_float16_is_refused_with_the_reason(gpt2_run) -> None:
         open_model(gpt2_run, dtype="int4")
 
 
-def test_pickled_weights_are_never_read(folder, tmp_path) -> None:
-    place = copied(folder("gpt2"), tmp_path / "pickled")
+def test_pickled_weights_are_never_read(tiny_folder, tmp_path) -> None:
+    place = copied(tiny_folder("gpt2"), tmp_path / "pickled")
     (place / "model.safetensors").unlink()
     # would create the file `ran` if anything unpickled it
     (place / "pytorch_model.bin").write_bytes(
@@ -222,30 +206,30 @@ def test_pickled_weights_are_never_read(folder, tmp_path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_damaged_folders_end_in_one_line(folder, tmp_path) -> None:
+def test_damaged_folders_end_in_one_line(tiny_folder, tmp_path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(UserError, match="neither a run"):
         open_model(empty)
-    bare = copied(folder("gpt2"), tmp_path / "bare")
+    bare = copied(tiny_folder("gpt2"), tmp_path / "bare")
     (bare / "model.safetensors").unlink()
     with pytest.raises(UserError, match="no weights in it"):
         open_model(bare)
-    torn = copied(folder("gpt2"), tmp_path / "torn")
+    torn = copied(tiny_folder("gpt2"), tmp_path / "torn")
     (torn / "model.safetensors").write_bytes(
-        (folder("gpt2") / "model.safetensors").read_bytes()[:999]
+        (tiny_folder("gpt2") / "model.safetensors").read_bytes()[:999]
     )
     with pytest.raises(UserError, match="transformers cannot load it") as caught:
         open_model(torn)
     assert "\n" not in str(caught.value)
-    unknown = copied(folder("gpt2"), tmp_path / "unknown")
+    unknown = copied(tiny_folder("gpt2"), tmp_path / "unknown")
     (unknown / "config.json").write_text('{"model_type": "telepathy"}')
     with pytest.raises(UserError, match=r"transformers cannot load it.*telepathy"):
         open_model(unknown)
 
 
-def test_weights_that_the_file_lacks_are_not_made_up(folder, tmp_path) -> None:
-    place = copied(folder("gpt2"), tmp_path / "deeper")
+def test_weights_that_the_file_lacks_are_not_made_up(tiny_folder, tmp_path) -> None:
+    place = copied(tiny_folder("gpt2"), tmp_path / "deeper")
     config = json.loads((place / "config.json").read_text())
     (place / "config.json").write_text(json.dumps({**config, "n_layer": LAYERS + 1}))
     with pytest.raises(
@@ -271,13 +255,13 @@ def test_models_without_one_stack_of_blocks_are_refused(tmp_path) -> None:
         open_model(tmp_path / "albert")
 
 
-def test_a_model_without_a_head_has_states_but_no_logits(folder, tmp_path) -> None:
+def test_a_model_without_a_head_has_states_but_no_logits(tiny_folder, tmp_path) -> None:
     from transformers import LlamaForCausalLM
 
     from cutaway.activations.capture import capture
 
-    LlamaForCausalLM.from_pretrained(folder("llama")).model.save_pretrained(tmp_path / "body")
-    body, whole = (open_model(p, device="cpu") for p in (tmp_path / "body", folder("llama")))
+    LlamaForCausalLM.from_pretrained(tiny_folder("llama")).model.save_pretrained(tmp_path / "body")
+    body, whole = (open_model(p, device="cpu") for p in (tmp_path / "body", tiny_folder("llama")))
     assert body.causal
     assert body.decoder_weight is None
     for site, state in capture(whole, random_tokens(), "all").items():
@@ -299,13 +283,13 @@ def test_text_models_inside_multimodal_ones_are_found(tmp_path) -> None:
     assert model.logits(random_tokens()).shape == (2, 12, 300)
 
 
-def test_an_encoders_class_token_is_its_beginning(folder, tmp_path) -> None:
-    place = copied(folder("bert"), tmp_path / "bert")
+def test_an_encoders_class_token_is_its_beginning(tiny_folder, tmp_path) -> None:
+    place = copied(tiny_folder("bert"), tmp_path / "bert")
     config = json.loads((place / "tokenizer_config.json").read_text())
     (place / "tokenizer_config.json").write_text(
         json.dumps({**config, "cls_token": {"content": "<|endoftext|>"}})
     )
-    assert open_model(folder("bert"), device="cpu").bos_id is None
+    assert open_model(tiny_folder("bert"), device="cpu").bos_id is None
     assert open_model(place, device="cpu").bos_id == 0
 
 
@@ -314,8 +298,11 @@ def test_a_modular_network_has_no_token_sites(grokking_run) -> None:
         open_model(grokking_run)
 
 
-def test_what_cannot_be_read_is_refused(gpt2_run, folder) -> None:
-    for model in (open_model(gpt2_run, device="cpu"), open_model(folder("llama"), device="cpu")):
+def test_what_cannot_be_read_is_refused(gpt2_run, tiny_folder) -> None:
+    for model in (
+        open_model(gpt2_run, device="cpu"),
+        open_model(tiny_folder("llama"), device="cpu"),
+    ):
         longest = model.max_length
         with pytest.raises(UserError, match=f"{longest + 1} in a row.*at most {longest}"):
             model.logits(torch.zeros(1, longest + 1, dtype=torch.int64))
@@ -359,11 +346,11 @@ class TestHub:
         (place / "refs" / "main").write_text(self.COMMIT)
         return copied(source, place / "snapshots" / self.COMMIT)
 
-    def test_the_cache_serves(self, folder, tmp_path) -> None:
-        self.cache(folder("llama"), tmp_path)
+    def test_the_cache_serves(self, tiny_folder, tmp_path) -> None:
+        self.cache(tiny_folder("llama"), tmp_path)
         model = open_model("small/llama", device="cpu")
         assert (model.reference.id, model.reference.revision) == ("small/llama", self.COMMIT)
-        assert model.reference.same_model(open_model(folder("llama"), device="cpu").reference)
+        assert model.reference.same_model(open_model(tiny_folder("llama"), device="cpu").reference)
         pinned = open_model(f"small/llama@{self.COMMIT}", device="cpu").reference
         assert pinned == model.reference
 
@@ -372,8 +359,8 @@ class TestHub:
             open_model("nobody/nothing")
         assert "\n" not in str(caught.value)
 
-    def test_pickled_weights_in_the_cache_are_refused(self, folder, tmp_path) -> None:
-        place = self.cache(folder("llama"), tmp_path)
+    def test_pickled_weights_in_the_cache_are_refused(self, tiny_folder, tmp_path) -> None:
+        place = self.cache(tiny_folder("llama"), tmp_path)
         (place / "model.safetensors").rename(place / "pytorch_model.bin")
         with pytest.raises(UserError, match="pickled weights are never read"):
             open_model("small/llama")

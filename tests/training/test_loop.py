@@ -224,13 +224,23 @@ def test_a_task_that_may_not_be_cut_refuses_accumulation(tmp_path) -> None:
         fit(Whole(), replace(LOOP, parts=2), [run])
 
 
-def test_a_batch_that_may_not_be_cut_is_not_halved(tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("field", "advice"),
+    [
+        ("rows", "; its batches cannot be cut into parts: give a smaller rows"),
+        (None, ""),
+    ],
+)
+def test_a_batch_that_may_not_be_cut_is_not_halved(tmp_path, field, advice) -> None:
     class Whole(Regression):
         separable = False
 
-    task = Whole(raising(torch.OutOfMemoryError("no memory"), 2))
-    with new_run(tmp_path) as run, pytest.raises(RunFailed, match="out of memory"):
+        batch_field = field
+
+    task = Whole(raising(torch.OutOfMemoryError("no memory\nat all"), 2))
+    with new_run(tmp_path) as run, pytest.raises(RunFailed) as error:
         fit(task, LOOP, [run])
+    assert str(error.value) == f"out of memory: no memory{advice}"
 
 
 def test_when_memory_is_gone_before_the_first_step_nothing_has_started(

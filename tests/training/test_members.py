@@ -9,10 +9,11 @@ import pytest
 import torch
 from toys import LOOP, Stacked, StackedOfOne
 
-from cutaway.base.errors import UserError
+from cutaway.base.errors import RunFailed, UserError
 from cutaway.runs.folder import Run
 from cutaway.training import fit
 from cutaway.training.instruments import Stateless
+from cutaway.training.task import Evaluated
 
 
 def test_stacked_members_are_recorded_one_by_one(tmp_path) -> None:
@@ -205,6 +206,23 @@ def test_a_member_that_fails_is_marked_and_the_others_go_on(tmp_path) -> None:
         others[index].close()
         assert runs[index].read()["train_loss"].equals(others[index].read()["train_loss"])
     others[1].close()
+
+
+def test_a_member_that_fails_at_its_evaluation_says_why_and_the_others_go_on(tmp_path) -> None:
+    class Dying(Stacked):
+        def evaluate(self):
+            died = {1: RunFailed("it died")} if self.steps >= 7 else {}
+            return Evaluated(super().evaluate(), died)
+
+    runs = [Run.create(tmp_path / str(i), study="toy", config={}) for i in range(3)]
+    outcomes = fit(Dying(), [LOOP] * 3, runs)
+    for run in runs:
+        run.close()
+    assert [run.record.status for run in runs] == ["done", "failed", "done"]
+    assert runs[1].record.reason == "step 10: it died"
+    assert outcomes[1].failure.step == 10
+    assert max(runs[1].read()["step"].to_pylist()) == 9
+    assert runs[1].checkpoints.last() < 10
 
 
 @pytest.mark.parametrize("immediate", [True, False])

@@ -44,6 +44,14 @@ def wide(on: torch.device) -> torch.dtype:
     return torch.float32 if on.type == "mps" else torch.float64
 
 
+def widened(values: torch.Tensor) -> torch.Tensor:
+    """The same numbers in float64, for sums that must not lose digits.
+
+    On their device where it has float64; those of Metal, which has none, come to the CPU.
+    """
+    return (values.cpu() if wide(values.device).itemsize < 8 else values).double()
+
+
 def precisions(on: torch.device) -> tuple[str, ...]:
     """The precisions worth timing on this device: float32 always, bfloat16 where hardware has it.
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cutaway.base.errors import UserError
+from cutaway.base.hardware import widened
 from cutaway.dictionaries.architectures.topk import TopK
 from cutaway.dictionaries.base import Dictionary, DictionaryShape
 from cutaway.dictionaries.codes import Codes, DenseCodes
@@ -36,6 +37,7 @@ class Learned:
     def __init__(self, dictionary: Dictionary):
         self.dictionary, self.features = dictionary, dictionary.shape.d_hidden
 
+    @torch.no_grad()
     def __call__(self, x: Tensor) -> tuple[Tensor, Codes]:
         codes = self.dictionary.encode_sparse(x)
         return self.dictionary.decode_sparse(codes), codes
@@ -50,15 +52,13 @@ class PCA:
     """
 
     def __init__(self, sample: Tensor, k: int):
-        x = sample.double()
+        x = widened(sample)
         self.features = min(k, x.shape[1])
         mean = x.mean(0)
         centred = x - mean
         _, vectors = torch.linalg.eigh(centred.T @ centred / len(x))
-        self.mean = mean.float()
-        self.components = (
-            vectors[:, -self.features :].flip(1).float() if k else vectors[:, :0].float()
-        )
+        first = vectors[:, -self.features :].flip(1) if k else vectors[:, :0]
+        self.mean, self.components = (one.float().to(sample.device) for one in (mean, first))
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Codes]:
         coefficients = (x - self.mean) @ self.components
@@ -78,15 +78,16 @@ class RandomDictionary:
         self.features = features
         shape = DictionaryShape("topk", sample.shape[1], features, k=max(1, min(k, features)))
         self.dictionary = TopK(shape, seed).to(sample.device)
-        mean = sample.double().mean(0).float()
+        mean = widened(sample).mean(0).float().to(sample.device)
         self.dictionary.decoder_bias.data.copy_(mean)
         self.scale = 1.0
         if scaled:
             x = sample[:_FITTED].float()
             with torch.no_grad():
                 written = self.dictionary(x) - mean
-            own = float(written.double().square().sum())
-            self.scale = float(((x - mean).double() * written.double()).sum()) / own if own else 0.0
+            centred, written = widened(x - mean), widened(written)
+            own = float(written.square().sum())
+            self.scale = float((centred * written).sum()) / own if own else 0.0
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> tuple[Tensor, Codes]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cutaway.activations.capture import capture
 from cutaway.activations.store import ActivationStore
+from cutaway.base import hardware
 from cutaway.base.errors import UserError
 from cutaway.base.progress import progress
 from cutaway.dictionaries.base import Dictionary
@@ -125,7 +126,7 @@ class Reader:
         self.read = self.tokens = self.contexts = self.non_finite = 0
         self.seen = torch.zeros(0, dtype=torch.int64, device=device)
         self.fires = torch.zeros(features, dtype=torch.int64, device=device)
-        self.sums = torch.zeros(features, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(features, dtype=torch.float64)
         self.bins = 4 * _OCTAVES
         self.histogram = torch.zeros(features * self.bins, dtype=torch.int64, device=device)
 
@@ -152,7 +153,8 @@ class Reader:
         entries = self._entries(piece, counted)
         features, values = entries.features, entries.values
         self.fires += torch.bincount(features, minlength=len(self.fires))
-        self.sums += torch.bincount(features, values.double(), len(self.fires))
+        wide = values.to(hardware.wide(device))
+        self.sums += torch.bincount(features, wide, len(self.fires)).cpu()
         # which half octave: the shift of a scaled unit's logarithm
         bins = (2 * (values * self._scale).log2() + 2 * _OCTAVES).floor_().clamp_(0, self.bins - 1)
         self.histogram += torch.bincount(

@@ -190,7 +190,7 @@ class Report:
 
         reader = self.reader
         fires = reader.fires.cpu().numpy()
-        mean = reader.sums.cpu().numpy() / np.maximum(fires, 1)
+        mean = reader.sums.numpy() / np.maximum(fires, 1)
         histogram = reader.histogram.cpu().numpy()
         table = pa.table(
             {

@@ -28,7 +28,9 @@ class Directions(Stateless):
         each = [self._of(one) for one in dictionaries_of(at.task)]
         if at.task.members == 1:
             return each[0]
-        return {name: torch.stack([one[name] for one in each]) for name in each[0]}
+        names = dict.fromkeys(name for one in each for name in one)
+        lacking = torch.full_like(each[0]["encoder_norm"], torch.nan)  # another architecture's
+        return {name: torch.stack([one.get(name, lacking) for one in each]) for name in names}
 
     @staticmethod
     def _of(dictionary: Dictionary) -> dict[str, Tensor]:

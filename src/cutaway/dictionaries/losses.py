@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cutaway.activations.splice import splice
+from cutaway.base import hardware
 from cutaway.base.progress import progress
 from cutaway.dictionaries.features import Batch
 from cutaway.nets.model import Model
@@ -84,7 +85,9 @@ def _change(
 def _cross_entropy(logits: Tensor, targets: Tensor) -> float:
     total = 0.0
     for part, wanted in zip(logits.split(_SLICE), targets.to(logits.device).split(_SLICE)):
-        total += float(F.cross_entropy(part.float(), wanted, reduction="none").double().sum())
+        total += float(
+            hardware.widened(F.cross_entropy(part.float(), wanted, reduction="none")).sum()
+        )
     return total
 
 
@@ -93,7 +96,7 @@ def _divergence(clean: Tensor, other: Tensor) -> float:
     total = 0.0
     for one, two in zip(clean.split(_SLICE), other.split(_SLICE)):
         p, q = one.float().log_softmax(-1), two.float().log_softmax(-1)
-        total += float((p.exp() * (p - q)).double().sum())
+        total += float((p.exp() * (p - q)).to(hardware.wide(p.device)).sum())
     return total
 
 

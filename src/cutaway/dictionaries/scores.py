@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cutaway.base.hardware import widened
 from cutaway.dictionaries.codes import Codes
 
 
@@ -33,7 +34,7 @@ class Reconstruction:
             return
         x, reconstruction = x.float(), reconstruction.float()
         if self._shift is None:
-            self._shift = x.double().mean(0).float()
+            self._shift = widened(x).mean(0).float().to(x.device)
         moved = x - self._shift
         error = (x - reconstruction).square().sum(1)
         square = x.square().sum(1)
@@ -42,17 +43,17 @@ class Reconstruction:
         fired = codes.fired()
         sums = torch.stack(
             [
-                error.double().sum(),
-                moved.double().square().sum(),
-                (error / square.clamp(min=1e-30)).double().sum(),
-                (product / length).double().sum(),
-                fired.double().sum(),
+                widened(error).sum(),
+                widened(moved).square().sum(),
+                widened(error / square.clamp(min=1e-30)).sum(),
+                widened(product / length).sum(),
+                widened(fired).sum(),
             ]
         )
         self.tokens += len(x)
         self._sums += sums.cpu()
-        self._total += moved.double().sum(0).cpu()
-        self.fired += fired.double().cpu()
+        self._total += widened(moved).sum(0).cpu()
+        self.fired += fired.cpu()
 
     def figures(self) -> dict[str, float]:
         """The figures by name."""

@@ -15,7 +15,7 @@ from cutaway.dictionaries.base import Dictionary, TrainingHints
 from cutaway.dictionaries.control import Settings, SparsityState
 from cutaway.dictionaries.scores import Reconstruction
 from cutaway.training.config import LoopConfig
-from cutaway.training.task import WHOLE, Loss, Part, Task
+from cutaway.training.task import WHOLE, Evaluated, Loss, Part, Task
 from cutaway.training.updaters import AdamW, Updater
 
 
@@ -192,13 +192,15 @@ class DictionaryStack(Task):
             task.after_step(step)
 
     def evaluate(self) -> dict[str, Tensor | float]:
-        found = []
-        for task in self.tasks:
+        found: list[Mapping[str, Tensor | float]] = []
+        failures: dict[int, RunFailed] = {}
+        for member, task in enumerate(self.tasks):
             try:
                 found.append(task.evaluate())
-            except RunFailed:  # this one has failed; the monitored figure says so
-                found.append({"val_score": math.nan})
-        return _stacked(found)
+            except RunFailed as failure:  # the others go on
+                failures[member] = failure
+                found.append({})
+        return Evaluated(_stacked(found), failures)
 
     def updater(self, configs: Sequence[LoopConfig]) -> Updater:
         return PerMember([AdamW(task, one) for task, one in zip(self.tasks, configs)])

@@ -36,6 +36,7 @@ class GrokkingTask(Task):
     """
 
     unit = "epochs"
+    batch_field = None  # a step sees every training pair
     monitor = None  # the last weights are the ones of interest, not those of the lowest loss
 
     def __init__(

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from cutaway.base.seeds import torch_generator
 from cutaway.nets.gpt2 import LanguageModel
+from cutaway.nets.sampling import continued
 
 
-@torch.no_grad()
 def sample(
     model: LanguageModel,
     tokens: Tensor,
@@ -25,18 +25,15 @@ def sample(
     is the last `block_size` tokens.
     """
     generator = torch_generator(seed, 0, "sample", tokens.device)
-    block = model.config.block_size
     model.eval()
-    for _ in range(length):
-        state = model.state(tokens[:, -block:])[:, -1]
-        logits = (state @ model.embedding.t()).float()
-        if top_k is not None:
-            floor = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
-            logits = logits.masked_fill(logits < floor, float("-inf"))
-        if temperature == 0:
-            drawn = logits.argmax(-1, keepdim=True)
-        else:
-            chances = (logits / temperature).softmax(-1)
-            drawn = torch.multinomial(chances, 1, generator=generator)
-        tokens = torch.cat([tokens, drawn], 1)
-    return tokens
+
+    def next_logits(context: Tensor) -> Tensor:
+        return model.state(context)[:, -1] @ model.embedding.t()
+
+    def draw(logits: Tensor, temperature: float) -> Tensor:
+        return torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
+
+    block = model.config.block_size
+    return continued(
+        next_logits, tokens, length, draw, context=block, temperature=temperature, top_k=top_k
+    )

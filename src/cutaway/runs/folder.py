@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from cutaway.base import display, files
 from cutaway.base.errors import UserError
 from cutaway.runs import lock, record
+from cutaway.runs.audience import Audience
 from cutaway.runs.checkpoint import Checkpoints
 from cutaway.runs.record import RunRecord, Status
 
@@ -44,7 +45,7 @@ class Run:
     ):
         self.path, self.record = path, content
         self._lock = held
-        self._sinks = list(sinks)
+        self._audience = Audience(sinks, self.notice)
         self._tables: dict[str, Table] = {}
         self._seconds_before = content.seconds
         self._since = time.monotonic()
@@ -221,15 +222,15 @@ class Run:
     ) -> None:
         """Add rows of numbers, each with an integer `step`; None and missing keys become null."""
         self._table(table).append(rows)
-        if table == HISTORY and self._sinks:
+        if table == HISTORY and self._audience:
             for row in rows:
                 values = {key: value for key, value in row.items() if key != "step"}
-                self._tell("log", row["step"], values)
+                self._audience.tell("log", row["step"], values)
 
     def append_table(self, name: str, table: pa.Table) -> None:
         """Add to an instrument's table: any column types, with an integer column `step`."""
         self._table(name).append_table(table)
-        self._tell("table", name, table)
+        self._audience.tell("table", name, table)
 
     def truncate(self, step: int) -> None:
         """Keep only rows before `step` in every table: what a resume from checkpoint `step` needs."""
@@ -307,17 +308,8 @@ class Run:
 
     def _started(self) -> Run:
         """Start the sinks. What a user can mend is refused now; anything else is announced."""
-        wanted, self._sinks = self._sinks, []
         try:
-            for sink in wanted:
-                self._sinks.append(sink)
-                try:
-                    sink.start(self)
-                except UserError:
-                    self._sinks.remove(sink)
-                    raise
-                except Exception as error:
-                    self._drop(sink, error)
+            self._audience.start(self)
         except BaseException as error:
             self.fail(str(error))
             self.close()
@@ -362,20 +354,7 @@ class Run:
             self.save_record(**changes)
         except OSError as error:
             self.notice(f"{self.path}: the record could not be saved: {error.strerror or error}")
-        self._tell("finish", self.record)
-
-    def _tell(self, method: str, *values: Any) -> None:
-        """Call a method of every sink; one that fails is dropped, and the run goes on."""
-        for sink in list(self._sinks):
-            try:
-                getattr(sink, method)(*values)
-            except Exception as error:
-                self._drop(sink, error)
-
-    def _drop(self, sink: Sink, error: Exception) -> None:
-        self._sinks.remove(sink)
-        first = str(error).partition("\n")[0] or type(error).__name__
-        self.notice(f"{type(sink).__name__} failed, the run goes on without it: {first}")
+        self._audience.tell("finish", self.record)
 
 
 def _ours(name: str) -> bool:

@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 
 from cutaway.base import files
 from cutaway.base.errors import RunFailed, UserError
+from cutaway.runs import schemas
 
 TAIL_ROWS = 2000  # a tail of this many rows becomes a part: a live reader parses it in ~2 ms
 MAX_PARTS = 32  # more parts are folded into the main file: each costs a reader ~1 ms
@@ -69,13 +70,13 @@ class Table:
 
     def append_table(self, table: pa.Table) -> None:
         """Add a table of any column types, as a part of its own. It has an integer `step`."""
-        table = _plain(table)
+        table = schemas.plain(table)
         kinds = dict(zip(table.schema.names, table.schema.types))
         if not pa.types.is_integer(kinds.get("step", pa.null())):
             raise UserError(f"table {self.name}: needs an integer column 'step'")
         if "run" in kinds:
             raise UserError(_RUN_IS_TAKEN.format(self.name))
-        known = _united_schema([pa.schema(self._types.items()), table.schema], self.name)
+        known = schemas.united_schema([pa.schema(self._types.items()), table.schema], self.name)
         self._types = dict(zip(known.names, known.types))
         self.roll()
         with _disk_errors(self.live):
@@ -138,7 +139,7 @@ class Table:
             if kind is not float and kind is not int:
                 if value is None:
                     continue
-                value = _number(value, f"table {self.name}: {key}")
+                value = schemas.number(value, f"table {self.name}: {key}")
                 kind = type(value)
             known = types.get(key)
             if kind is float:
@@ -234,7 +235,7 @@ def read(folder: str | os.PathLike[str], name: str) -> pa.Table | None:
             tables = [_read_parquet(main)] if main.exists() else []
             tables += [table for path in _current(main, live) if (table := _read(path)) is not None]
             if _snapshot(main, live) == before:
-                return _united(tables, name)
+                return schemas.united(tables, name)
         except FileNotFoundError:
             pass
         time.sleep(0.002 * attempt)
@@ -272,7 +273,7 @@ def _footer(path: Path) -> pq.FileMetaData:
     try:
         return pq.read_metadata(path)
     except pa.ArrowException as error:
-        raise DamagedTable(f"{path}: damaged: {_first_line(error)}") from None
+        raise DamagedTable(f"{path}: damaged: {schemas.first_line(error)}") from None
 
 
 def _current(main: Path, live: Path) -> list[Path]:
@@ -314,7 +315,7 @@ def _read_parquet(path: Path) -> pa.Table:
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError) as error:
-        raise DamagedTable(f"{path}: damaged: {_first_line(error)}") from None
+        raise DamagedTable(f"{path}: damaged: {schemas.first_line(error)}") from None
 
 
 def _read_tail(path: Path) -> pa.Table | None:
@@ -327,7 +328,7 @@ def _read_tail(path: Path) -> pa.Table | None:
     try:
         return pyarrow.json.read_json(io.BytesIO(content), read_options=options)
     except pa.ArrowException as error:
-        raise DamagedTable(f"{path}: damaged: {_first_line(error)}") from None
+        raise DamagedTable(f"{path}: damaged: {schemas.first_line(error)}") from None
 
 
 def _write_parquet(table: pa.Table, path: Path, through: int) -> None:
@@ -349,61 +350,7 @@ def _schema(folder: str | os.PathLike[str], name: str) -> pa.Schema:
             found.append(_footer(path).schema.to_arrow_schema())
         elif (tail := _read_tail(path)) is not None:
             found.append(tail.schema)
-    return _united_schema(found, name)
-
-
-def _united_schema(schemas: Sequence[pa.Schema], name: str) -> pa.Schema:
-    if not schemas:
-        return pa.schema([])
-    try:
-        return pa.unify_schemas(
-            [s.remove_metadata() for s in schemas], promote_options="permissive"
-        )
-    except pa.ArrowException as error:
-        raise UserError(f"table {name}: columns changed their type: {_first_line(error)}") from None
-
-
-def _united(tables: Sequence[pa.Table], name: str) -> pa.Table | None:
-    if not tables:
-        return None
-    schema = _united_schema([table.schema for table in tables], name)
-    return pa.concat_tables([_cast(table, schema) for table in tables])
-
-
-def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """`table` with the columns of `schema`: missing ones null, integers made floats where asked."""
-    columns = [
-        table[field.name].cast(field.type, safe=False)
-        if field.name in table.schema.names
-        else pa.nulls(len(table), field.type)
-        for field in schema
-    ]
-    return pa.table(columns, schema=schema)
-
-
-def _plain(table: pa.Table) -> pa.Table:
-    """Without dictionary encoding, whose parts would not unite, and without columns of only null type."""
-    for index, field in enumerate(table.schema):
-        if pa.types.is_dictionary(field.type):
-            column = table.column(index).cast(field.type.value_type)
-            table = table.set_column(index, field.name, column)
-    return table.select([f.name for f in table.schema if not pa.types.is_null(f.type)])
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def _number(value: Any, place: str) -> int | float:
-    """`value` (bool, NumPy scalar, tensor with one element) as a Python number."""
-    if hasattr(value, "item"):
-        with contextlib.suppress(ValueError, RuntimeError):  # more than one element: told below
-            value = value.item()
-    if isinstance(value, float):
-        return float(value)
-    if isinstance(value, int):
-        return int(value)
-    raise UserError(f"{place} = {value!r} is no number; this table holds numbers only")
+    return schemas.united_schema(found, name)
 
 
 @contextlib.contextmanager

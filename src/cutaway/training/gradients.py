@@ -52,12 +52,21 @@ class Gradients:
                 return self._in_parts(step, recorded)
             except torch.OutOfMemoryError as error:
                 if not self.task.separable or self.parts >= _MOST_PARTS:
-                    raise RunFailed(f"out of memory: {str(error).splitlines()[0]}", step) from error
+                    raise RunFailed(self._out_of_memory(error), step) from error
                 self.parts *= 2
             # outside the handler, so that what the failed pass held is free
             self.tell(f"out of memory at step {step}: going on with {self.parts} parts a batch")
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
+
+    def _out_of_memory(self, error: torch.OutOfMemoryError) -> str:
+        """One line: what torch said, and the setting that helps where halving cannot."""
+        said, _, _ = str(error).partition("\n")
+        field = self.task.batch_field
+        helps = not self.task.separable and field is not None
+        return f"out of memory: {said}" + (
+            f"; its batches cannot be cut into parts: give a smaller {field}" if helps else ""
+        )
 
     def _in_parts(self, step: int, recorded: bool) -> tuple[Any, Loss]:
         hardware.reseed(self.device, stream(self.seed, step, "step"))

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from cutaway.base import hardware
 from cutaway.base.errors import Interrupted, RunFailed, UserError
@@ -27,7 +26,7 @@ from cutaway.training.observing import Observer
 from cutaway.training.precision import resolve
 from cutaway.training.saving import Saver
 from cutaway.training.schedule import learning_rate
-from cutaway.training.task import Task
+from cutaway.training.task import Evaluated, Task
 
 if TYPE_CHECKING:
     from cutaway.runs.checkpoint import Checkpoint
@@ -137,7 +136,7 @@ class _Fitting:
         config, observer, members, first = self.config, self.observer, self.members, self.step
         for step in range(first, members.last + 1):
             self.step, ending, marked = step, members.ending(step), members.marked_at(step)
-            evaluated: dict[str, Tensor | float] = {}
+            evaluated = Evaluated({}, {})
             if judged := members.active[:] if step % config.eval_every == 0 else marked:
                 self.drop(self.guard.failures())
                 evaluated = observer.evaluate(step, self.gradients.precision)

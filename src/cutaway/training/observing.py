@@ -11,13 +11,14 @@ from torch import Tensor
 
 from cutaway.base import hardware
 from cutaway.base.display import notice
+from cutaway.base.errors import RunFailed
 from cutaway.base.progress import Progress
 from cutaway.base.seeds import stream, torch_generator
 from cutaway.training.config import LoopConfig
 from cutaway.training.instruments import Instrument, Moment
 from cutaway.training.precision import autocast
 from cutaway.training.recorder import Recorder
-from cutaway.training.task import Loss, Task
+from cutaway.training.task import Evaluated, Loss, Task
 from cutaway.training.updaters import Updater
 
 if TYPE_CHECKING:
@@ -54,14 +55,17 @@ class Observer:
         """Training begins now, at `step`: where speeds are counted from."""
         self.started, self.first = time.monotonic(), step
 
-    def evaluate(self, step: int, precision: str) -> dict[str, Tensor | float]:
-        """The task's figures, from a random stream of their own."""
+    def evaluate(self, step: int, precision: str) -> Evaluated:
+        """The task's figures, from a random stream of their own, and which members failed at them."""
         hardware.reseed(self.device, stream(self.configs[0].seed, step, "evaluate"))
         self.task.eval()
         with torch.no_grad(), autocast(self.device, precision):
-            figures = dict(self.task.evaluate())
+            try:
+                found = self.task.evaluate()
+            except RunFailed as failure:
+                raise RunFailed(failure.reason, step) from failure
         self.task.train()
-        return figures
+        return found if isinstance(found, Evaluated) else Evaluated(found, {})
 
     def due(self, step: int) -> bool:
         """Whether the intervals ask for a row of this step."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from cutaway.base.errors import RunFailed, UserError
 from cutaway.training.config import LoopConfig
 from cutaway.training.instruments import Instrument
-from cutaway.training.task import Task
+from cutaway.training.task import Evaluated, Task
 from cutaway.training.updaters import Updater
 
 if TYPE_CHECKING:
@@ -65,18 +65,24 @@ class Saver:
         return self.improved_at[member] is not None
 
     def judge(
-        self, step: int, figures: Mapping[str, Tensor | float], members: Collection[int]
+        self, step: int, figures: Evaluated, members: Collection[int]
     ) -> dict[int, RunFailed]:
-        """Note whether this evaluation of `members` is their best so far; what is wrong where it is
-        not finite."""
+        """Note whether this evaluation of `members` is their best so far; what is wrong where one
+        failed, or the monitored figure is not finite."""
+        failures = {
+            member: RunFailed(failure.reason, step)
+            for member, failure in figures.failures.items()
+            if member in members
+        }
         value = figures.get(self.key)
         if value is None:
-            return {}
+            return failures
         values = torch.as_tensor(value).reshape(-1).tolist()
         if len(values) == 1:
             values *= self.task.members
-        failures = {}
         for member in members:
+            if member in failures:
+                continue
             one = values[member]
             if not math.isfinite(one):
                 why = f"{self.key} became non-finite at step {step}"

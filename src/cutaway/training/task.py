@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cutaway.base import hardware
+from cutaway.base.errors import RunFailed
 
 if TYPE_CHECKING:
     from cutaway.training.config import LoopConfig
@@ -49,19 +50,29 @@ class Loss:
     extras: dict[str, Any] = field(default_factory=dict)
 
 
+class Evaluated(dict[str, Tensor | float]):
+    """Figures of a stack, with `failures`: why members of it, by number, cannot go on."""
+
+    def __init__(self, figures: Mapping[str, Tensor | float], failures: Mapping[int, RunFailed]):
+        super().__init__(figures)
+        self.failures = dict(failures)
+
+
 class Task(nn.Module):
     """Something that can be trained. ALL its state is parameters or buffers: that, and batches
     that are pure functions of (seed, step, part), is what makes a resumed run equal the whole.
 
     `members`: how many runs are stacked on a leading axis. `monitor`: the evaluated figure that
-    says which checkpoint is best (None: no checkpoint is). `separable`: whether a batch may be cut into parts.
-    `unit` and `units_per_step`: what the progress bar counts.
+    says which checkpoint is best (None: no checkpoint is). `separable`: whether a batch may be cut
+    into parts; `batch_field`: the setting, in its study's config, that makes batches smaller where
+    they may not (None: there is none). `unit` and `units_per_step`: what the progress bar counts.
     """
 
     model: nn.Module
     members: int = 1
     monitor: tuple[str, Literal["min", "max"]] | None = ("val_loss", "min")
     separable: bool = True
+    batch_field: str | None = "batch_size"
     unit: str = "examples"
     units_per_step: int = 1
 
@@ -74,7 +85,11 @@ class Task(nn.Module):
         raise TypeError(f"{type(self).__name__} has no loss()")
 
     def evaluate(self) -> Mapping[str, Tensor | float]:
-        """Figures of the present weights; called in eval mode without gradients."""
+        """Figures of the present weights; called in eval mode without gradients.
+
+        A task that cannot go on raises RunFailed; a stack in which only some members cannot returns
+        `Evaluated`.
+        """
         return {}
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cutaway.base import files
+from cutaway.base import files, hardware
 from cutaway.base.errors import UserError
 from cutaway.dictionaries.base import Dictionary
 from cutaway.dictionaries.formats import own
@@ -64,10 +64,10 @@ def recognises(path: Path) -> bool:
 
 def write(dictionary: Dictionary, folder: Path) -> None:
     """Write what `SAE.load_from_disk` reads: same features and reconstructions of raw states."""
-    scale = dictionary.input_scale.double()
+    scale = hardware.widened(dictionary.input_scale)
 
     def raw(tensor: Tensor) -> Tensor:
-        return tensor.detach().double() / scale
+        return hardware.widened(tensor.detach()) / scale
 
     theirs = _THEIRS[dictionary.architecture]
     tensors = {
