@@ -1,0 +1,1 @@
+"""Statistics without models: batched logistic regression, scores, intervals by resampling groups."""
