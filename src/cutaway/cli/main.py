@@ -54,9 +54,22 @@ GROUPS: list[tuple[str, str, list[tuple[str, str, str]]]] = [
             ("pipeline", "cutaway.cli.sae:pipeline", "From a model to features one can read."),
             ("train", "cutaway.cli.sae:train", "A dictionary per layer of a store."),
             ("eval", "cutaway.cli.sae:evaluate", "What dictionaries are worth, beside baselines."),
-            ("features", "cutaway.cli.sae:features", "Read every feature; a page to search."),
-            ("effect", "cutaway.cli.sae:effect", "Switch a feature off, or steer with it."),
-            ("export", "cutaway.cli.sae:export", "Hand a dictionary on to other libraries."),
+            (
+                "features",
+                "cutaway.cli.sae_features:features",
+                "Read every feature; a page to search.",
+            ),
+            ("study", "cutaway.cli.sae_study:study", "Arms over seeds, judged side by side."),
+            (
+                "effect",
+                "cutaway.cli.sae_features:effect",
+                "Switch a feature off, or steer with it.",
+            ),
+            (
+                "export",
+                "cutaway.cli.sae_features:export",
+                "Hand a dictionary on to other libraries.",
+            ),
         ],
     ),
     (

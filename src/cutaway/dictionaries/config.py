@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from cutaway.base.errors import UserError
+from cutaway.dictionaries.orthogonality.config import OrthogonalityFields
 from cutaway.dictionaries.synthetic.config import SyntheticFields
 from cutaway.studies.settings import StudyConfig
 from cutaway.training.config import LoopConfig
@@ -25,7 +26,7 @@ _OF_SOME = {
 }
 
 
-class DictionaryConfig(SyntheticFields, StudyConfig):
+class DictionaryConfig(SyntheticFields, OrthogonalityFields, StudyConfig):
     """A sparse dictionary of a model's hidden states, or of synthetic ones."""
 
     free: ClassVar[frozenset[str]] = StudyConfig.free | {
@@ -206,6 +207,8 @@ class DictionaryConfig(SyntheticFields, StudyConfig):
                 f"groups = {self.groups}: expected widths from 1 to d_hidden = {d_hidden}, ending "
                 "there"
             )
+        if self.orthogonality is not None:
+            self.pairs_wanted(d_hidden)
         return self.model_copy(
             update={
                 "d_model": width,

@@ -18,6 +18,8 @@ from cutaway.dictionaries.config import FIXED_L0, DictionaryConfig
 from cutaway.dictionaries.control import Settings
 from cutaway.dictionaries.instruments import Directions
 from cutaway.dictionaries.kernels.choice import break_even
+from cutaway.dictionaries.orthogonality.instrument import Pairs
+from cutaway.dictionaries.orthogonality.penalty import Orthogonality
 from cutaway.dictionaries.registry import build
 from cutaway.dictionaries.sources import Source, open_source
 from cutaway.dictionaries.synthetic.instrument import GroundTruth
@@ -51,8 +53,9 @@ class DictionaryStudy(Study[DictionaryConfig]):
         source = open_source(configs)
         each, tasks = zip(*(_prepared(one, source, index) for index, one in enumerate(configs)))
         stack = DictionaryStack(tasks, source.train, source.places)
+        instruments = {one.name: one for prepared in each for one in prepared.instruments}
         for one in each:
-            one.task = stack
+            one.task, one.instruments = stack, list(instruments.values())
         return list(each)
 
     def advise(self, run: Run, config: DictionaryConfig) -> list[str]:
@@ -95,7 +98,10 @@ def _prepared(
                 f"threshold = {config.threshold:g}: no feature is active on any of "
                 f"{len(sample):,} states of {name}; lower it, or leave it out"
             )
-    task = DictionaryTask(dictionary, _settings(config), train, held_out)
+    penalty = None
+    if config.orthogonality is not None:
+        penalty = Orthogonality(config.d_hidden, config, seed=config.seed)
+    task = DictionaryTask(dictionary, _settings(config), train, held_out, penalty)
     task.control.l0_average.fill_(config.start_l0)
     resolved: dict[str, Any] = {
         "settings": config.model_dump(mode="json"),
@@ -113,6 +119,8 @@ def _prepared(
     instruments: list[Instrument] = [Directions(config.eval_every)]
     if isinstance(source.validation, SyntheticStream):
         instruments.append(GroundTruth(config.eval_every, source.validation))
+    if config.orthogonality in ("top_k", "random"):
+        instruments.append(Pairs(config.eval_every))
     where = {} if site is None else {"site": str(site)}
     loop = config.loop()
     prepared = Prepared(
@@ -121,7 +129,7 @@ def _prepared(
         instruments=instruments,
         parents=[{**source.parent, **where}],
         resolved=resolved,
-        notices=[*source.notices, *given.ignored(), *given.without_use()],
+        notices=[*source.notices, *given.ignored(), *given.without_use(), *given.without_penalty()],
     )
     return prepared, task
 

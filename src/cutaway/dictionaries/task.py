@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cutaway.base.errors import RunFailed
 from cutaway.dictionaries.base import Dictionary, TrainingHints
 from cutaway.dictionaries.control import Settings, SparsityState
+from cutaway.dictionaries.orthogonality.penalty import Orthogonality
 from cutaway.dictionaries.scores import Reconstruction
 from cutaway.training.config import LoopConfig
 from cutaway.training.task import WHOLE, Evaluated, Loss, Part, Task
@@ -48,7 +49,7 @@ class _Seen:
 class DictionaryTask(Task):
     """One dictionary on one stream. Loss, in scaled units, mean over tokens:
 
-        ‖x̃ − x̂‖² + the architecture's penalties
+        ‖x̃ − x̂‖² + the architecture's penalties + that of `orthogonality`, if there is one
 
     `val_score`, by which the best checkpoint is chosen, is the normalised MSE of held-out tokens
     plus how far, beyond a tenth, their L0 is from its target: a dictionary that was denser early
@@ -64,18 +65,27 @@ class DictionaryTask(Task):
         settings: Settings,
         train: States,
         validation: Sequence[Tensor],
+        orthogonality: Orthogonality | None = None,
     ):
         super().__init__()
         self.model = dictionary
         self.settings, self.train_states, self.held_out = settings, train, validation
-        self.separable = not dictionary.couples and settings.sparsity != "target"
+        self.orthogonality = orthogonality
+        coupled = dictionary.couples or settings.sparsity == "target" or orthogonality is not None
+        self.separable = not coupled
         self.units_per_step = train.batch_size
         self.control = SparsityState(dictionary.shape.d_hidden, settings)
         self._seen: list[_Seen] = []
+        self._step = 0
 
-    def batch(self, step: int, part: Part = WHOLE) -> Tensor:
+    def begin(self, step: int, part: Part) -> None:
+        """A batch's part is about to be worked."""
+        self._step = step
         if part.index == 0:
             self._seen.clear()
+
+    def batch(self, step: int, part: Part = WHOLE) -> Tensor:
+        self.begin(step, part)
         whole = self.train_states.batch(step)
         place = self.model.decoder_weight
         return whole[part.slice(len(whole))].to(place.device, non_blocking=True)
@@ -94,11 +104,17 @@ class DictionaryTask(Task):
         error = (x - step.reconstruction).square().sum() / len(x)
         seen = _Seen(step.codes.fired(), step.codes.per_token(), step.notes, len(x))
         self._seen.append(seen)
-        losses = {"reconstruction_loss": error, **step.losses}
+        penalties, pairs = dict(step.losses), {}
+        if self.orthogonality is not None:
+            rows = self.model.decoder_weight
+            penalties["orthogonality_loss"], pairs = self.orthogonality.loss(
+                step.codes, rows, self._step
+            )
+        losses = {"reconstruction_loss": error, **penalties}
         told = {name: value.detach() for name, value in losses.items()}
 
         def parts() -> Mapping[str, Tensor]:
-            figures = dict(told)
+            figures = told | pairs
             figures["l0"] = seen.l0.float()
             figures["normalised_mse"] = told["reconstruction_loss"] / (x.square().sum() / len(x))
             figures["dead_share"] = self.control.dead_share()
@@ -108,7 +124,7 @@ class DictionaryTask(Task):
             return figures
 
         weight = len(x) / self.train_states.batch_size
-        return Loss(error + sum(step.losses.values()), parts, weight=weight)
+        return Loss(error + sum(penalties.values()), parts, weight=weight)
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
@@ -123,6 +139,8 @@ class DictionaryTask(Task):
         push = self.control.push()
         if push is not None:
             self.model.push(push)
+        if self.orthogonality is not None:
+            self.orthogonality.after_step()
         self._seen.clear()
 
     def evaluate(self) -> dict[str, Tensor | float]:
@@ -166,9 +184,8 @@ class DictionaryStack(Task):
         self.units_per_step = train.batch_size * len(tasks)
 
     def batch(self, step: int, part: Part = WHOLE) -> Tensor:
-        if part.index == 0:
-            for task in self.tasks:
-                task._seen.clear()
+        for task in self.tasks:
+            task.begin(step, part)
         whole = self.train_states.batch(step)
         chosen = part.slice(whole.shape[-2])
         place = self.tasks[0].model.decoder_weight

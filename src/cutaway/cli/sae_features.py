@@ -1,0 +1,151 @@
+"""`cutaway sae features|effect|export`: reading a dictionary's features, and using them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+from cutaway.base import display, files
+from cutaway.base.errors import UserError
+from cutaway.cli.common import output_format
+
+# of a feature's value: far beyond it nothing of the state is left in float32, and norms overflow
+LARGEST = 1e9
+
+
+def features(
+    dictionary: Path,
+    *,
+    model: str | None = None,
+    data: str | None = None,
+    activations: Path | None = None,
+    tokens: str = "1M",
+    examples: int = 20,
+    feature: int | None = None,
+    top: int = 10,
+    out: Path | None = None,
+    json: bool = False,
+    csv: bool = False,
+) -> None:
+    """Read every feature: what it fires on and promotes; tables and a page to search.
+
+    Args:
+        dictionary: A dictionary's run, or a folder of a saved or foreign one.
+        model: The model it is of [the one it was trained on].
+        data: Text to read over [the hidden states or text it was trained on].
+        activations: A store of hidden states to read over [the recorded one].
+        tokens: How many tokens of it.
+        examples: Strongest examples kept of each feature.
+        feature: Print all about this one.
+        top: How many features to list, the most frequent first.
+        out: Where features.json, the tables and features.html go [DICTIONARY/features].
+        json: Print JSON.
+        csv: Print CSV.
+    """
+    from cutaway.activations.config import count
+    from cutaway.dictionaries import using
+    from cutaway.dictionaries.page import write_page
+
+    format = output_format(json, csv)
+    if top < 1:
+        raise UserError(f"top = {top}: expected 1 or more")
+    folder = out or using.home(dictionary) / "features"
+    files.require_writable(folder)
+    found = using.read(
+        dictionary,
+        model=model,
+        data=data,
+        activations=activations,
+        tokens=count(tokens),
+        examples=examples,
+        feature=feature,
+    )
+    found.save(folder)
+    page = write_page(found, folder)
+    if feature is not None and format == "table":
+        print(found.summary(feature))
+    elif feature is not None:
+        display.show([found.row(feature) | {"examples": found.examples_of(feature)}], format)
+    else:
+        display.show(using.most_frequent(found, top), format)
+    display.notice(f"wrote {page}")
+
+
+def export(dictionary: Path, *, format: str = "saelens", out: Path | None = None) -> None:
+    """Hand a dictionary on to other libraries.
+
+    Args:
+        dictionary: A dictionary's run or folder.
+        format: saelens, or cutaway (safetensors and JSON).
+        out: The folder to write.
+    """
+    from cutaway.dictionaries.base import Dictionary
+    from cutaway.dictionaries.formats import export as write
+
+    if out is None:
+        raise UserError("sae export: say where to, with --out FOLDER")
+    print(write(Dictionary.load(dictionary), out, format))
+
+
+def effect(
+    dictionary: Path,
+    *,
+    feature: int,
+    value: float = 0.0,
+    mode: Literal["set", "scale", "add"] = "set",
+    prompt: str,
+    model: str | None = None,
+    length: int = 40,
+    temperature: float = 0.8,
+    seed: int = 0,
+    json: bool = False,
+    csv: bool = False,
+) -> None:
+    """Switch a feature off, or steer with it: the next token's odds, and a sample, before and after.
+
+    Args:
+        dictionary: A dictionary's run or folder.
+        feature: Which feature.
+        value: What its activation is set to, scaled by, or what is added to it (raw units).
+        mode: set, scale or add.
+        prompt: Text to begin with.
+        model: The model it is of [the one it was trained on].
+        length: Tokens of the sample.
+        temperature: Of the sample; 0 takes the likeliest token.
+        seed: Of the sample.
+        json: Print JSON.
+        csv: Print CSV.
+    """
+    from cutaway.dictionaries import using
+    from cutaway.dictionaries.effects import compare_logits, feature_effect, sample_both
+
+    format = output_format(json, csv)
+    loaded, network = using.opened(dictionary, model)
+
+    def changed() -> Any:
+        return feature_effect(network, loaded, None, {feature: value}, mode=mode)
+
+    if not prompt:
+        raise UserError("prompt = '': expected some text to begin with")
+    if length < 0:
+        raise UserError(f"length = {length}: expected 0 or more")
+    if not abs(value) <= LARGEST:
+        raise UserError(
+            f"value = {value}: expected a finite number, at most {LARGEST:g} either way"
+        )
+    if not 0 <= temperature < math.inf:
+        raise UserError(f"temperature = {temperature}: expected a finite number, 0 or more")
+    moved = compare_logits(network, prompt, changed())
+    before, after = sample_both(
+        network, prompt, changed(), length=length, temperature=temperature, seed=seed
+    )
+    rows = [*moved.raised, *reversed(moved.lowered)]
+    if format == "json":
+        samples = {"without": before, "with": after}
+        display.show([{"divergence": moved.divergence, **samples, "tokens": rows}], format)
+    else:
+        display.show(rows, format)
+    if format == "table":
+        print(f"\nKL(before ‖ after) of the next token: {moved.divergence:.4f} nats")
+        print(f"\nwithout: {before}\n\nwith:    {after}")

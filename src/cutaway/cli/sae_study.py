@@ -1,0 +1,129 @@
+"""`cutaway sae study`: arms of a question about dictionaries over seeds, judged side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from cutaway.base import display
+from cutaway.base.errors import Interrupted, RunFailed, UserError
+from cutaway.cli.common import output_format
+from cutaway.cli.sae import Flag, Settings, _settings
+
+if TYPE_CHECKING:
+    from cutaway.sweeps.grid import Sweep
+
+_SYNTHETIC = "orthogonality"  # the preset of `--synthetic`
+
+
+def study(
+    question: Literal["orthogonality"],
+    activations: Path | None = None,
+    *settings: Settings,
+    synthetic: Flag = False,
+    out: Path | None = None,
+    arms: str = "all",
+    seeds: str = "5",
+    l0: str | None = None,
+    config: Path | None = None,
+    tasks: list[str] | None = None,
+    jobs: int = 1,
+    resume: Flag = False,
+    dry_run: Flag = False,
+    json: bool = False,
+    csv: bool = False,
+) -> None:
+    """Train every arm of a study over seeds, and say what differs by more than noise.
+
+    Args:
+        question: orthogonality: does pushing apart features that fire together reduce absorption?
+        activations: The folder `cutaway extract` made, for states of a model.
+        settings: Fields of the dictionary's config for every run, as --field value.
+        synthetic: States of a known hierarchy instead, where absorption is known exactly.
+        out: The study's folder: a folder per run, results.csv, comparison.csv and figures/.
+        arms: all, or some of them with commas between: none,tau-0.1,adaptive,random.
+        seeds: How many seeds (5), or which (10,11,12).
+        l0: Target L0s with commas between; default that of the preset, or width / 12.
+        config: A YAML file or preset of settings every run shares.
+        tasks: Labelled texts for sparse probing (a file or folder) [parts of the docstrings].
+        jobs: Runs trained at the same time.
+        resume: Go on with what was stopped; what is done is skipped.
+        dry_run: List the runs, and stop.
+        json: Print JSON.
+        csv: Print CSV.
+    """
+    from cutaway.dictionaries.experiments import report
+    from cutaway.sweeps.run import run_sweep
+
+    format = output_format(json, csv)
+    if out is None:
+        raise UserError("sae study: say where to, with --out FOLDER")
+    planned = _planned(activations, synthetic, settings, arms, seeds, l0, config)
+    if dry_run:
+        rows = [{"run": run.name, **run.swept} for run in planned.runs]
+        display.show(rows, format)
+        return
+    given = report.labelled(tasks) if tasks else None  # a mistake is told before training
+    swept = run_sweep(planned, out, resume=resume, jobs=jobs)
+    if swept.signal is not None:
+        left = len(swept.unfinished)
+        raise Interrupted(f"{out}: stopped with {left} runs to go; --resume goes on", swept.signal)
+    comparison = report.write(out, given, probing=not synthetic)
+    shown = report.COLUMNS if format == "table" else None
+    display.show(report.shown(comparison.arms, format), format, columns=shown)
+    for path in report.draw(out, comparison):
+        display.notice(f"wrote {path}")
+    if swept.unfinished:
+        for row in swept.unfinished:
+            display.notice(f"{row['run']}: {row['status']}: {row['reason']}")
+        count = f"{len(swept.unfinished)} of {len(swept.rows)} runs"
+        raise RunFailed(f"{out}: {count} did not come to their end; --resume tries them again")
+
+
+def _planned(
+    activations: Path | None,
+    synthetic: bool,
+    settings: tuple[str, ...],
+    arms: str,
+    seeds: str,
+    l0: str | None,
+    config: Path | None,
+) -> Sweep:
+    from cutaway.dictionaries.experiments import orthogonality as study
+
+    if (activations is None) is not synthetic:
+        raise UserError("sae study: give a store of hidden states, or --synthetic; one of the two")
+    preset = Path(_SYNTHETIC) if synthetic and config is None else config
+    shared: dict[str, Any] = _settings(settings, preset)
+    if activations is not None:
+        shared["activations"] = str(activations)
+    usual = shared.pop("target_l0", None)
+    for name in ("name", "seed", "data_seed", "truth_seed"):
+        shared.pop(name, None)
+    targets = [usual] if l0 is None else _numbers("l0", l0, float)
+    if targets == [None]:
+        raise UserError("l0: which? as in --l0 4,8 (features per token to compare the arms at)")
+    return study.sweep(
+        shared,
+        arms=tuple(study.ARMS) if arms == "all" else tuple(arms.split(",")),
+        seeds=_seeds(seeds),
+        target_l0s=targets,
+    )
+
+
+def _seeds(text: str) -> list[int]:
+    numbers = _numbers("seeds", text, int)
+    if "," in text:
+        return numbers
+    if numbers[0] < 1:
+        raise UserError(f"seeds = {text}: expected 1 or more, or a list as in 10,11,12")
+    return list(range(numbers[0]))
+
+
+def _numbers(name: str, text: str, kind: type) -> list[Any]:
+    try:
+        return [kind(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UserError(
+            f"{name} = {text!r}: expected numbers with commas between, as in 4,8"
+        ) from None

@@ -1,0 +1,1 @@
+"""Studies of dictionaries: arms over seeds, judged side by side."""

@@ -1,0 +1,141 @@
+"""What the arms of a study came to: a row per run, and per arm with intervals over seeds.
+
+Arms are compared with the baseline seed by seed at the same target L0; a run whose L0 is more than
+5 % off its target is not matched and stays out of the comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cutaway.base.errors import UserError
+from cutaway.dictionaries.experiments.orthogonality import BASELINE, arm_of
+from cutaway.runs.folder import Run
+from cutaway.stats.bootstrap import paired_difference, seed_interval
+from cutaway.sweeps.definition import read_definition
+
+MATCHED = 0.05  # how far L0 may be off its target
+# What is compared, under the names of a run's final figures, and how it is called.
+MEASURES = {
+    "absorption": "absorption",
+    "mmcs": "mmcs",
+    "matched_f1": "matched_f1",
+    "val_explained_variance": "explained_variance",
+    "val_l0": "l0",
+    "val_dead_share": "dead_share",
+    "decoder_max_cosine": "decoder_max_cosine",
+    "orthogonality_loss": "orthogonality_loss",
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`runs`: a row per run, figures and all; `arms`: a row per target L0 and arm."""
+
+    runs: list[dict[str, Any]]
+    arms: list[dict[str, Any]]
+
+
+def compared(folder: Path, more: Mapping[str, Mapping[str, float]] | None = None) -> Comparison:
+    """The finished runs of a study's folder side by side.
+
+    `more` adds figures to runs by name (sparse probing). Each arm's row has for every measure its
+    mean over seeds with a 95 % interval (`_low`, `_high`), and `<measure>_change`: the mean
+    difference to the baseline on the same seeds, with its interval and `_within_noise` where that
+    holds 0. Raises UserError where no run is done.
+    """
+    sweep = read_definition(folder)
+    if sweep is None:
+        raise UserError(f"{folder}: holds no study (no sweep.yaml there)")
+    rows = []
+    for one in sweep.runs:
+        if (row := _row(folder / one.name, one.swept)) is not None:
+            rows.append(row | dict((more or {}).get(one.name, {})))
+    if not rows:
+        raise UserError(f"{folder}: no run of the study is done")
+    return Comparison(rows, _arms(rows))
+
+
+def _row(folder: Path, swept: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A finished run's figures; None for one that is not done."""
+    try:
+        run = Run.open(folder)
+    except UserError:
+        return None
+    if run.status != "done":
+        return None
+    metrics, target = run.record.metrics, float(swept["target_l0"])
+    found = {name: metrics[key] for key, name in MEASURES.items() if metrics.get(key) is not None}
+    l0 = float(found.get("l0", float("nan")))
+    return {
+        "run": folder.name,
+        "arm": arm_of(folder.name),
+        "target_l0": target,
+        "seed": swept["seed"],
+        "steps": run.record.steps_done,
+        "matched": bool(abs(l0 / target - 1) <= MATCHED),
+        **found,
+        "ms_per_step": _milliseconds(run),
+    }
+
+
+def _milliseconds(run: Run) -> float:
+    """Time of a step, ms: the 10th percentile over the stretches between recorded rows, which
+    leaves out those with an evaluation or a checkpoint, and most of what others did meanwhile."""
+    history = run.read("history")
+    step, seconds = (history[name].to_numpy() for name in ("step", "seconds"))
+    gaps = np.diff(seconds) / np.maximum(np.diff(step), 1)
+    return float(1e3 * np.percentile(gaps, 10)) if len(gaps) else float("nan")
+
+
+def _arms(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    figures = [
+        name
+        for name in dict.fromkeys(name for row in rows for name in row)
+        if name not in ("run", "arm", "target_l0", "seed", "steps", "matched")
+    ]
+    found = []
+    for target in dict.fromkeys(row["target_l0"] for row in rows):
+        here = [row for row in rows if row["target_l0"] == target]
+        base = _by_seed(here, BASELINE)
+        for arm in dict.fromkeys(row["arm"] for row in here):
+            own = _by_seed(here, arm)
+            line: dict[str, Any] = {"arm": arm, "target_l0": target, "seeds": len(own)}
+            line["unmatched"] = sum(row["arm"] == arm and not row["matched"] for row in here)
+            for name in figures:
+                line |= _figure(name, own, {} if arm == BASELINE else base)
+            found.append(line)
+    return found
+
+
+def _by_seed(rows: Iterable[Mapping[str, Any]], arm: str) -> dict[Any, Mapping[str, Any]]:
+    return {row["seed"]: row for row in rows if row["arm"] == arm and row["matched"]}
+
+
+def _figure(
+    name: str, own: Mapping[Any, Mapping[str, Any]], base: Mapping[Any, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """A measure over seeds, and what it changed against the baseline on the same seeds."""
+    values = [row[name] for row in own.values() if _known(name, row)]
+    if not values:
+        return {}
+    mean, low, high = seed_interval(values)
+    found: dict[str, Any] = {name: mean, f"{name}_low": low, f"{name}_high": high}
+    both = [seed for seed in own if seed in base and _known(name, own[seed], base[seed])]
+    if both:
+        change = paired_difference(
+            [own[seed][name] for seed in both], [base[seed][name] for seed in both]
+        )
+        found[f"{name}_change"] = change.mean
+        found[f"{name}_change_low"], found[f"{name}_change_high"] = change.low, change.high
+        found[f"{name}_within_noise"] = change.within_noise
+    return found
+
+
+def _known(name: str, *rows: Mapping[str, Any]) -> bool:
+    return all(row.get(name) is not None and np.isfinite(row[name]) for row in rows)

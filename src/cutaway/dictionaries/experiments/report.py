@@ -1,0 +1,105 @@
+"""A study's folder: its tables and pictures, beside its runs."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cutaway.base import display, files
+from cutaway.base.errors import UserError
+from cutaway.dictionaries.experiments.comparison import Comparison, compared
+
+if TYPE_CHECKING:
+    from cutaway.dictionaries.suite.tasks import LabelledTexts
+
+RUNS, ARMS, JSON = "results.csv", "comparison.csv", "comparison.json"
+# What the table for people shows of an arm; files and --json have all.
+COLUMNS = (
+    *("arm", "target_l0", "seeds", "l0", "explained_variance", "absorption", "change"),
+    *("mmcs", "probing_1", "decoder_max_cosine", "dead_share", "ms_per_step"),
+)
+
+
+def labelled(tasks: Sequence[str]) -> list[LabelledTexts]:
+    """The labelled texts in these files and folders."""
+    from cutaway.dictionaries.suite.tasks import read_tasks
+
+    return [one for path in tasks for one in read_tasks(path)]
+
+
+def write(
+    folder: Path, tasks: Sequence[LabelledTexts] | None = None, *, probing: bool
+) -> Comparison:
+    """Compare the study's finished runs and write results.csv (a row per run), comparison.csv and
+    comparison.json (a row per arm); with `probing` sparse probing of each run's dictionary too."""
+    more = probed(folder, tasks) if probing else {}
+    comparison = compared(folder, more)
+    _write_csv(comparison.runs, folder / RUNS)
+    _write_csv(comparison.arms, folder / ARMS)
+    files.write_json(folder / JSON, {"format": 1, **display.finite(comparison.__dict__)})
+    return comparison
+
+
+def shown(arms: Sequence[Mapping[str, Any]], format: display.Format) -> list[dict[str, Any]]:
+    """The arms' rows; for people with one cell a measure: its mean and half its interval, and what
+    absorption changed, `~` before a difference within noise."""
+    if format != "table":
+        return [dict(one) for one in arms]
+    return [_for_people(one) for one in arms]
+
+
+def _for_people(arm: Mapping[str, Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name in COLUMNS:
+        value = arm.get(name)
+        half = (arm.get(f"{name}_high", float("nan")) or float("nan")) - (value or 0.0)
+        if isinstance(value, float) and half == half:  # an interval there is
+            row[name] = f"{value:.3g} ± {half:.1g}"
+        elif value is not None:
+            row[name] = value
+    if (change := arm.get("absorption_change")) is not None:
+        mark = "~" if arm["absorption_within_noise"] else ""
+        row["change"] = f"{mark}{change:+.3f}"
+    return row
+
+
+def probed(
+    folder: Path, tasks: Sequence[LabelledTexts] | None = None
+) -> dict[str, dict[str, float]]:
+    """Sparse probing of every finished run's dictionary: `probing_1`, `probing_5`, the mean test
+    accuracy over the tasks with 1 and 5 features; kept in each run as its table `suite`."""
+    from cutaway.dictionaries.suite.run import judged, mean_of
+    from cutaway.sweeps.definition import read_definition
+
+    sweep = read_definition(folder)
+    found = {}
+    for one in () if sweep is None else sweep.runs:
+        path = folder / one.name
+        try:
+            rows = judged(path, ["sparse_probing"], tasks=tasks)
+        except UserError as error:
+            display.notice(f"{one.name}: not probed: {error}")
+            continue
+        found[one.name] = {f"probing_{k}": mean_of(rows, k) for k in (1, 5)}
+    return found
+
+
+def draw(folder: Path, comparison: Comparison) -> list[Path]:
+    """The study's pictures, into its figures/; returns the files."""
+    from cutaway.dictionaries.experiments.pictures import study_figures
+    from cutaway.figures.look import save
+
+    figures = study_figures(folder, comparison)
+    return [save(figure, folder / "figures" / f"{name}.png") for name, figure in figures.items()]
+
+
+def _write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    fields = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fields, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    files.write_text(path, text.getvalue())

@@ -1,0 +1,1 @@
+"""Keeping features that fire together at right angles: a penalty any dictionary's loss can take."""

@@ -1,0 +1,298 @@
+"""Tasks from files: folders of classes, tables, CoNLL tokens, and the docstrings every Python has.
+
+Long documents are cut into passages at paragraphs. Passages of a document share its group; a
+class that is one or two long documents is divided into sections of neighbouring passages, which
+become its groups.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cutaway.base.display import notice
+from cutaway.base.errors import UserError
+from cutaway.dictionaries.suite.tasks import FEWEST, PARTS, LabelledTexts
+from cutaway.text import decoding
+from cutaway.text.docstrings import DocstringsSource
+from cutaway.text.files import SUFFIXES, FilesSource
+from cutaway.text.sources import Document
+
+CHARACTERS = 400  # of a passage, about: some 80 tokens of English
+SECTION = 10  # passages of a section
+PACKAGES = 6  # classes of the docstrings task, at most
+_TABLES = (".jsonl", ".csv", ".tsv", ".parquet")
+_CONLL = (".conll", ".conll02", ".conll2002", ".conll03", ".conll2003", ".bio", ".iob")
+_BREAKS = ("\n\n", "\n", ". ", " ")
+_NO_SPACE_BEFORE = re.compile(r" (?=[.,;:!?)\]'’])|(?<=[(\[]) ")
+
+
+def read_tasks(
+    place: str | os.PathLike[str], *, characters: int = CHARACTERS
+) -> list[LabelledTexts]:
+    """The tasks in a place.
+
+    - `docstrings`: which package of the standard library a docstring belongs to;
+    - a folder with a sub-folder or a file per class: which class a passage is from;
+    - `.jsonl`, `.csv`, `.tsv`, `.parquet`: columns `text`, `label` and, if there, `group`;
+    - `.conll`, `.conll02`, `.bio` and the like (`token<TAB>tag`, a blank line between sentences):
+      a task per entity type, whether a sentence names one.
+
+    Raises UserError, naming file and line, for anything else.
+    """
+    if str(place) == "docstrings":
+        return [docstrings_task(characters=characters)]
+    path = Path(place)
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; expected one, or docstrings")
+    if path.is_dir():
+        return [folder_task(path, characters=characters)]
+    if path.suffix.lower() in _TABLES:
+        return [table_task(path)]
+    if path.suffix.lower() in _CONLL:
+        return conll_tasks(path)
+    known = ", ".join((*_TABLES, *_CONLL))
+    raise UserError(f"{path}: not a file of labelled texts; expected a folder, or {known}")
+
+
+def folder_task(path: Path, *, characters: int = CHARACTERS) -> LabelledTexts:
+    """A class per sub-folder, or per file where there are no sub-folders; classes are their names."""
+    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    classes = [entry for entry in entries if entry.is_dir()] or [
+        entry for entry in entries if entry.name.lower().removesuffix(".gz").endswith(SUFFIXES)
+    ]
+    if len(classes) < 2:
+        raise UserError(f"{path}: expected two or more sub-folders or text files, a class each")
+    documents = {
+        one.name if one.is_dir() else one.name.partition(".")[0]: FilesSource(one).documents()
+        for one in classes
+    }
+    if len(documents) < len(classes):
+        raise UserError(
+            f"{path}: files of the same name but for the ending; expected one per class"
+        )
+    whole = path.resolve()  # `en` says little: `gutenberg/en`
+    return _passages_task(f"{whole.parent.name}/{whole.name}", documents, characters)
+
+
+def docstrings_task(*, packages: int = PACKAGES, characters: int = CHARACTERS) -> LabelledTexts:
+    """Which package of the standard library a passage of docstrings is from; groups are modules.
+
+    The packages with most text, of those with five modules or more that have some.
+    """
+    modules: dict[str, list[Document]] = {}
+    for document in DocstringsSource().documents():
+        package, dot, _ = document.id.partition(".")
+        if dot:
+            modules.setdefault(package, []).append(document)
+    sizes = {
+        package: sum(len(document.text) for document in found)
+        for package, found in modules.items()
+        if len(found) >= 5
+    }
+    largest = sorted(sizes, key=lambda package: -sizes[package])[:packages]
+    return _passages_task("docstrings", {name: modules[name] for name in largest}, characters)
+
+
+def table_task(path: Path) -> LabelledTexts:
+    """`text` and `label` of each row; rows with the same `group`, else the same text, belong together."""
+    texts, labels, groups = [], [], []
+    for where, row in labelled_rows(path):
+        for column in ("text", "label"):
+            if row.get(column) is None:
+                known = ", ".join(map(str, row)) or "none"
+                raise UserError(
+                    f"{where}: no {column!r}; expected text and label, columns: {known}"
+                )
+        if not isinstance(row["text"], str):
+            raise UserError(f"{where}: 'text' is {type(row['text']).__name__}, expected text")
+        if not isinstance(row["label"], str | int | bool):
+            raise UserError(
+                f"{where}: 'label' is {type(row['label']).__name__}, expected a name or whole number"
+            )
+        if not row["text"].strip():
+            continue
+        group = row.get("group")
+        texts.append(row["text"])
+        labels.append(str(row["label"]))
+        groups.append(row["text"] if group is None else str(group))
+    return LabelledTexts(path.name.partition(".")[0], texts, labels, groups)
+
+
+def conll_tasks(path: Path) -> list[LabelledTexts]:
+    """For each entity type with enough sentences: whether a sentence names one, labels `no`, `yes`.
+
+    Tags are `O`, `B-PER`, `I-PER` in the last column. Groups are documents where `-DOCSTART-` marks
+    them, else ten neighbouring sentences.
+    """
+    texts, types, groups = [], [], []
+    for number, (words, tags, document) in enumerate(_sentences(path)):
+        texts.append(_NO_SPACE_BEFORE.sub("", " ".join(words)))
+        types.append({tag.partition("-")[2] for tag in tags if tag != "O"})
+        groups.append(f"document {document}" if document else f"sentences {number // SECTION}")
+    if not texts:
+        raise UserError(f"{path}: no sentence in it")
+    if set(groups) == {"document 1"}:
+        groups = [f"sentences {number // SECTION}" for number in range(len(texts))]
+    counts = Counter(kind for found in types for kind in found)
+    name = path.name.partition(".")[0]
+    tasks = [
+        LabelledTexts(
+            f"{name}: {kind}", texts, ["yes" if kind in found else "no" for found in types], groups
+        )
+        for kind, count in sorted(counts.items())
+        if FEWEST <= count <= len(texts) - FEWEST
+    ]
+    if not tasks:
+        raise UserError(
+            f"{path}: no entity type is in {FEWEST} or more sentences and missing from as many; "
+            f"sentences that name each: {dict(counts) or 'none'}"
+        )
+    return tasks
+
+
+def passages(text: str, characters: int = CHARACTERS) -> list[str]:
+    """A text in passages of about `characters`, cut at empty lines, else at lines, sentences, words.
+
+    A passage ends at the first paragraph with which it has so many characters; one twice that is
+    cut further. A short rest joins the passage before it.
+    """
+    found: list[str] = []
+    held = ""
+    for piece in _pieces(text, 2 * characters, _BREAKS):
+        held += piece
+        if len(held) >= characters:
+            found.append(held.strip())
+            held = ""
+    if (rest := held.strip()) and found and len(rest) < characters // 4:
+        found[-1] += "\n\n" + rest
+    elif rest:
+        found.append(rest)
+    return [passage for passage in found if passage]
+
+
+# -- inside ----------------------------------------------------------------------------------------
+
+
+def _pieces(text: str, longest: int, breaks: tuple[str, ...]) -> Iterator[str]:
+    """Parts of a text that add up to it: at the first kind of break, and at the next where longer."""
+    if not breaks:
+        yield from (text[at : at + longest] for at in range(0, len(text), longest))
+        return
+    mark, *finer = breaks
+    parts = text.split(mark)
+    for number, part in enumerate(parts):
+        whole = part + mark if number + 1 < len(parts) else part
+        if len(whole) > longest:
+            yield from _pieces(whole, longest, tuple(finer))
+        else:
+            yield whole
+
+
+def _passages_task(
+    name: str, documents: Mapping[str, Iterable[Document]], characters: int
+) -> LabelledTexts:
+    """A task of passages; classes that are one or two documents get sections for groups.
+
+    Documents of the same name in two classes are one group: a text and its translation, say. A
+    passage that comes again in its class is left out, or test would hold what was trained on.
+    """
+    texts, labels, groups, divided = [], [], [], []
+    for label, found in documents.items():
+        cut = [(document.id, passages(document.text, characters)) for document in found]
+        few = len(cut) < len(PARTS)
+        divided += [label] if few else []
+        known: set[str] = set()
+        for id, parts in cut:
+            for number, passage in enumerate(parts):
+                if passage in known:
+                    continue
+                known.add(passage)
+                texts.append(passage)
+                labels.append(label)
+                groups.append(f"{id} {number // SECTION}" if few else id)
+    if divided:
+        notice(
+            f"{name}: {', '.join(divided)}: fewer than {len(PARTS)} documents, divided into sections "
+            f"of {SECTION} passages; train and test share the document, though no section"
+        )
+    return LabelledTexts(name, texts, labels, groups)
+
+
+def labelled_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The rows of a table with where each stands."""
+    kind = path.suffix.lower()
+    if kind == ".parquet":
+        yield from _parquet_rows(path)
+        return
+    encoding, _ = decoding.examined(path)
+    with decoding.opened(path, encoding) as stream:
+        if kind == ".jsonl":
+            for number, line in enumerate(stream, 1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise UserError(f"{path}: line {number}: not JSON: {error}") from None
+                if not isinstance(row, dict):
+                    raise UserError(f"{path}: line {number}: expected a JSON object")
+                yield f"{path}: line {number}", row
+            return
+        reader = csv.DictReader(stream, delimiter="\t" if kind == ".tsv" else ",")
+        try:
+            for row in reader:
+                yield f"{path}: line {reader.line_num}", row
+        except csv.Error as error:
+            raise UserError(f"{path}: line {reader.line_num}: {error}") from None
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            wanted = [c for c in ("text", "label", "group") if c in file.schema_arrow.names]
+            number = 0
+            for batch in file.iter_batches(columns=wanted or None):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}: row {number}", row
+    except (pa.ArrowException, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: broken Parquet file: {reason}") from None
+
+
+def _sentences(path: Path) -> Iterator[tuple[list[str], list[str], int]]:
+    """Words, tags and the number of the document (0 where none is marked) of each sentence."""
+    encoding, _ = decoding.examined(path)
+    words: list[str] = []
+    tags: list[str] = []
+    document = 0
+    with decoding.opened(path, encoding) as stream:
+        for number, line in enumerate(stream, 1):
+            columns = line.split()
+            if columns and columns[0] == "-DOCSTART-":
+                document += 1
+                columns = []
+            if not columns:
+                if words:
+                    yield words, tags, document
+                    words, tags = [], []
+                continue
+            if len(columns) < 2 or not re.fullmatch(r"O|[BIESLU]-\S+", columns[-1]):
+                raise UserError(
+                    f"{path}: line {number}: {line.strip()[:40]!r}; expected a token and its tag, "
+                    "O, B-PER or I-PER"
+                )
+            words.append(columns[0])
+            tags.append(columns[-1])
+    if words:
+        yield words, tags, document

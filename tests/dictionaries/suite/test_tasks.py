@@ -1,0 +1,271 @@
+"""Labelled texts, the split by document, and reading both from files."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import DATA
+from cutaway.base.errors import UserError
+from cutaway.dictionaries.suite.reading import conll_tasks, passages, read_tasks
+from cutaway.dictionaries.suite.tasks import SHARES, LabelledTexts, split_by_group
+
+WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+
+
+def task(count=60, classes="ab", each=4) -> LabelledTexts:
+    return LabelledTexts(
+        "letters",
+        [f"text {index}" for index in range(count)],
+        [classes[index % len(classes)] for index in range(count)],
+        [f"document {index // each}" for index in range(count)],
+    )
+
+
+def prose(seed: int, paragraphs: int) -> str:
+    random = np.random.default_rng(seed)
+    return "\n\n".join(" ".join(random.choice(WORDS, 60)) for _ in range(paragraphs))
+
+
+# -- the split -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_document_is_on_two_sides_and_the_shares_hold_for_every_class(seed):
+    random = np.random.default_rng(seed)
+    groups = random.integers(0, 150, 2000)
+    labels = random.integers(0, 3, 2000)
+    labels[random.random(2000) < 0.5] = 0
+    part = split_by_group(labels, groups, seed=seed)
+    for group in range(150):
+        assert len(set(part[groups == group].tolist())) == 1
+    for c in range(3):
+        shares = np.bincount(part[labels == c], minlength=3) / (labels == c).sum()
+        assert shares == pytest.approx(SHARES, abs=0.04)
+
+
+def test_the_split_is_the_seeds():
+    groups, labels = np.arange(300), np.arange(300) % 2
+    one = split_by_group(labels, groups, seed=1)
+    assert (one == split_by_group(labels, groups, seed=1)).all()
+    assert (one != split_by_group(labels, groups, seed=2)).any()
+
+
+def test_three_documents_a_class_are_enough_and_two_are_not():
+    labels = np.repeat([0, 0, 0, 1, 1, 1], 10)
+    part = split_by_group(labels, np.repeat(np.arange(6), 10))
+    for c in range(2):
+        assert set(part[labels == c].tolist()) == {0, 1, 2}
+    with pytest.raises(UserError, match="no document left for"):
+        split_by_group(labels[:40], np.repeat(np.arange(4), 10))
+
+
+# -- tasks -----------------------------------------------------------------------------------------
+
+
+def test_a_limit_takes_equally_many_of_each_class_and_of_each_document():
+    labels = ["a"] * 300 + ["b"] * 60
+    groups = ["large"] * 200 + [f"small {index % 5}" for index in range(100)]
+    groups += [f"other {index % 6}" for index in range(60)]
+    whole = LabelledTexts("two", [str(index) for index in range(360)], labels, groups)
+    kept = whole.limited(100)
+    assert Counter(kept.labels) == {"a": 50, "b": 50}
+    of_a = Counter(group for group, label in zip(kept.groups, kept.labels) if label == "a")
+    assert max(of_a.values()) - min(of_a.values()) <= 1
+    assert kept.texts == whole.limited(100).texts != whole.limited(100, seed=1).texts
+    assert whole.limited(1000) is whole
+
+
+def test_ids_are_places_in_the_sorted_classes():
+    made = task(classes="ba")
+    assert made.classes == ("a", "b")
+    assert made.label_ids[:2].tolist() == [1, 0]
+    assert made.group_ids[[0, 3, 4]].tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "groups", "message"),
+    [
+        (["a"] * 40, range(40), "every text has the label 'a'"),
+        (["a"] * 36 + ["b"] * 4, range(40), "label 'b' has 4 texts; expected 10 or more"),
+        (["a"] * 20 + ["b"] * 20, [0] * 20 + list(range(20)), r"'a' comes from 1 document\(s\)"),
+        (["a"] * 39, range(40), "40 texts, 39 labels"),
+    ],
+)
+def test_a_task_that_cannot_be_probed_is_refused(labels, groups, message):
+    with pytest.raises(UserError, match=message):
+        LabelledTexts("bad", ["text"] * 40, labels, [str(group) for group in groups])
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+def test_passages_end_at_paragraphs_and_lose_no_word():
+    text = prose(0, 30) + "\n\n" + " ".join(WORDS * 100) + "\n\nend"
+    found = passages(text, 400)
+    assert " ".join(found).split() == text.split()
+    assert all(300 <= len(passage) <= 1300 for passage in found)
+    starts = {paragraph.split("\n")[0][:40] for paragraph in text.split("\n\n")}
+    assert sum(passage[:40] in starts for passage in found) >= 12
+    assert passages("a" * 2000, 400) == ["a" * 800, "a" * 800, "a" * 400]
+    assert passages("  \n\n ", 400) == []
+
+
+def test_a_folder_of_folders_is_a_class_each_and_documents_are_groups(tmp_path):
+    for c in "ab":
+        (tmp_path / c).mkdir()
+        for number in range(4):
+            (tmp_path / c / f"{c}{number}.txt").write_text(prose(number, 10))
+    (found,) = read_tasks(tmp_path)
+    assert found.classes == ("a", "b")
+    assert set(found.groups) == {f"{c}{number}.txt" for c in "ab" for number in range(4)}
+    assert all(group[0] == label for group, label in zip(found.groups, found.labels))
+
+
+def test_a_text_and_its_translation_are_one_group(tmp_path):
+    for c in "ab":
+        (tmp_path / c).mkdir()
+        for number in range(4):
+            (tmp_path / c / f"{number}.txt").write_text(prose(number, 10))
+    (found,) = read_tasks(tmp_path)
+    assert len(set(found.groups)) == 4
+
+
+def test_a_passage_that_documents_of_a_class_share_comes_once(tmp_path):
+    for seed, c in enumerate("ab"):
+        (tmp_path / c).mkdir()
+        for number in range(4):
+            own = prose(10 * seed + number, 10)
+            (tmp_path / c / f"{c}{number}.txt").write_text(f"{'licence ' * 60}\n\n{own}")
+    (found,) = read_tasks(tmp_path)
+    assert len(set(found.texts)) == len(found) - 1  # once in each class
+    assert sum(text.startswith("licence") for text in found.texts) == 2
+
+
+def test_a_class_that_is_one_file_is_divided_into_sections_and_that_is_said(tmp_path, capsys):
+    for seed, c in enumerate("ab"):
+        (tmp_path / f"{c}.txt").write_text(prose(seed, 120))
+    (found,) = read_tasks(tmp_path)
+    assert found.classes == ("a", "b")
+    sizes = Counter(found.groups)
+    assert len(sizes) > 6
+    assert max(sizes.values()) == 10
+    assert "a, b: fewer than 3 documents, divided into sections" in capsys.readouterr().err
+
+
+ROWS = [
+    {"text": f"a text of {index}", "label": index % 2, "group": f"g{index // 5}"}
+    for index in range(40)
+]
+
+
+def write_table(path: Path, rows: list[dict]) -> Path:
+    if path.suffix == ".jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    elif path.suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        mark = "\t" if path.suffix == ".tsv" else ","
+        lines = [mark.join(rows[0]), *(mark.join(map(str, row.values())) for row in rows)]
+        path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv", "parquet"])
+def test_tables_of_every_kind_give_the_same_task(tmp_path, kind):
+    (found,) = read_tasks(write_table(tmp_path / f"mine.{kind}", ROWS))
+    assert found.name == "mine"
+    assert list(found.texts) == [row["text"] for row in ROWS]
+    assert list(found.labels) == [str(row["label"]) for row in ROWS]
+    assert list(found.groups) == [row["group"] for row in ROWS]
+
+
+def test_without_groups_equal_texts_belong_together(tmp_path):
+    rows = [{"text": f"text {index // 2}", "label": str(index % 2)} for index in range(40)]
+    (found,) = read_tasks(write_table(tmp_path / "pairs.jsonl", rows))
+    assert len(set(found.groups)) == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "x.jsonl",
+            '{"text": "a"}\n',
+            r"line 1: no 'label'; expected text and label, columns: text",
+        ),
+        ("x.jsonl", '{"text": "a", "label": [1]}\n', "line 1: 'label' is list"),
+        ("x.jsonl", "[1]\n", "line 1: expected a JSON object"),
+        ("x.jsonl", "{\n", "line 1: not JSON"),
+        ("x.jsonl", "", "no text in it"),
+        ("x.csv", "body,label\na,b\n", "line 2: no 'text'"),
+        ("x.parquet", "no parquet", "broken Parquet file"),
+        ("x.conll", "", "no sentence in it"),
+        ("x.conll", "Paris is\n", "line 1: 'Paris is'; expected a token and its tag"),
+        ("x.conll", "Paris B-LOC\n\nhere O\n", "no entity type is in 10 or more sentences"),
+        ("x.pdf", "", "not a file of labelled texts"),
+    ],
+)
+def test_a_file_that_is_not_right_is_refused_in_one_line(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        read_tasks(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_a_folder_without_classes_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no such file or folder; expected one, or docstrings"):
+        read_tasks(tmp_path / "nothing")
+    with pytest.raises(UserError, match="expected two or more sub-folders or text files"):
+        read_tasks(tmp_path)
+
+
+def test_conll_sentences_say_which_entities_they_name(tmp_path):
+    lines = []
+    for number in range(30):
+        lines += [
+            "She O",
+            "met O",
+            "Ms B-PER" if number % 3 == 0 else "it O",
+            "Ode I-PER" if number % 3 == 0 else "in O",
+            "Rome B-LOC" if number % 2 else "town O",
+            ". O",
+            "",
+        ]
+    path = tmp_path / "small.conll"
+    path.write_text("\n".join(lines))
+    place, person = conll_tasks(path)
+    assert (place.name, person.name) == ("small: LOC", "small: PER")
+    assert person.texts[0] == "She met Ms Ode town."
+    assert list(person.labels[:4]) == ["yes", "no", "no", "yes"]
+    assert list(place.labels[:4]) == ["no", "yes", "no", "yes"]
+    assert len(set(place.groups)) == 3
+    marked = "\n".join(
+        ["-DOCSTART- O", "", *lines, "-DOCSTART- O", "", *lines, "-DOCSTART- O", "", *lines]
+    )
+    path.write_text(marked)
+    assert set(conll_tasks(path)[0].groups) == {f"document {number}" for number in (1, 2, 3)}
+
+
+def test_the_docstrings_of_any_python_make_a_task():
+    (found,) = read_tasks("docstrings")
+    assert 4 <= len(found.classes) <= 6
+    assert all(group.startswith(f"{label}.") for group, label in zip(found.groups, found.labels))
+    assert min(Counter(found.labels).values()) >= 50
+
+
+def test_real_texts_can_be_read():
+    if not DATA.is_dir():
+        pytest.skip("../shared/data is not there")
+    (languages,) = read_tasks(DATA / "europarl" / "en-fr")
+    assert languages.classes == ("en", "fr")
+    entities = read_tasks(DATA / "europarl" / "ner" / "en-europarl.test.conll02")
+    assert [one.name.partition(": ")[2] for one in entities] == ["LOC", "MISC", "ORG", "PER"]
+    assert len(entities[0]) == 799

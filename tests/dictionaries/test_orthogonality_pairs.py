@@ -1,0 +1,222 @@
+"""Which pairs the orthogonality penalty selects, against a dense product of everything."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from cutaway.base.errors import UserError
+from cutaway.dictionaries.codes import DenseCodes, SparseCodes
+from cutaway.dictionaries.kernels.pattern import Pattern
+from cutaway.dictionaries.orthogonality import products
+from cutaway.dictionaries.orthogonality.config import OrthogonalityFields
+from cutaway.dictionaries.orthogonality.pairs import Selection, random_pairs, top_pairs
+from cutaway.dictionaries.orthogonality.penalty import Orthogonality
+from dictionaries.orthogonality_cases import made_up, sparse
+
+
+def by_brute_force(f: Tensor, count: int) -> dict[tuple[int, int], float]:
+    """Every pair's score, sorted: largest first, equal ones by (i, j); the first `count` above 0."""
+    score = (f.double()[:, :, None] * f.double()[:, None, :]).mean(0)
+    features = f.shape[1]
+    pairs = [(i, j) for i in range(features) for j in range(i + 1, features) if score[i, j] > 0]
+    pairs.sort(key=lambda pair: (-float(score[pair]), pair))
+    return {pair: float(score[pair]) for pair in pairs[:count]}
+
+
+def as_dict(chosen: Selection) -> dict[tuple[int, int], float]:
+    pairs = zip(chosen.first.tolist(), chosen.second.tolist(), strict=True)
+    return dict(zip(pairs, chosen.scores.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("dense_from", [0.0, 0.125, 1.0])
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    tokens=st.integers(1, 40),
+    features=st.integers(2, 30),
+    share=st.floats(0.02, 1.0),
+    count=st.integers(1, 200),
+)
+def test_the_top_pairs_are_those_of_a_dense_product(
+    dense_from, seed, tokens, features, share, count
+) -> None:
+    f = made_up(seed, tokens, features, share)
+    expected = by_brute_force(f, count)
+    for codes in (DenseCodes(f), sparse(f), sparse(f, near=True)):
+        with pytest.MonkeyPatch.context() as patch:  # either way of working the products
+            patch.setattr(products, "DENSE_FROM", dense_from)
+            found = as_dict(top_pairs(codes, count))
+        assert found.keys() == expected.keys()
+        assert np.allclose(
+            [found[pair] for pair in expected], list(expected.values()), rtol=1e-6, atol=0
+        )
+
+
+@pytest.mark.parametrize("dense_from", [0.0, 1.0])
+@pytest.mark.parametrize("cells", [8, 40, 333])
+@pytest.mark.parametrize("guess", [0.0, 0.01, 0.2, 5.0])
+def test_neither_guess_nor_strips_change_the_selection(
+    monkeypatch, dense_from, cells, guess
+) -> None:
+    monkeypatch.setattr(products, "DENSE_FROM", dense_from)
+    whole = [top_pairs(sparse(made_up(seed)), 30) for seed in range(20)]
+    monkeypatch.setattr(products, "CELLS", cells)
+    for seed, expected in enumerate(whole):
+        found = top_pairs(sparse(made_up(seed)), 30, guess)
+        assert torch.equal(found.ids, expected.ids)
+        assert torch.equal(found.scores, expected.scores)
+
+
+def test_float_sums_are_the_same_bits_for_any_guess_strip_and_kind_of_codes(monkeypatch) -> None:
+    monkeypatch.setattr(products, "DENSE_FROM", 1.0)
+    f = made_up(3, 300, 90) * torch.rand(300, 90, generator=torch.Generator().manual_seed(1))
+    whole = top_pairs(sparse(f), 200)
+    exact = by_brute_force(f, 200)
+    assert len(exact.keys() & as_dict(whole).keys()) >= 199  # the last two may be a rounding apart
+    monkeypatch.setattr(products, "CELLS", 700)
+    for codes in (sparse(f), DenseCodes(f), sparse(f, near=True)):
+        found = top_pairs(codes, 200, 0.95 * float(whole.scores.min()))
+        assert torch.equal(found.ids, whole.ids)
+        assert torch.equal(found.scores, whole.scores)
+
+
+def test_without_the_vendor_library_the_selection_is_the_same(monkeypatch) -> None:
+    monkeypatch.setattr(products, "DENSE_FROM", 1.0)
+    expected = top_pairs(sparse(made_up(5)), 25)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    assert torch.equal(top_pairs(sparse(made_up(5)), 25).ids, expected.ids)
+
+
+def test_pairs_that_are_bound_to_score_too_little_are_never_multiplied(monkeypatch) -> None:
+    f = torch.zeros(50, 400)
+    f[:, :10] = 4.0
+    f[torch.arange(50), 10 + torch.arange(50) * 7] = 0.01
+    seen: list[int] = []
+    product = products.Strips._product
+
+    def counted(self, first, last, end, out):
+        seen.append((last - first) * (end - first))
+        return product(self, first, last, end, out)
+
+    monkeypatch.setattr(products.Strips, "_product", counted)
+    monkeypatch.setattr(products, "CELLS", 100)
+    found = top_pairs(sparse(f), 45, guess=15.0)
+    assert found.scores.tolist() == [16.0] * 45
+    assert sum(seen) <= 100
+
+
+def test_dense_products_have_the_same_shapes_for_any_guess(monkeypatch) -> None:
+    def shapes(bar: float) -> list[tuple[int, ...]]:
+        seen = []
+
+        def look(strip: Tensor, first: int) -> float:
+            seen.append(tuple(strip.shape))
+            return bar
+
+        products.Strips(DenseCodes(made_up(3))).visit(look, bar)
+        return seen
+
+    monkeypatch.setattr(products, "CELLS", 60)
+    monkeypatch.setattr(products, "DENSE_FROM", 1.0)
+    assert shapes(0.0) != shapes(8.0)
+    monkeypatch.setattr(products, "DENSE_FROM", 0.0)
+    assert shapes(0.0) == shapes(8.0)  # as their roundings hang on their shape
+
+
+def test_memory_does_not_grow_with_the_number_of_all_pairs() -> None:
+    features = 300_000  # whose F × F would be 360 GB
+    flat = torch.arange(8 * 20) * 1_873 + torch.arange(8).repeat_interleave(20) * features
+    flat = (flat % features + torch.arange(8).repeat_interleave(20) * features).sort().values
+    codes = SparseCodes(torch.ones(160), Pattern(flat, (8, features)))
+    assert len(top_pairs(codes, 10**6)) == 8 * 190
+    assert len(random_pairs(codes, 100, 0, 0)) == 100
+
+
+@pytest.mark.parametrize("kind", ["top_k", "random"])
+def test_where_nothing_co_occurs_nothing_is_selected(kind) -> None:
+    alone = torch.eye(6)  # each token its own feature
+    one = torch.zeros(6, 6).index_fill(1, torch.tensor([2]), 1.0)  # one active feature
+    for f in (alone, one, torch.zeros(6, 6), torch.zeros(0, 6)):
+        for codes in (DenseCodes(f), sparse(f)):
+            chosen = top_pairs(codes, 4) if kind == "top_k" else random_pairs(codes, 4, 0, 0)
+            assert len(chosen) == 0
+
+
+def test_random_pairs_are_uniform_among_those_that_co_occur() -> None:
+    f = made_up(11, 40, 16, 0.15)
+    together = by_brute_force(f, 10**6)
+    count, draws = 6, 1000
+    assert len(together) > 3 * count
+    seen = dict.fromkeys(together, 0)
+    for step in range(draws):
+        chosen = as_dict(random_pairs(sparse(f), count, 4, step))
+        assert len(chosen) == count
+        for pair, score in chosen.items():
+            assert score == pytest.approx(together[pair])
+            seen[pair] += 1
+    expected = draws * count / len(together)
+    spread = np.sqrt(expected * (1 - count / len(together)))
+    off = (np.array(list(seen.values())) - expected) / spread
+    assert np.abs(off).max() < 4.5
+    assert 0.5 < off.std() < 1.6
+
+
+def test_random_pairs_are_a_pure_function_of_seed_and_step() -> None:
+    f = made_up(12, 60, 40)
+    first = random_pairs(sparse(f), 20, 1, 5)
+    assert torch.equal(first.ids, random_pairs(sparse(f), 20, 1, 5).ids)
+    assert torch.equal(first.ids, random_pairs(DenseCodes(f), 20, 1, 5).ids)
+    assert not torch.equal(first.ids, random_pairs(sparse(f), 20, 1, 6).ids)
+    assert not torch.equal(first.ids, random_pairs(sparse(f), 20, 2, 5).ids)
+
+
+def test_random_takes_all_that_co_occur_where_fewer_do_than_are_wanted() -> None:
+    f = made_up(13, 10, 20, 0.1)
+    together = by_brute_force(f, 10**6)
+    assert as_dict(random_pairs(sparse(f), 150, 0, 0)).keys() == together.keys()
+
+
+def test_rare_co_occurrence_among_many_features_is_found_at_random_too() -> None:
+    f = torch.zeros(300, 600)
+    f[torch.arange(300), torch.arange(300)] = 1.0
+    f[torch.arange(300), 300 + torch.arange(300)] = 1.0  # 300 pairs of 179,700
+    chosen = random_pairs(sparse(f), 200, 0, 0)
+    assert len(chosen) == 200
+    assert torch.equal(chosen.second, chosen.first + 300)
+
+
+def test_a_few_pairs_that_always_come_together_do_not_hide_the_others_from_chance() -> None:
+    f = torch.zeros(300, 612)
+    f[:, :12] = 1.0  # 66 pairs in 19,800 of the 23,400 events
+    f[torch.arange(300), 12 + 2 * torch.arange(300)] = 1.0
+    chosen = random_pairs(sparse(f), 60, 0, 0)
+    assert len(chosen) == 60
+    assert int((chosen.second < 12).sum()) < 10  # 66 of 3,666 that co-occur
+
+
+def test_a_fraction_of_no_pair_is_refused_by_name() -> None:
+    settings_ = OrthogonalityFields(orthogonality="top_k", topk_fraction=1e-4)
+    with pytest.raises(UserError, match=r"topk_fraction = 0.0001: .*2016 pairs of 64 features"):
+        Orthogonality(64, settings_)
+    assert Orthogonality(256, settings_).wanted == 3
+    with pytest.raises(UserError, match="orthogonality_chunks = 40: expected at most 32"):
+        Orthogonality(64, OrthogonalityFields(orthogonality="all_pairs", orthogonality_chunks=40))
+
+
+@pytest.mark.parametrize(
+    ("given_", "said"),
+    [
+        ({"tau_min": 0.6, "tau_max": 0.5}, "tau_min = 0.6: above tau_max = 0.5"),
+        ({"tau": 0.7, "tau_adaptive": True}, "tau = 0.7: expected tau_min = 0 to tau_max = 0.5"),
+        ({"topk_fraction": 0.0}, "greater than 0"),
+        ({"tau_memory": 1.0}, "less than 1"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(given_, said) -> None:
+    with pytest.raises(ValueError, match=said):
+        OrthogonalityFields(orthogonality="top_k", **given_)
