@@ -74,8 +74,17 @@ def test_a_story_tells_what_was_recorded() -> None:
 def test_its_runs_are_runs(visited, capsys) -> None:
     assert run(["runs", "ls", "--runs", str(visited), "--json"]) == 0
     assert (
-        capsys.readouterr().out.count('"done"') == 12
-    )  # 1 + 6 of the sweep + 2, the states and a dictionary per layer
+        capsys.readouterr().out.count('"done"') == 18
+    )  # 1 + 6 of the sweep + 2, the states and a dictionary per layer, 6 of the hierarchy
+
+
+def test_it_says_what_became_of_the_parents_of_a_known_hierarchy(visited) -> None:
+    html = (visited / "report.html").read_text()
+    assert "Parents absorbed by their children" in html
+    body = html.partition("Parents absorbed by their children")[2]
+    for arm in ("no penalty", "pairs that fire together most", "as many, at random"):
+        assert arm in body
+    assert (visited / "orthogonality" / "comparison.json").is_file()
 
 
 def test_a_folder_in_use_is_not_touched(visited, capsys) -> None:

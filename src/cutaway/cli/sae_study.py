@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
 
 from cutaway.base import display
 from cutaway.base.errors import Interrupted, RunFailed, UserError
@@ -18,13 +20,15 @@ _SYNTHETIC = "orthogonality"  # the preset of `--synthetic`
 
 def study(
     question: Literal["orthogonality"],
-    activations: Path | None = None,
+    activations: Annotated[Path | None, Parameter(allow_leading_hyphen=True)] = None,
     *settings: Settings,
     synthetic: Flag = False,
     out: Path | None = None,
     arms: str = "all",
     seeds: str = "5",
     l0: str | None = None,
+    push: float = 1.0,
+    all_pairs_push: float = 0.1,
     config: Path | None = None,
     tasks: list[str] | None = None,
     jobs: int = 1,
@@ -44,6 +48,8 @@ def study(
         arms: all, or some of them with commas between: none,tau-0.1,adaptive,random.
         seeds: How many seeds (5), or which (10,11,12).
         l0: Target L0s with commas between; default that of the preset, or width / 12.
+        push: The penalty's weight for every selected pair.
+        all_pairs_push: In OrtSAE's arm, the weight for every feature.
         config: A YAML file or preset of settings every run shares.
         tasks: Labelled texts for sparse probing (a file or folder) [parts of the docstrings].
         jobs: Runs trained at the same time.
@@ -58,7 +64,12 @@ def study(
     format = output_format(json, csv)
     if out is None:
         raise UserError("sae study: say where to, with --out FOLDER")
-    planned = _planned(activations, synthetic, settings, arms, seeds, l0, config)
+    if str(activations).startswith("--"):  # no store was given, and this is the first setting
+        activations, settings = None, (str(activations), *settings)
+    if not (push > 0 and all_pairs_push > 0):
+        raise UserError(f"push = {push:g}, all_pairs_push = {all_pairs_push:g}: expected above 0")
+    pushes = {"push": push, "all_pairs_push": all_pairs_push}
+    planned = _planned(activations, synthetic, settings, arms, seeds, l0, config, pushes)
     if dry_run:
         rows = [{"run": run.name, **run.swept} for run in planned.runs]
         display.show(rows, format)
@@ -88,13 +99,19 @@ def _planned(
     seeds: str,
     l0: str | None,
     config: Path | None,
+    pushes: dict[str, float],
 ) -> Sweep:
+    from cutaway.activations.store import ActivationStore
+    from cutaway.dictionaries.config import DictionaryConfig
     from cutaway.dictionaries.experiments import orthogonality as study
+    from cutaway.studies.settings import resolve
 
     if (activations is None) is not synthetic:
         raise UserError("sae study: give a store of hidden states, or --synthetic; one of the two")
     preset = Path(_SYNTHETIC) if synthetic and config is None else config
-    shared: dict[str, Any] = _settings(settings, preset)
+    given = _settings(settings, preset)
+    checked = resolve(DictionaryConfig, {}, given)  # the command line's texts become numbers
+    shared: dict[str, Any] = {field: getattr(checked, field) for field in given}
     if activations is not None:
         shared["activations"] = str(activations)
     usual = shared.pop("target_l0", None)
@@ -103,11 +120,17 @@ def _planned(
     targets = [usual] if l0 is None else _numbers("l0", l0, float)
     if targets == [None]:
         raise UserError("l0: which? as in --l0 4,8 (features per token to compare the arms at)")
+    if activations is not None:
+        width = ActivationStore(activations).width
+    else:
+        width = DictionaryConfig(**shared).width
     return study.sweep(
         shared,
+        width=width,
         arms=tuple(study.ARMS) if arms == "all" else tuple(arms.split(",")),
         seeds=_seeds(seeds),
         target_l0s=targets,
+        **pushes,
     )
 
 

@@ -9,8 +9,6 @@ from typing import Any
 from cutaway.base import display
 from cutaway.base.errors import UserError
 
-_MOST = 200  # rows a table for people shows
-
 
 def evaluate_suite(
     dictionaries: Sequence[Path],
@@ -25,44 +23,95 @@ def evaluate_suite(
     out: Path | None,
     format: display.Format,
 ) -> None:
-    """Judge each dictionary by the evaluations named, and show the rows; they are kept in each
-    dictionary's folder as suite.parquet, or with `out` in OUT/NAME/."""
+    """Judge each dictionary by the evaluations named, and show what came out.
+
+    Rows are kept as suite.parquet in each dictionary's folder, or in OUT (of several in OUT/NAME),
+    with a picture in figures/ there. What is wrong with the input is told before anything slow.
+    """
+    from cutaway.dictionaries import using
     from cutaway.dictionaries.suite import run as suite
-    from cutaway.dictionaries.suite.crossed import crossed_table
-    from cutaway.dictionaries.suite.reading import read_tasks
-    from cutaway.dictionaries.using import home
+    from cutaway.dictionaries.suite.letters import around, listed
+    from cutaway.dictionaries.suite.pictures import suite_picture
+    from cutaway.dictionaries.suite.summary import tables
+    from cutaway.figures.look import save
 
     chosen = suite.chosen(names)
     if seeds < 1:
         raise UserError(f"seeds = {seeds}: expected 1 or more")
-    labelled = None if tasks is None else [one for place in tasks for one in read_tasks(place)]
-    both = None if crossed is None else [crossed_table(path) for path in crossed]
+    if template not in (None, "none"):
+        around(template)
+    asked = {
+        "tasks": _tasks(tasks),
+        "crossed": _crossed(crossed),
+        "words": words if words in (None, "all") else listed(words),
+    }
+    for path in dictionaries[1:]:  # the first is opened when it is judged
+        using.opened(path, model)
+    labels = _labels(dictionaries)
+    several = len(dictionaries) > 1
     rows: list[dict[str, Any]] = []
-    for path in dictionaries:
+    for path, label in zip(dictionaries, labels, strict=True):
+        folder = using.home(path)
+        if out is not None:
+            folder = out / label if several else out
         found = suite.judged(
             path,
             chosen,
+            **asked,
             model=model,
-            tasks=labelled,
-            crossed=both,
-            words=words,
             template=template,
             seeds=range(seeds),
-            keep=out is None,
+            folder=folder,
         )
-        folder = home(path) if out is None else out / path.name
-        if out is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            suite.save(folder, found)
         display.notice(f"wrote {folder / suite.FILE}")
-        rows += [{"dictionary": path.name, **row} for row in found]
-    if format == "table":
-        rows = [row for row in rows if not _is_detail(row["task"])]
-        if len(rows) > _MOST:
-            display.notice(f"{len(rows) - _MOST} rows more; --csv shows all")
-    display.show(rows[:_MOST] if format == "table" else rows, format)
+        if (figure := suite_picture(found, title=label)) is not None:
+            place = folder / "figures" / "suite.png"
+            place.parent.mkdir(exist_ok=True)
+            display.notice(f"wrote {save(figure, place)}")
+        if format == "table":
+            for title, lines in tables(found):
+                display.show(lines, title=f"{label}: {title}" if several else title)
+        rows += [{"dictionary": label, **row} for row in found]
+    if format != "table":
+        display.show(rows, format)
 
 
-def _is_detail(task: str) -> bool:
-    """Whether a row is of one class, direction or letter of a task, which has a row of its own."""
-    return ": " in task or task.startswith("first_letter.")
+def _tasks(places: Sequence[str] | None) -> list[Any] | None:
+    """The tasks in the places named, no two of a name."""
+    from cutaway.dictionaries.suite.reading import read_tasks
+
+    if places is None:
+        return None
+    found = [task for place in places for task in read_tasks(place)]
+    _require_different("tasks", [task.name for task in found])
+    return found
+
+
+def _crossed(paths: Sequence[Path] | None) -> list[Any] | None:
+    from cutaway.dictionaries.suite.crossed import crossed_table
+
+    if paths is None:
+        return None
+    found = [crossed_table(path) for path in paths]
+    _require_different("crossed", [texts.name for texts in found])
+    return found
+
+
+def _require_different(field: str, names: Sequence[str]) -> None:
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"{field}: two are called {twice!r}; their rows could not be told apart")
+
+
+def _labels(dictionaries: Sequence[Path]) -> list[str]:
+    """A name for each dictionary, that of its folder, with a number where that is taken."""
+    from cutaway.dictionaries.using import home
+
+    labels: list[str] = []
+    for path in dictionaries:
+        name = label = home(path).absolute().name
+        number = 1
+        while label in labels:
+            number += 1
+            label = f"{name}-{number}"
+        labels.append(label)
+    return labels

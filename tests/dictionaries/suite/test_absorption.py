@@ -235,6 +235,30 @@ def test_words_the_probe_misses_are_not_counted():
     assert min(row["value"] for row in f1) < 1
 
 
+def test_words_of_another_letter_on_which_a_probe_fires_are_not_counted():
+    """A tenth of each letter's words look like the next one's, so its probe fires on both."""
+    spelling = Spelling(misread=True)
+    states = spelling.model.module.embedding.weight.data
+    for word in spelling.misread:
+        row = states[spelling.tokenizer.encode(f" {word}")[0]]
+        row.zero_()
+        row[(LETTERS.index(word[0]) + 1) % 26] = STRONG
+        row[26] = 1.0
+    rows = run(spelling, spelling.dictionary(3.0))
+    assert min(measured(rows, "probe_f1", f"first_letter.{a}")["value"] for a in LETTERS) < 0.8
+    for letter in LETTERS:
+        found = measured(rows, "probe_true_positives", f"first_letter.{letter}")["value"]
+        assert found <= PER_LETTER // 5
+
+
+@pytest.mark.parametrize(("letters", "given"), [(20, True), (19, False)])
+def test_twenty_letters_must_be_readable(spelling, letters, given):
+    words = [word for word in spelling.words if LETTERS.index(word[0]) < letters]
+    rows = run(spelling, spelling.dictionary(3.0), words=words)
+    assert measured(rows, "letters_readable")["value"] == letters
+    assert (measured(rows, "absorption_full")["value"] is not None) == given
+
+
 def test_row_lengths_and_the_units_of_training_change_nothing(spelling):
     plain = run(spelling, spelling.dictionary(1.5))
     folded = run(spelling, spelling.dictionary(1.5, rows=4.0, units=1.0))

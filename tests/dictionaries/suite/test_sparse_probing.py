@@ -290,3 +290,18 @@ def test_settings_out_of_range_are_refused(dictionary, model, change, message):
     asked = {"tasks": [shouted()], **change}
     with pytest.raises(UserError, match=message):
         sparse_probing(dictionary, model, None, asked.pop("tasks"), **asked)
+
+
+def test_intervals_draw_documents_not_texts():
+    """In every fourth document the feature says the opposite, so that texts of one stand or fall
+    together: ten documents say far less than their two hundred texts."""
+    documents = np.arange(80).repeat(20)
+    labels = documents % 2
+    says = np.where(documents // 2 % 4 == 0, 1 - labels, labels)
+    noise = torch.rand(len(says), 1, generator=torch.Generator().manual_seed(0))
+    values = torch.from_numpy(says).float()[:, None] + 0.01 * noise
+    texts = [str(place) for place in range(len(says))]
+    task = LabelledTexts("made up", texts, list(map(str, labels)), list(map(str, documents)))
+    (row,) = probe_task({"dictionary": Dense(values)}, task, ks=(1,))
+    assert 0.5 < row["value"] < 1
+    assert row["high"] - row["low"] > 0.2  # 0.11 if texts were drawn

@@ -23,13 +23,13 @@ MATCHED = 0.05  # how far L0 may be off its target
 # What is compared, under the names of a run's final figures, and how it is called.
 MEASURES = {
     "absorption": "absorption",
+    "parents_missing": "parents_missing",
     "mmcs": "mmcs",
     "matched_f1": "matched_f1",
     "val_explained_variance": "explained_variance",
     "val_l0": "l0",
     "val_dead_share": "dead_share",
     "decoder_max_cosine": "decoder_max_cosine",
-    "orthogonality_loss": "orthogonality_loss",
 }
 
 
@@ -80,8 +80,19 @@ def _row(folder: Path, swept: Mapping[str, Any]) -> dict[str, Any] | None:
         "steps": run.record.steps_done,
         "matched": bool(abs(l0 / target - 1) <= MATCHED),
         **found,
+        **_penalty(run),
         "ms_per_step": _milliseconds(run),
     }
+
+
+def _penalty(run: Run) -> dict[str, float]:
+    """`orthogonality_loss`, the weighted penalty: its mean over the last fifth of the recorded
+    rows, as that of one batch jumps about; nothing for a run without one."""
+    history = run.read("history")
+    if "orthogonality_loss" not in history.column_names:
+        return {}
+    values = history["orthogonality_loss"].drop_null().to_numpy()
+    return {"orthogonality_loss": float(values[-max(1, len(values) // 5) :].mean())}
 
 
 def _milliseconds(run: Run) -> float:

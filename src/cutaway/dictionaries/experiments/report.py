@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,14 +19,14 @@ if TYPE_CHECKING:
 RUNS, ARMS, JSON = "results.csv", "comparison.csv", "comparison.json"
 # What the table for people shows of an arm; files and --json have all.
 COLUMNS = (
-    *("arm", "target_l0", "seeds", "l0", "explained_variance", "absorption", "change"),
+    *("arm", "target_l0", "seeds", "unmatched", "l0", "explained_variance", "absorption", "change"),
     *("mmcs", "probing_1", "decoder_max_cosine", "dead_share", "ms_per_step"),
 )
 
 
 def labelled(tasks: Sequence[str]) -> list[LabelledTexts]:
     """The labelled texts in these files and folders."""
-    from cutaway.dictionaries.suite.tasks import read_tasks
+    from cutaway.dictionaries.suite.reading import read_tasks
 
     return [one for path in tasks for one in read_tasks(path)]
 
@@ -37,6 +38,12 @@ def write(
     comparison.json (a row per arm); with `probing` sparse probing of each run's dictionary too."""
     more = probed(folder, tasks) if probing else {}
     comparison = compared(folder, more)
+    unmatched = [row["run"] for row in comparison.runs if not row["matched"]]
+    if unmatched:
+        display.notice(
+            f"{len(unmatched)} of {len(comparison.runs)} runs are not within 5 % of their target L0 "
+            f"and stay out of the comparison ({unmatched[0]}, ...): give them more --max-steps"
+        )
     _write_csv(comparison.runs, folder / RUNS)
     _write_csv(comparison.arms, folder / ARMS)
     files.write_json(folder / JSON, {"format": 1, **display.finite(comparison.__dict__)})
@@ -55,9 +62,9 @@ def _for_people(arm: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for name in COLUMNS:
         value = arm.get(name)
-        half = (arm.get(f"{name}_high", float("nan")) or float("nan")) - (value or 0.0)
-        if isinstance(value, float) and half == half:  # an interval there is
-            row[name] = f"{value:.3g} ± {half:.1g}"
+        high = arm.get(f"{name}_high")
+        if high is not None and math.isfinite(high):
+            row[name] = f"{value:.3g} ± {high - value:.1g}"
         elif value is not None:
             row[name] = value
     if (change := arm.get("absorption_change")) is not None:

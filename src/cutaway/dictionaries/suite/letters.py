@@ -87,7 +87,7 @@ def choose_words(
     """
     found = vocabulary_words(tokenizer)
     if words is not None:
-        wanted = {word.strip().lower() for word in _listed(words)}
+        wanted = {word.lower() for word in listed(words)}
         kept = {text: id for text, id in found.items() if text.lower() in wanted}
         if found and not kept:
             raise UserError(
@@ -127,11 +127,7 @@ def prompts(
     start = tokenizer.end_of_text if model.bos_id is None else model.bos_id
     if template is None:
         return words, [[start, id] for id in words.ids.tolist()], 0
-    if template.count("{word}") != 1:
-        raise UserError(
-            f"template = {template!r}: expected a text with one {{word}} in it, or none"
-        )
-    before, after = template.split("{word}")
+    before, after = around(template)
     before = before.rstrip(" ") + " "
     shown = _examples(words, examples, seed)
     answers = [f"{before}{text}{after} {text[0].upper()}" for text in words.texts]
@@ -184,21 +180,35 @@ def word_states(
     return states
 
 
+def listed(words: Sequence[str] | str | Path) -> list[str]:
+    """The words of a list, or of a file with one on each line; UserError where there are none."""
+    where = "words"
+    if isinstance(words, str | Path):
+        path, where = Path(words), f"words = '{words}'"
+        if not path.is_file():
+            raise UserError(f"{where}: no such file; expected one with a word on each line")
+        with opened(path, examined(path)[0]) as lines:
+            words = lines.read().split("\n")
+    if not (found := [word.strip() for word in words if word.strip()]):
+        raise UserError(f"{where}: no word in it; expected one on each line")
+    return found
+
+
+def around(template: str) -> tuple[str, str]:
+    """What stands before and after `{word}`; UserError for a template without it, or with two."""
+    if template.count("{word}") != 1:
+        raise UserError(
+            f"template = {template!r}: expected a text with one {{word}} in it, or none"
+        )
+    before, after = template.split("{word}")
+    return before, after
+
+
 # -- inside --------------------------------------------------------------------------------------
 
 
 def _is_word(text: str) -> bool:
     return text.isascii() and text.isalpha()
-
-
-def _listed(words: Sequence[str] | str | Path) -> Sequence[str]:
-    if not isinstance(words, str | Path):
-        return words
-    path = Path(words)
-    if not path.is_file():
-        raise UserError(f"words = '{path}': no such file; expected one with a word on each line")
-    with opened(path, examined(path)[0]) as lines:
-        return lines.read().split("\n")
 
 
 def _parts(letters: np.ndarray, word: np.ndarray, generator: np.random.Generator) -> np.ndarray:

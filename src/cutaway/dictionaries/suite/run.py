@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cutaway.base import files
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError, nearest
+from cutaway.dictionaries.suite.summary import of_tasks
 
 if TYPE_CHECKING:
     from cutaway.dictionaries.base import Dictionary
@@ -18,6 +20,11 @@ if TYPE_CHECKING:
 
 EVALUATIONS = ("sparse_probing", "absorption", "tpp", "scr")
 FILE = "suite.parquet"
+LARGEST = (
+    5000  # words in prompts with examples, where none are named: each prompt is some 90 tokens
+)
+IN_CONTEXT_WIDTH = 512  # dimensions below which no model is taken to do a task in context
+IN_CONTEXT = 256  # tokens that ten examples and the word have room in, whatever the vocabulary
 Rows = list[dict[str, Any]]
 
 
@@ -45,30 +52,78 @@ def judged(
     model: str | None = None,
     tasks: Sequence[LabelledTexts] | None = None,
     crossed: Sequence[CrossedTexts] | None = None,
-    words: str | Path | None = None,
+    words: str | Path | Sequence[str] | None = None,
     template: str | None = None,
     seeds: Sequence[int] = (0,),
-    keep: bool = True,
+    folder: Path | None = None,
 ) -> Rows:
     """Work the evaluations `names` of the dictionary at `path`; a row per figure.
 
     `tasks` default to one over the docstrings; TPP takes those of three classes or more. SCR takes
     texts with two labels, `crossed`, else every two of the tasks over the same texts, else (no tasks
-    given) one over the docstrings. Where there is nothing for one a notice says that it was left
-    out. With `keep` the rows join those of other evaluations in the table `suite` of the
-    dictionary's folder.
+    given) one over the docstrings. `words` and `template` are absorption's (`prompt_template`,
+    `LARGEST`). The rows of each evaluation are in the table `suite` of `folder`, by default the
+    dictionary's own, as soon as it is worked. One of several that cannot be worked (no words, no
+    task it takes) is left out, and a notice says why; UserError where that is all.
     """
     from cutaway.dictionaries.using import home, opened
 
+    folder = home(path) if folder is None else folder
+    files.require_writable(folder)
+    stored(folder)  # a damaged table is told before anything slow
     dictionary, network = opened(path, model)
+    options = {"tasks": tasks, "crossed": crossed, "words": words, "template": template}
     rows: Rows = []
     for name in names:
-        work = _WORK[name]
-        options = {"tasks": tasks, "crossed": crossed, "words": words, "template": template}
-        rows += work(dictionary, network, seeds=list(seeds), **options)
-    if keep:
-        save(home(path), rows)
+        try:
+            found = _WORK[name](dictionary, network, seeds=list(seeds), **options)
+        except UserError as error:
+            if len(names) == 1:
+                raise
+            notice(f"{name}: left out: {error}")
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        save(folder, found)
+        rows += found
+    if not rows:
+        raise UserError(f"{path}: none of {', '.join(names)} could be worked")
     return rows
+
+
+def prompt_template(asked: str | None, model: Model) -> str | None:
+    """What absorption's words are put into: a text with {word} in it, or None for the word alone.
+
+    `none` is the word alone. Not asked (None), the published prompt is for models that may do a
+    task in context: 512 dimensions or more, and 256 tokens in which ten examples have room.
+    """
+    from cutaway.dictionaries.suite.letters import TEMPLATE
+
+    if asked is not None:
+        return None if asked == "none" else asked
+    if model.width >= IN_CONTEXT_WIDTH and (model.max_length or IN_CONTEXT) >= IN_CONTEXT:
+        return TEMPLATE
+    notice(
+        f"absorption: words stand alone, right after the start of a text: {model.reference.id} has "
+        f"{model.width:,} dimensions and reads {model.max_length or 'any number of'} tokens, and "
+        f"prompts with examples are for {IN_CONTEXT_WIDTH} and {IN_CONTEXT} or more (--template)"
+    )
+    return None
+
+
+def stored(folder: Path) -> Rows:
+    """The rows of the folder's table `suite`, none where there is no table; UserError where it
+    cannot be read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = folder / FILE
+    if not path.is_file():
+        return []
+    try:
+        return pq.read_table(path, schema=_schema()).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: cannot be read ({reason}); move it away") from None
 
 
 def save(folder: Path, rows: Rows) -> Path:
@@ -79,8 +134,7 @@ def save(folder: Path, rows: Rows) -> Path:
 
     path = folder / FILE
     now = {row["evaluation"] for row in rows}
-    before = [] if not path.is_file() else pq.read_table(path).to_pylist()
-    kept = [row for row in before if row["evaluation"] not in now]
+    kept = [row for row in stored(folder) if row["evaluation"] not in now]
     with files.replacing(path) as part:
         pq.write_table(pa.Table.from_pylist([*kept, *rows], schema=_schema()), part)
     return path
@@ -90,18 +144,28 @@ def mean_of(rows: Sequence[dict[str, Any]], k: int, subject: str = "dictionary")
     """Mean accuracy over the tasks and seeds of sparse probing with k features; NaN for none."""
     values = [
         row["value"]
-        for row in rows
+        for row in of_tasks(rows)  # a class's own row is in its task's mean
         if row["evaluation"] == "sparse_probing"
         and (row["measure"], row["k"], row["subject"]) == ("accuracy", k, subject)
-        and ": " not in row["task"]  # a class's own row is in its task's mean
     ]
     return sum(values) / len(values) if values else float("nan")
 
 
-def _tasks(tasks: Sequence[LabelledTexts] | None) -> Sequence[LabelledTexts]:
-    from cutaway.dictionaries.suite.reading import read_tasks
+# -- inside ----------------------------------------------------------------------------------------
 
-    return read_tasks("docstrings") if tasks is None else tasks
+
+@lru_cache(maxsize=1)
+def _docstrings() -> tuple[LabelledTexts, ...]:
+    from cutaway.dictionaries.suite.reading import docstrings_task
+
+    return (docstrings_task(),)
+
+
+@lru_cache(maxsize=1)
+def _crossed_docstrings() -> tuple[CrossedTexts, ...]:
+    from cutaway.dictionaries.suite.crossed import crossed_docstrings
+
+    return (crossed_docstrings(),)
 
 
 def _probing(
@@ -109,18 +173,34 @@ def _probing(
 ) -> Rows:
     from cutaway.dictionaries.suite.sparse_probing import sparse_probing
 
-    return sparse_probing(dictionary, model, None, _tasks(tasks), seed=seeds)
+    tasks = _docstrings() if tasks is None else tasks
+    return sparse_probing(dictionary, model, None, tasks, seed=seeds)
 
 
 def _absorption(
     dictionary: Dictionary, model: Model, *, seeds: list[int], words: Any, template: Any, **_: Any
 ) -> Rows:
     from cutaway.dictionaries.suite.absorption import first_letter_absorption
+    from cutaway.dictionaries.suite.letters import vocabulary_words
 
+    template = prompt_template(template, model)
+    limit = None
+    if words is None and template is not None:
+        count = len(vocabulary_words(model.reads))
+        if count > LARGEST:
+            limit = LARGEST
+            notice(
+                f"absorption: {LARGEST:,} of the vocabulary's {count:,} words, drawn by the seed; "
+                "--words all takes every one"
+            )
     rows: Rows = []
     for seed in seeds:
         rows += first_letter_absorption(
-            dictionary, model, None, words=words, template=template, seed=seed
+            *(dictionary, model, None),
+            words=None if words == "all" else words,
+            template=template,
+            limit=limit,
+            seed=seed,
         )
     return rows
 
@@ -130,24 +210,23 @@ def _perturbation(
 ) -> Rows:
     from cutaway.dictionaries.suite.tpp import targeted_probe_perturbation
 
-    several = [task for task in _tasks(tasks) if len(task.classes) > 2]
+    tasks = _docstrings() if tasks is None else tasks
+    several = [task for task in tasks if len(task.classes) > 2]
     if not several:
-        notice("tpp: left out: it needs labelled texts of three classes or more")
-        return []
+        raise UserError("tasks: tpp needs labelled texts of three classes or more")
     return targeted_probe_perturbation(dictionary, model, None, several, seed=seeds)
 
 
 def _removal(
     dictionary: Dictionary, model: Model, *, seeds: list[int], tasks: Any, crossed: Any, **_: Any
 ) -> Rows:
-    from cutaway.dictionaries.suite.crossed import crossed_docstrings, crossings
+    from cutaway.dictionaries.suite.crossed import crossings
     from cutaway.dictionaries.suite.scr import spurious_correlation_removal
 
     if crossed is None:
-        crossed = [crossed_docstrings()] if tasks is None else crossings(tasks)
+        crossed = _crossed_docstrings() if tasks is None else crossings(tasks)
     if not crossed:
-        notice("scr: left out: it needs texts with two labels each (--crossed FILE)")
-        return []
+        raise UserError("crossed: scr needs texts with two labels each (--crossed FILE)")
     return spurious_correlation_removal(dictionary, model, None, crossed, seed=seeds)
 
 

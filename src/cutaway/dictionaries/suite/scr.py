@@ -42,6 +42,7 @@ from torch import Tensor
 
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
+from cutaway.base.progress import progress
 from cutaway.dictionaries.base import Dictionary
 from cutaway.dictionaries.suite.ablation import (
     DRAWS,
@@ -178,8 +179,7 @@ def spurious_correlation_removal(
     the texts to train, no document on both sides), the random features and the resamples; all
     share one pass over the texts. `site` None is where the dictionary was trained;
     `context_length` and `batch_tokens` as in `encode_texts`. Raises UserError for settings out of
-    range, tasks that cannot
-    be split.
+    range and tasks that cannot be split.
     """
     ns = checked_ns(ns)
     seeds = checked_seeds(seed)
@@ -191,17 +191,19 @@ def spurious_correlation_removal(
         batch_tokens=batch_tokens,
     )
     rows: list[Row] = []
-    for crossed, (task, pooled) in zip(tasks, combined, strict=True):
-        labels = torch.from_numpy(crossed.labels_of(task))
-        for each in seeds:
-            train, test, groups = split(task, each)
-            found = removal(
-                *(pooled[train], labels[:, train], pooled[test], labels[:, test], groups),
-                ns=ns,
-                resamples=resamples,
-                seed=each,
-            )
-            rows += _rows(crossed, found, ns, each)
+    with progress("removing correlations", len(tasks) * len(seeds), "tasks") as bar:
+        for crossed, (task, pooled) in zip(tasks, combined, strict=True):
+            labels = torch.from_numpy(crossed.labels_of(task))
+            for each in seeds:
+                train, test, groups = split(task, each)
+                found = removal(
+                    *(pooled[train], labels[:, train], pooled[test], labels[:, test], groups),
+                    ns=ns,
+                    resamples=resamples,
+                    seed=each,
+                )
+                rows += _rows(crossed, found, ns, each)
+                bar.advance()
     return rows
 
 

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
+from cutaway.base.progress import progress
 from cutaway.base.seeds import numpy_generator
 from cutaway.dictionaries.architectures.batch_topk import BatchTopK
 from cutaway.dictionaries.base import Dictionary, DictionaryShape
@@ -107,10 +108,11 @@ def sparse_probing(
 
     Rows with `evaluation`, `task` (`name: class` for one class against the others), `measure`
     (accuracy), `k` (None: the whole state), `subject` (dictionary, or of `baselines`: states,
-    neurons, pca, random), `value`, `low`, `high` (95 %) and `seed`. A seed decides which texts are
-    drawn and the split; several share one pass over the texts. `site` None is where the dictionary
-    was trained; `texts` the most a task may have; `context_length`, `batch_tokens` as in
-    `encode_texts`. Raises UserError for settings out of range and tasks that cannot be split.
+    neurons, pca, random), `value`, `low`, `high` (95 %; None with one test document) and `seed`.
+    A seed decides which texts are drawn and the split; several share one pass over the texts.
+    `site` None is where the dictionary was trained; `texts` the most a task may have;
+    `context_length`, `batch_tokens` as in `encode_texts`. Raises UserError for settings out of
+    range and tasks that cannot be split.
     """
     seeds = [seed] if isinstance(seed, int) else list(seed)
     ks = _checked(ks, baselines, dictionary, tasks, seeds)
@@ -127,17 +129,19 @@ def sparse_probing(
     )
     inputs = inputs_of(found, sample.cpu(), baselines)
     rows: list[dict[str, Any]] = []
-    for task in tasks:
-        index = torch.tensor([place[text] for text in task.texts])
-        readable = found.tokens[index] > 0
-        if not bool(readable.all()):
-            left = int((~readable).sum())
-            notice(f"{task.name}: {left} texts have no token to read and were left out")
-            task = task.chosen(readable.nonzero().view(-1).tolist())
-            index = index[readable]
-        mine = {name: one[index] for name, one in inputs.items()}
-        for each in seeds:
-            rows += probe_task(mine, task, ks=ks, seed=each)
+    with progress("probing", len(tasks) * len(seeds), "tasks") as bar:
+        for task in tasks:
+            index = torch.tensor([place[text] for text in task.texts])
+            readable = found.tokens[index] > 0
+            if not bool(readable.all()):
+                left = int((~readable).sum())
+                notice(f"{task.name}: {left} texts have no token to read and were left out")
+                task = task.chosen(readable.nonzero().view(-1).tolist())
+                index = index[readable]
+            mine = {name: one[index] for name, one in inputs.items()}
+            for each in seeds:
+                rows += probe_task(mine, task, ks=ks, seed=each)
+                bar.advance()
     return rows
 
 
@@ -208,8 +212,8 @@ def probe_task(
                         "k": k,
                         "subject": subject,
                         "value": float(score),
-                        "low": float(low),
-                        "high": float(high),
+                        "low": _defined(low),
+                        "high": _defined(high),
                         "seed": seed,
                     }
                 )
@@ -275,6 +279,11 @@ def _sparse(train: Part, test: Part, ks: Sequence[int]) -> dict[int | None, Tens
         fit = fit_logistic(x, labels, weight=chosen)
         right[k] = ((fit.logits(held_out) > 0) == test[1]).double()
     return right
+
+
+def _defined(end: Tensor) -> float | None:
+    """An interval's end, None where there is none: one document in test says nothing of others."""
+    return float(end) if bool(end.isfinite()) else None
 
 
 def _texts(tasks: Sequence[LabelledTexts]) -> Iterator[str]:

@@ -38,6 +38,7 @@ from torch import Tensor
 
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
+from cutaway.base.progress import track
 from cutaway.dictionaries.base import Dictionary
 from cutaway.dictionaries.suite.ablation import (
     DRAWS,
@@ -122,7 +123,7 @@ def perturbation(
     clean = accuracies(((fit.logits(test.states) > 0) == truth).double())
     firing = active(train)
     drops, control, removed = [], [], []
-    for index in range(classes):
+    for index in track(range(classes), "perturbing probes", classes, "classes"):
         order = strongest(ranking[index], ns[-1])
         drawn = [drawn_from(firing, len(order), seed, index * DRAWS + d) for d in range(DRAWS)]
         drops.append(clean - accuracies(right(order)))
@@ -172,8 +173,7 @@ def targeted_probe_perturbation(
     the texts to train, no document on both sides), the random features and the resamples; all
     share one pass over the texts. `site` None is where the dictionary was trained;
     `context_length` and `batch_tokens` as in `encode_texts`. Raises UserError for settings out of
-    range, tasks of two classes and tasks
-    that cannot be split.
+    range, tasks of two classes and tasks that cannot be split.
     """
     ns = checked_ns(ns)
     seeds = checked_seeds(seed)

@@ -8,4 +8,5 @@ STATIONS: dict[str, str] = {
     "grokking": "cutaway.tour.stations.grokking:visit",
     "language": "cutaway.tour.stations.language:visit",
     "dictionaries": "cutaway.tour.stations.dictionaries:visit",
+    "orthogonality": "cutaway.tour.stations.orthogonality:visit",
 }
