@@ -159,8 +159,27 @@ def test_progress_outside_a_terminal_is_plain_lines(capsys, monkeypatch) -> None
     assert lines
     assert all("\r" not in line and "\x1b" not in line for line in lines)
     assert "files/s" in lines[0]
-    assert "left" in lines[0]
+    assert "left" not in lines[0]  # a single update says nothing of how long the next takes
+    assert "left" in lines[1]
     assert "loss 1.5" in lines[0]
+
+
+def test_the_rate_leaves_out_what_came_before_the_work_was_under_way(monkeypatch) -> None:
+    """Eight seconds of warming up, a first update, then two steps a second."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    bar = progress.Progress("training", 100, "steps")
+    now[0] = 8.0
+    bar.update(1)
+    assert bar.line() == "training 1/100 steps (1%), 0.125 steps/s"
+    for step in range(2, 8):
+        now[0] += 0.5
+        bar.update(step)
+    assert bar.rate() == pytest.approx(2.0)
+    assert bar.line() == "training 7/100 steps (7%), 2 steps/s, 46s left"
+    now[0] = 60.0
+    bar.update(101)
+    assert "0s left" in bar.line()
 
 
 def test_quick_work_shows_no_progress(capsys) -> None:

@@ -140,6 +140,22 @@ def saved_without_model(place: Place) -> list[str]:
     return ["sae", "eval", str(place.root / "nobody")]
 
 
+def saved_without(*fields: str) -> Make:
+    """A dictionary of the language run that does not say these things of itself."""
+    from cutaway.dictionaries.base import DictionaryShape
+    from cutaway.dictionaries.registry import build
+
+    def make(place: Place) -> list[str]:
+        model = place.runs / "gpt2"
+        width = json.loads((model / "run.json").read_text())["config"]["n_embd"]
+        made = build(DictionaryShape("topk", width, 32, k=4))
+        made.metadata = {"site": None if "site" in fields else "residual.0"}
+        made.save(place.root / "saved")
+        return ["sae", "eval", str(place.root / "saved"), "--model", str(model)]
+
+    return make
+
+
 def resumed_otherwise(place: Place) -> list[str]:
     store = place.copy("states")
     return ["extract", "--resume", "--out", str(store), "--layers", "0"]
@@ -167,7 +183,7 @@ DICTIONARY_CASES: dict[str, tuple[Make, str]] = {
         "context_length = 4096",
     ),
     "states of a missing model": (lambda p: ["extract", "./ghost", "--out", "new"], "ghost"),
-    "states of a dictionary": (extracting(model="dictionary"), "dictionary: "),
+    "states of a dictionary": (extracting(model="dictionary"), "is a dictionary, not a model"),
     "states of a store": (extracting(model="states"), "states: this run's record names no"),
     "states to a folder with another run": (
         lambda p: extracting("--out", p.copy("gpt2"))(p),
@@ -205,25 +221,25 @@ DICTIONARY_CASES: dict[str, tuple[Make, str]] = {
         training("--architecture", "vanilla"),
         "architecture = 'vanilla': input should be 'jumprelu', 'topk'",
     ),
-    "no states in a batch": (training("--batch-size", "0"), "batch_size = '0'"),
+    "no states in a batch": (training("--batch-size", "0"), "batch_size = 0"),
     "nearly all held out": (
         training("--validation-fraction", "0.9"),
-        "validation_fraction = '0.9': input should be less than or equal to 0.5",
+        "validation_fraction = 0.9: input should be less than or equal to 0.5",
     ),
-    "nothing held out": (training("--validation-fraction", "0"), "validation_fraction = '0'"),
-    "a negative price": (training("--lambda-sparse=-1"), "lambda_sparse = '-1'"),
+    "nothing held out": (training("--validation-fraction", "0"), "validation_fraction = 0"),
+    "a negative price": (training("--lambda-sparse=-1"), "lambda_sparse = -1"),
     "a price of 0 that should follow a target": (
         training("--lambda-sparse", "0", "--target-l0", "4"),
         "lambda_sparse = 0: a price is multiplied",
     ),
-    "a threshold of 0": (training("--threshold", "0"), "threshold = '0'"),
+    "a threshold of 0": (training("--threshold", "0"), "threshold = 0"),
     "a threshold no state reaches": (
         training("--threshold", "1e6"),
         "threshold = 1e+06: no feature is active",
     ),
-    "an endless rate": (training("--learning-rate", "inf"), "learning_rate = 'inf'"),
-    "no epochs of states": (training("--epochs", "0"), "epochs = '0'"),
-    "one feature": (training("--d-hidden", "1"), "d_hidden = '1'"),
+    "an endless rate": (training("--learning-rate", "inf"), "learning_rate = inf"),
+    "no epochs of states": (training("--epochs", "0"), "epochs = 0"),
+    "one feature": (training("--d-hidden", "1"), "d_hidden = 1"),
     "a misspelt field of a dictionary": (
         training("--lamda-sparse", "0.1"),
         "did you mean 'lambda_sparse'",
@@ -281,6 +297,18 @@ DICTIONARY_CASES: dict[str, tuple[Make, str]] = {
     "a pipeline of another width": (piping("--d-model", "768"), "d_model = 768"),
     "a pipeline of 10X tokens": (piping("--tokens", "10X"), "tokens = '10X'"),
     "a pipeline of a layer there is not": (piping("--layers", "0,6,11"), "6"),
+    "no contexts in a pass of a pipeline": (
+        piping("--batch-size-extract", "0"),
+        "batch_size_extract = 0: expected 1 or more",
+    ),
+    "a pipeline resumed that never began": (
+        piping("--resume", "--out", "typo"),
+        "typo: no such folder; without --resume a new one begins there",
+    ),
+    "dictionaries resumed that never began": (
+        training("--resume"),
+        "new: no such folder; without --resume a new one begins there",
+    ),
     "a pipeline's misspelt field": (piping("--d-hiden", "64"), "did you mean 'd_hidden'"),
     "training only without states": (piping("--train-only"), "no such folder"),
     "training only of another model": (
@@ -311,6 +339,28 @@ DICTIONARY_CASES: dict[str, tuple[Make, str]] = {
         "has other weights or another tokenizer",
     ),
     "states that are gone": (states_gone, "its hidden states are gone; name text with --data"),
+    "a dictionary that names no text": (
+        saved_without("text"),
+        "names no text or hidden states; give --data or --activations",
+    ),
+    "a dictionary that names no site": (saved_without("site"), "as in --site residual.6"),
+    "a dictionary of another site": (
+        using("features", "--site", "embed", "--out", "new"),
+        "site = 'embed': ",
+    ),
+    "a site that is none, of a dictionary": (using("eval", "--site", "mlpp.1"), "mlpp.1"),
+    "a site for labelled texts": (
+        using("eval", "--suite", "all", "--site", "0"),
+        "--site: not with --suite",
+    ),
+    "a dictionary for a model": (
+        using("eval", "--model", lambda p: p.runs / "dictionary"),
+        "is a dictionary, not a model; it was trained on ",
+    ),
+    "a folder of dictionaries": (
+        lambda p: ["sae", "eval", str(p.runs)],
+        "holds no dictionary itself, and in it ",
+    ),
     "a dictionary of no known model": (saved_without_model, "say which, with --model"),
     "the second of two is missing": (using("eval", "gone"), "gone: no such"),
     "text and states both": (
@@ -341,6 +391,10 @@ DICTIONARY_CASES: dict[str, tuple[Make, str]] = {
         "format = 'sealens': expected one of cutaway, saelens; did you mean 'saelens'",
     ),
     "an export to nowhere": (using("export"), "--out FOLDER"),
+    "an export into a folder of other things": (
+        using("export", "--out", lambda p: p.write("taken/notes.txt", "x").parent),
+        "taken: is not empty (holds notes.txt)",
+    ),
     "an export into a file": (
         using("export", "--out", lambda p: p.write("taken", "x")),
         "taken",

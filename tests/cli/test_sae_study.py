@@ -13,10 +13,23 @@ from cutaway.dictionaries.experiments import orthogonality
 from cutaway.runs.folder import Run
 
 SETTINGS = {
-    **{"parents": 4, "children": 2, "parent_rate": 0.3, "d_model": 8, "d_hidden": 16},
-    **{"architecture": "topk", "batch_size": 64, "max_steps": 30, "topk_fraction": 0.1},
-    **{"log_every": 5, "eval_every": 10, "checkpoint_every": 30, "eval_tokens": 300},
-    **{"device": "cpu", "precision": "float32", "kernels": "dense", "tokens": 5000},
+    "parents": 4,
+    "children": 2,
+    "parent_rate": 0.3,
+    "d_model": 8,
+    "d_hidden": 16,
+    "architecture": "topk",
+    "batch_size": 64,
+    "max_steps": 30,
+    "topk_fraction": 0.1,
+    "log_every": 5,
+    "eval_every": 10,
+    "checkpoint_every": 30,
+    "eval_tokens": 300,
+    "device": "cpu",
+    "precision": "float32",
+    "kernels": "dense",
+    "tokens": 5000,
 }
 
 

@@ -58,6 +58,17 @@ def test_a_missed_target_is_told_with_the_field_to_change(figures, what, parts) 
     assert missed == [what]
 
 
+def test_the_best_step_is_what_is_told_of_and_named() -> None:
+    rows = history(val_dead_share=0.3).to_pylist()
+    rows[3] |= {"val_l0": 90.0, "val_dead_share": 0.02}
+    table = pa.Table.from_pylist(rows)
+    (line,) = said(table, best=300)
+    assert line.startswith("at step 300, the best one, 90.0 features per token")
+    for best in (900, None):
+        (line,) = said(table, best=best)
+        assert line.startswith("30% of the features")
+
+
 def test_an_accepted_range_is_what_counts() -> None:
     config = DictionaryConfig(target_sparsity_min=50, target_sparsity_max=100).sized(768, 100_000)
     for l0, met in ((49.0, False), (51.0, True), (99.0, True), (101.0, False)):

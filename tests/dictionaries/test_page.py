@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -150,7 +151,10 @@ def test_a_browser_shows_rows_searches_sorts_and_follows_the_keyboard(page, feat
     found.seven = numbers();
     search("no such token");
     found.none = rows().length;
+    found.nothing = document.querySelector(".list .none").textContent;
+    found.missing = document.querySelector(".list .none").hidden;
     search("");
+    found.there = document.querySelector(".list .none").hidden;
     head("max").click();
     found.byMax = numbers();
     head("max").click();
@@ -188,6 +192,8 @@ def test_a_browser_shows_rows_searches_sorts_and_follows_the_keyboard(page, feat
     assert found["count"] == f"{len(named)} of {FEATURES} features"
     assert found["seven"] == [7]
     assert found["none"] == 0
+    assert (found["missing"], found["there"]) == (False, True)
+    assert found["nothing"] == "No feature has “no such token” among its tokens."
     assert largest[found["byMax"][0]] == largest.max()
     assert largest[found["upwards"][0]] == 0
     assert found["walked"] == [f"Feature {found['upwards'][1]}", str(found["upwards"][1])]
@@ -205,6 +211,43 @@ def test_an_address_names_a_search_and_a_feature(page, features, tmp_path):
     body = dom[dom.index("<tbody>") : dom.index("</tbody>")]
     assert 0 < body.count("<tr") < FEATURES
     assert "<h3>Feature 9</h3>" in dom
+    assert "<h3>Feature 7</h3>" in browse(page, tmp_path, address="#7")
+
+
+def test_labels_of_a_histogram_stand_apart(page, tmp_path):
+    """Of 3 to 13 bars, as laid out by the browser; some are named at every number."""
+    data = re.search(r'id="features-data">(.*?)</script>', page, re.S)
+    content = json.loads(data[1])
+    for number, one in enumerate(content["features"][:11]):
+        one |= {"bins": [number, *range(1, number + 4)], "fires": 9, "density": 0.1}
+    made = page.replace(data[1], json.dumps(content).replace("<", "\\u003c"))
+    script = """
+    const found = Array.from({ length: 11 }, (_, index) => {
+      const input = document.querySelector(".filter input");
+      input.value = `#${index}`;
+      input.dispatchEvent(new Event("input"));
+      document.querySelector(".list tbody tr").click();
+      return Array.from(document.querySelectorAll(".card .histogram text"), (text) => {
+        const box = text.getBoundingClientRect();
+        return [box.left, box.right];
+      });
+    });
+    document.body.dataset.found = JSON.stringify({ found });
+    """
+    for number, boxes in enumerate(said(browse(made, tmp_path, script))["found"]):
+        assert len(boxes) >= (2 if number < 4 else 4)
+        assert all(one[1] < other[0] for one, other in pairwise(boxes)), boxes
+
+
+def test_nothing_is_said_of_dead_features_where_there_are_none(gpt2_run):
+    model = open_model(gpt2_run, device="cpu")
+    made = build(DictionaryShape("topk", model.width, 4, k=4), 0)
+    with torch.no_grad():
+        made.encoder_bias.fill_(1e4)
+    made.metadata = {"site": "embed"}
+    found = read_features(made, model, [(torch.ones(2, 8, dtype=torch.int64), None, None)])
+    assert not found.dead
+    assert "Dead features" not in features_page(found)
 
 
 def test_a_page_without_a_live_feature_still_opens(gpt2_run, tmp_path):

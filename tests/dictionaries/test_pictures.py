@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from matplotlib.patches import ConnectionPatch
 
 from cutaway.base.errors import UserError
 from cutaway.dictionaries.evaluation import DENSITY_EDGES, Evaluation
@@ -42,6 +43,10 @@ def history(best: float = 0.9, **changes) -> pa.Table:
         "dead_share": 0.1 * fall,
         "sparsity_weight": 2 - fall,
         "threshold": 1 - 0.5 * fall,
+        "tau": 0.1 + 0.2 * fall,
+        "pair_cosine_mean": 0.2 + 0.1 * fall,
+        "pair_cosine_std": 0.1 + 0 * fall,
+        "pair_overlap": 0.5 - 0.2 * fall,
     }
     for name, values in {
         "val_l0": 64 + 50 * fall,
@@ -94,7 +99,8 @@ def words(figure) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("name", PICTURES)
+# the map of pairs needs a run's table: in test_experiments_pictures.py
+@pytest.mark.parametrize("name", [name for name in PICTURES if name != "pair_cosines"])
 def test_every_picture_of_a_run_is_drawn_and_saved(name, tmp_path):
     figure = PICTURES[name](Log("a run", history()))
     path = save(figure, tmp_path / f"{name}.png")
@@ -113,6 +119,20 @@ def test_the_loss_shows_its_parts_and_no_penalty_that_was_always_zero():
     assert "dead features" not in words(figure)
     drawn = [line.get_ydata()[-1] for line in lines(figure.axes[0])]
     assert drawn == pytest.approx([5 + 80 * np.exp(-980 / 200), 4 + 78 * np.exp(-980 / 200)])
+
+
+def test_a_loss_that_comes_and_goes_has_gaps_and_is_left_out_of_the_whole():
+    revived = [0.2 if place % 7 in (1, 2) else None for place in range(len(STEPS))]
+    whole = 5 + 80 * np.exp(-STEPS / 200)
+    combed = whole + [one or 0.0 for one in revived]
+    figure = PICTURES["loss"](
+        Log("run", history(auxiliary_loss=revived, train_loss=combed.tolist()))
+    )
+    assert {"whole loss, no AuxK", "dead features"} <= words(figure)
+    assert "whole loss" not in words(figure)
+    assert lines(figure.axes[0])[0].get_ydata() == pytest.approx(whole)
+    (drawn,) = (line for line in lines(figure.axes[1]) if np.isnan(line.get_ydata()).any())
+    assert np.isfinite(drawn.get_ydata()).tolist() == [one is not None for one in revived]
 
 
 def test_l0_is_drawn_with_the_target_its_run_recorded(tmp_path):
@@ -165,6 +185,26 @@ def test_points_of_a_site_are_joined_by_rising_l0_and_baselines_stand_beside():
     assert [16.0, 64.0] in drawn
     assert [32.0] in drawn
     assert {"jumprelu", "PCA", "random, scaled", "random"} <= words(figure)
+    assert {"residual.0", "residual.1"} <= words(figure)
+    axes = figure.axes[0]
+    assert axes.get_title(loc="left") or axes.get_title()
+    assert not any(isinstance(one, ConnectionPatch) for one in axes.get_children())
+
+
+def test_features_per_token_by_layer_begin_at_0_with_their_target():
+    found = [evaluation("residual.0", l0=8.0), evaluation("residual.1", l0=8.07)]
+    for target, names in ((8.0, {"target 8"}), (None, set())):
+        figure = layer_bars(found, target)
+        (axes,) = (one for one in figure.axes if one.get_ylabel() == NAMES["l0"])
+        assert axes.get_ylim()[0] == 0
+        assert axes.get_ylim()[1] > 8.5
+        assert {text.get_text() for text in axes.texts} == names
+
+
+def test_ticks_of_densities_are_all_powers_of_ten():
+    axes = density([evaluation(density_counts=[1] * (len(DENSITY_EDGES) - 1))]).axes[0]
+    ticks = axes.xaxis.get_major_formatter().format_ticks([1e-4, 1e-3, 1e-2, 0.1])
+    assert ticks == ["10⁻⁴", "10⁻³", "10⁻²", "10⁻¹"]
 
 
 def test_layers_are_drawn_in_order_at_whole_numbers():

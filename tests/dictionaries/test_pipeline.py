@@ -94,6 +94,7 @@ def test_the_pipeline_leaves_what_it_promises(whole: Path) -> None:
         page = (folder / "features" / "features.html").read_text()
         assert site in page
         assert "http://" not in page.replace("http://www.w3.org", "")
+    assert pipeline.target_of([whole / "embed", whole / "residual.0"]) == 6
     shown = (whole.parent / "shown.txt").read_text()
     assert "residual.0" in shown
     assert "5.4 to 6.6" in shown
@@ -206,6 +207,35 @@ def test_resuming_takes_what_is_not_named_from_what_was_begun(
     assert (code, out) == (0, begun), err
     code, _, err = cutaway(*ask, "--resume", "--tokens", "3k")
     assert (code, "was begun with 2000; leave it out" in err) == (2, True), err
+
+
+def test_other_settings_are_refused_on_resume_before_anything_is_said(
+    cutaway: Cutaway, gpt2_run: Path, whole: Path
+) -> None:
+    code, out, err = cutaway(
+        "sae", "pipeline", gpt2_run, "--out", whole, "--resume", "--target-l0", 16
+    )
+    assert (code, out, len(err.splitlines())) == (2, "", 1), err
+    assert "target_l0 = 16" in err
+
+
+def test_targets_are_held_against_the_checkpoint_that_is_loaded(
+    cutaway: Cutaway, whole: Path, tmp_path: Path
+) -> None:
+    ask = ["sae", "train", whole / "activations", "--layers", "0", "--out", "kept", "--json"]
+    code, _, err = cutaway(*ask, *settings_args(SETTINGS), "--keep-checkpoints", 9)
+    assert code == 0, err
+    run = Run.open(tmp_path / "kept" / "residual.0")
+    rows = {row["step"]: row for row in run.read("history").to_pylist()}
+    for best in (40, 80):
+        run.checkpoints.mark_best(best, 0.0)
+        code, out, err = cutaway(*ask, "--resume")
+        assert code == 0, err
+        seen = {row["target"]: row for row in json.loads(out)}
+        assert seen["features per token"]["seen"] == rows[best]["val_l0"]
+        assert seen["dead features"]["seen"] == rows[best]["val_dead_share"]
+        assert {(row["step"], row["last_step"]) for row in seen.values()} == {(best, 80)}
+    assert rows[40]["val_l0"] != rows[80]["val_l0"]
 
 
 def test_layers_added_on_resume_get_the_settings_of_those_there(

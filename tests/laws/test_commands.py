@@ -73,8 +73,13 @@ def test_no_module_pulls_in_an_optional_library_when_imported() -> None:
     code = """
 import importlib, pkgutil, sys, cutaway
 for module in pkgutil.walk_packages(cutaway.__path__, "cutaway."):
-    if not module.name.endswith("__main__"):
+    if module.name.endswith("__main__"):
+        continue
+    try:
         importlib.import_module(module.name)
+    except ModuleNotFoundError as error:  # torch's builds for GPUs bring triton, others have none
+        if error.name != "triton":
+            raise
 print([n for n in ("wandb", "tensorboard", "gradio", "ray", "datasets", "pandas") if n in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

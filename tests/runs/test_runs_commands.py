@@ -71,6 +71,22 @@ def test_show_tells_record_tables_and_settings(root: Path, cutaway: Callable) ->
     assert facts["metrics"] == {"val_loss": 3.5}
 
 
+def test_show_has_a_line_for_each_nested_setting(root: Path, cutaway: Callable) -> None:
+    path = root / "one" / "run.json"
+    record = json.loads(path.read_text())
+    settings = {f"field_{number}": number / 7 for number in range(100)}
+    record["resolved"] = {"settings": settings, "measured": list(range(500))}
+    record["parents"] = [{"kind": "activations", "id": "states"}]
+    path.write_text(json.dumps(record))
+    _, out, _ = cutaway("runs", "show", "one")
+    lines = [line.split() for line in out.splitlines()]
+    assert ["resolved.settings.field_7", "1"] in lines
+    assert ["parents.0.id", "states"] in lines
+    assert max(map(len, out.splitlines())) < 300
+    (facts,) = json.loads(cutaway("runs", "show", "one", "--json")[1])
+    assert facts["resolved"] == record["resolved"]
+
+
 def test_sql_answers(root: Path, cutaway: Callable) -> None:
     query = "SELECT run, min(val_loss) AS best FROM history GROUP BY run ORDER BY best"
     assert json.loads(cutaway("runs", "sql", query, "--json")[1]) == [

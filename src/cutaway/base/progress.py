@@ -17,6 +17,7 @@ from cutaway.base.display import quiet
 T = TypeVar("T")
 
 _PATIENCE = 2.0  # seconds before anything is shown
+_WARM_UP = 0.5  # seconds from the first work on that do not count in the rate
 _LINE_EVERY = 10.0  # seconds between plain lines
 
 
@@ -29,6 +30,8 @@ class Progress:
         self.figures: dict[str, str] = {}
         self._started = time.monotonic()
         self._origin = 0.0
+        self._first: float | None = None  # when the first work was done
+        self._base: tuple[float, float] | None = None  # when the rate begins, and what was done
         self._shown = self._started
         self._terminal = sys.stderr.isatty()
         self._bar: Any = None
@@ -37,6 +40,13 @@ class Progress:
     def start_at(self, done: float) -> None:
         """Work that was done before this process began: counted, but not in the rate."""
         self.done = self._origin = done
+
+    def _time(self, now: float) -> None:
+        """Let the rate begin after the first work, and what follows it within half a second."""
+        if self._first is None:
+            self._first = now
+        if now - self._first <= _WARM_UP:
+            self._base = (now, self.done)
 
     def advance(self, amount: float = 1, **figures: str) -> None:
         """`amount` more is done; `figures` are shown beside the bar (`loss='3.21'`)."""
@@ -47,10 +57,11 @@ class Progress:
         self.done = done
         if figures:
             self.figures.update(figures)
+        now = time.monotonic()
+        self._time(now)
         if (take := progress_to.get()) is not None:
             take(self)
             return
-        now = time.monotonic()
         if quiet.get() or now - self._started < _PATIENCE:
             return
         if self._terminal:
@@ -71,20 +82,33 @@ class Progress:
             print(line, file=sys.stderr, flush=True)
 
     def rate(self, now: float | None = None) -> float:
-        """Units per second since the start."""
-        elapsed = (time.monotonic() if now is None else now) - self._started
-        return (self.done - self._origin) / elapsed if elapsed > 0 else 0.0
+        """Units per second since the work is under way: what came before it began is left out."""
+        now = time.monotonic() if now is None else now
+        if self._base is not None and now > self._base[0] and self.done > self._base[1]:
+            since, done = self._base
+        else:
+            since, done = self._started, self._origin
+        return (self.done - done) / (now - since) if now > since else 0.0
+
+    def left(self, now: float | None = None) -> str:
+        """`25s left`; empty where that cannot be said yet, or there is no total."""
+        now = time.monotonic() if now is None else now
+        if not self.total or self._base is None:
+            return ""
+        since, done = self._base
+        if now - since < _PATIENCE or self.done <= done:
+            return ""
+        return f"{duration(max(0.0, self.total - self.done) / self.rate(now))} left"
 
     def line(self, now: float | None = None) -> str:
         """`training 120/1000 steps (12%), 34.5 steps/s, 25s left, loss 3.21`"""
-        rate = self.rate(now)
         of = f"/{_count(self.total)}" if self.total else ""
         parts = [f"{self.title} {_count(self.done)}{of} {self.unit}"]
         if self.total:
             parts[0] += f" ({self.done / self.total:.0%})"
-        parts.append(f"{_count(rate)} {self.unit}/s")
-        if self.total and rate > 0:
-            parts.append(f"{duration((self.total - self.done) / rate)} left")
+        parts.append(f"{_count(self.rate(now))} {self.unit}/s")
+        if left := self.left(now):
+            parts.append(left)
         parts += [f"{name} {value}" for name, value in self.figures.items()]
         return ", ".join(parts)
 
@@ -100,11 +124,13 @@ class Progress:
             self._begin()
         extra = ", ".join(f"{name} {value}" for name, value in self.figures.items())
         speed = f"{_count(self.rate())} {self.unit}/s"
-        self._bar.update(self._task, completed=self.done, speed=speed, extra=extra)
+        self._bar.update(
+            self._task, completed=self.done, speed=speed, left=self.left(), extra=extra
+        )
 
     def _begin(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bars
 
         self._bar = Bars(
@@ -112,12 +138,12 @@ class Progress:
             BarColumn(bar_width=24),
             TextColumn("{task.percentage:>3.0f}%" if self.total else ""),
             TextColumn("{task.fields[speed]}"),
-            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[left]}"),
             TextColumn("{task.fields[extra]}"),
             console=Console(stderr=True),
         )
         self._bar.start()
-        self._task = self._bar.add_task(self.title, total=self.total, speed="", extra="")
+        self._task = self._bar.add_task(self.title, total=self.total, speed="", left="", extra="")
 
 
 # Takes every update instead of stderr, in a process that works for another one.

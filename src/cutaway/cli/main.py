@@ -13,11 +13,17 @@ import cutaway
 from cutaway.base import display
 from cutaway.base.errors import CutawayError, nearest
 
+_EVERY = "Every command: --quiet shows results only, --debug shows tracebacks."
+_FIELDS = (
+    "Any field of a dictionary: --target-l0 8, --architecture topk, --d-hidden 1024, --epochs 10, ... "
+    f"(`cutaway train --help` lists them, under `dictionary`).\n\n{_EVERY}"
+)
+
 app = App(
     name="cutaway",
     help="A workbench for looking inside neural networks while they learn.",
     version=cutaway.__version__,
-    help_epilogue="Every command: --quiet shows results only, --debug shows tracebacks.",
+    help_epilogue=_EVERY,
 )
 
 # name, place, help: one line for the overview; the command's own docstring has the rest
@@ -88,12 +94,19 @@ GROUPS: list[tuple[str, str, list[tuple[str, str, str]]]] = [
     ),
 ]
 
+# what stands below the options in a command's help
+EPILOGUES = {
+    "cutaway.cli.sae:pipeline": _FIELDS,
+    "cutaway.cli.sae:train": _FIELDS,
+}
+
 for _name, _place, _help in COMMANDS:
     app.command(_place, name=_name, help=_help)
 for _name, _help, _commands in GROUPS:
     _group = App(name=_name, help=_help)
     for _command, _place, _line in _commands:
-        _group.command(_place, name=_command, help=_line)
+        _more = {"help_epilogue": EPILOGUES[_place]} if _place in EPILOGUES else {}
+        _group.command(_place, name=_command, help=_line, **_more)
     app.command(_group)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 Runs = Annotated[Path, Parameter(name="--runs")]
 _SHOWN_METRICS = 2
+_LONGEST = 200  # characters of a list in `show`
 _FIRST = ("test_acc", "train_acc")  # after the best of a figure; then as the record has them
 _PLAIN = [
     *("study", "status", "reason", "steps_done", "steps_planned", "seconds"),
@@ -78,8 +80,10 @@ def show(run: str, *, runs: Runs = Path("runs"), json: bool = False, csv: bool =
     nested = ("metrics", "tables", "checkpoints", "resolved", "config", "versions")
     pairs = [(key, value) for key, value in facts.items() if key not in nested and value]
     pairs += [(f"{group}.{key}", value) for group in nested for key, value in facts[group].items()]
-    told = _text if format == "table" else _flat
-    display.show([{"field": key, "value": told(value)} for key, value in pairs], format)
+    if format == "table":
+        leaves = [leaf for key, value in pairs for leaf in _leaves(key, value)]
+        pairs = [(key, _shortened(value)) for key, value in leaves]
+    display.show([{"field": key, "value": _flat(value)} for key, value in pairs], format)
 
 
 def sql(query: str, *, runs: Runs = Path("runs"), json: bool = False, csv: bool = False) -> None:
@@ -223,6 +227,27 @@ def _facts(one: RunRecord) -> dict[str, Any]:
     """A run for programs: plain fields, then its final figures."""
     metrics = {f"metrics.{name}": value for name, value in one.metrics.items()}
     return {"run": one.name, **{key: getattr(one, key) for key in _PLAIN}, **metrics}
+
+
+def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """What is nested, one thing each: `parents.0.id`; lists of plain values stay one."""
+    if isinstance(value, dict) and value:
+        inside = list(value.items())
+    elif isinstance(value, list) and any(isinstance(one, dict | list | str) for one in value):
+        inside = list(enumerate(value))
+    else:
+        yield key, value
+        return
+    for name, one in inside:
+        yield from _leaves(f"{key}.{name}", one)
+
+
+def _shortened(value: Any) -> str:
+    """A value as text; of a long list the beginning (--json has the whole)."""
+    text = _text(value)
+    if isinstance(value, str) or len(text) <= _LONGEST:
+        return text
+    return f"{text[:_LONGEST]}… ({len(text):,} characters)"
 
 
 def _flat(value: Any) -> Any:

@@ -44,13 +44,16 @@ def train(
         csv: Print CSV.
     """
     from cutaway.activations.store import ActivationStore
-    from cutaway.dictionaries.pipeline import chosen, train_layers
+    from cutaway.dictionaries.pipeline import chosen, require_begun, train_layers
 
     format = output_format(json, csv)
     if out is None:
         raise UserError("sae train: say where to, with --out FOLDER")
     store = ActivationStore(activations)
-    folders = train_layers(store, out, layers, _settings(settings, config), resume=resume)
+    asked = _settings(settings, config)
+    if resume:
+        require_begun(out, asked)
+    folders = train_layers(store, out, layers, asked, resume=resume)
     display.show(_verdicts(folders), format)
     _require_all(out, chosen(store, layers), folders)
 
@@ -58,7 +61,7 @@ def train(
 def pipeline(
     model: str,
     *settings: Settings,
-    out: Path | None = None,
+    out: Annotated[Path | None, Parameter(name=["--out", "--save-dir"])] = None,
     data: str | None = None,
     layers: str | None = None,
     tokens: Annotated[str | None, Parameter(name=["--tokens", "--num-tokens"])] = None,
@@ -117,7 +120,11 @@ def pipeline(
         "device": device,
     }
     extraction = {name: value for name, value in given.items() if value is not None}
+    if batch_size_extract is not None and batch_size_extract < 1:
+        raise UserError(f"batch_size_extract = {batch_size_extract}: expected 1 or more")
     place = cache_dir or out / steps.STORE
+    if resume:
+        steps.require_begun(out, asked_settings, None if train_only else place)
     if not train_only:
         asked = {"model": model, **extraction}
         store = steps.extracted(place, asked, asked_settings, resume=resume)
@@ -145,6 +152,7 @@ def evaluate(
     model: str | None = None,
     data: str | None = None,
     activations: Path | None = None,
+    site: str | None = None,
     tokens: str = "20k",
     suite: str | None = None,
     tasks: list[str] | None = None,
@@ -165,23 +173,26 @@ def evaluate(
         model: The model they are of [the one they were trained on].
         data: Text to judge on [the held-out part of what they were trained on].
         activations: A store to judge on the last part of [the one they were trained on].
+        site: Where in the model they were trained, for files that do not say: residual.6, mlp.3.
         tokens: How many tokens of it.
         suite: Evaluations on labelled texts instead: all, or some of sparse-probing, absorption,
             tpp, scr.
         tasks: Labelled texts: docstrings, a folder with a part per class, a table with text and
             label, or a CoNLL file; may be given several times [docstrings].
         crossed: Tables with text, label and second_label, for scr.
-        words: Words for absorption, a file with one a line [the tokenizer's].
-        template: What follows a word in absorption's prompts; none takes the word alone, for
-            models that do no tasks in context, as with "{word} has the first letter:".
+        words: Words for absorption: a file with one a line, or all for the whole vocabulary
+            [the vocabulary, at most 5,000 of it in prompts].
+        template: The prompt of absorption, as "{word} has the first letter:", shown after ten
+            words with their letters, or none for the word alone [that prompt for models of 512
+            dimensions or more that read 256 tokens; none for smaller ones].
         seeds: How many seeds of split and draw.
-        out: Write evaluation.json, evaluation.csv and figures/ there.
+        out: Write evaluation.json, evaluation.csv (or suite.parquet) and figures/ there.
         json: Print JSON.
         csv: Print CSV.
     """
     from cutaway.activations.config import count
     from cutaway.dictionaries import using
-    from cutaway.dictionaries.pipeline import write_summary
+    from cutaway.dictionaries.pipeline import target_of, write_summary
 
     format = output_format(json, csv)
     if not dictionaries:
@@ -189,6 +200,10 @@ def evaluate(
     if out is not None:
         files.require_writable(out)
     if suite is not None:
+        if site is not None:
+            raise UserError(
+                "--site: not with --suite; `cutaway sae export --site` writes a copy that says it"
+            )
         from cutaway.cli.sae_suite import evaluate_suite
 
         evaluate_suite(
@@ -204,17 +219,16 @@ def evaluate(
         )
         return
     for one in dictionaries[1:]:  # a mistake in the last is told before the first is judged
-        using.require_judged(one, model, data=data, activations=activations)
-    evaluations = [
-        using.evaluated(one, model=model, data=data, activations=activations, tokens=count(tokens))
-        for one in dictionaries
-    ]
+        using.require_judged(one, model, data=data, activations=activations, site=site)
+    named = {"model": model, "data": data, "activations": activations, "site": site}
+    evaluations = [using.evaluated(one, **named, tokens=count(tokens)) for one in dictionaries]
     _tell(evaluations, format)
     if out is None and any(one.held_out is not True for one in evaluations):
         display.notice("figures of other text than the dictionary's own are kept with --out FOLDER")
     if out is not None:
         using.keep(evaluations, dictionaries, out)
-        for path in write_summary(evaluations, out):
+        target = target_of([using.home(one) for one in dictionaries])
+        for path in write_summary(evaluations, out, target):
             display.notice(f"wrote {path}")
 
 
@@ -252,16 +266,18 @@ def _tell(evaluations: list[Evaluation], format: display.Format) -> None:
 
 
 def _verdicts(folders: list[Path]) -> list[dict[str, Any]]:
-    """Each dictionary's targets, and whether they were met."""
-    from cutaway.dictionaries.advice import verdict
+    """Each dictionary's targets, and whether its best checkpoint, the one loaded, meets them."""
+    from cutaway.dictionaries.advice import judged, verdict
     from cutaway.dictionaries.config import DictionaryConfig
     from cutaway.runs.folder import Run
 
     rows = []
     for folder in folders:
-        record = Run.open(folder).record
-        config = DictionaryConfig(**record.resolved["settings"])
-        for one in verdict(record.metrics, config):
+        run = Run.open(folder)
+        config = DictionaryConfig(**run.record.resolved["settings"])
+        history = run.read("history")
+        seen = None if history is None else judged(history, run.checkpoints.best())
+        for one in verdict(seen, config) if seen is not None else ():
             rows.append(
                 {
                     "dictionary": folder.name,
@@ -269,6 +285,8 @@ def _verdicts(folders: list[Path]) -> list[dict[str, Any]]:
                     "asked": one.asked,
                     "seen": one.seen,
                     "met": "yes" if one.met else "no",
+                    "step": seen["step"],
+                    "last_step": run.record.steps_done,
                 }
             )
     return rows

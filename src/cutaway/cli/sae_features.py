@@ -12,6 +12,8 @@ from cutaway.cli.common import output_format
 
 # of a feature's value: far beyond it nothing of the state is left in float32, and norms overflow
 LARGEST = 1e9
+_NAMED = 10  # features that fire instead, at most
+_CHANGES = ["token_id", "token", "before", "after", "change"]
 
 
 def features(
@@ -20,6 +22,7 @@ def features(
     model: str | None = None,
     data: str | None = None,
     activations: Path | None = None,
+    site: str | None = None,
     tokens: str = "1M",
     examples: int = 20,
     feature: int | None = None,
@@ -35,6 +38,7 @@ def features(
         model: The model it is of [the one it was trained on].
         data: Text to read over [the hidden states or text it was trained on].
         activations: A store of hidden states to read over [the recorded one].
+        site: Where in the model it was trained, for files that do not say: residual.6, mlp.3.
         tokens: How many tokens of it.
         examples: Strongest examples kept of each feature.
         feature: Print all about this one.
@@ -46,6 +50,7 @@ def features(
     from cutaway.activations.config import count
     from cutaway.dictionaries import using
     from cutaway.dictionaries.page import write_page
+    from cutaway.figures.text import visible
 
     format = output_format(json, csv)
     if top < 1:
@@ -60,6 +65,7 @@ def features(
         tokens=count(tokens),
         examples=examples,
         feature=feature,
+        site=site,
     )
     found.save(folder)
     page = write_page(found, folder)
@@ -68,34 +74,39 @@ def features(
     elif feature is not None:
         display.show([found.row(feature) | {"examples": found.examples_of(feature)}], format)
     else:
-        display.show(using.most_frequent(found, top), format)
+        shown = visible if format == "table" else str
+        display.show(using.most_frequent(found, top, shown), format)
     display.notice(f"wrote {page}")
 
 
-def export(dictionary: Path, *, format: str = "saelens", out: Path | None = None) -> None:
+def export(
+    dictionary: Path, *, format: str = "saelens", out: Path | None = None, site: str | None = None
+) -> None:
     """Hand a dictionary on to other libraries.
 
     Args:
         dictionary: A dictionary's run or folder.
         format: saelens, or cutaway (safetensors and JSON).
-        out: The folder to write.
+        out: The folder to write; a new or empty one.
+        site: Where in the model it was trained, for files that do not say: residual.6, mlp.3.
     """
     from cutaway.dictionaries.base import Dictionary
     from cutaway.dictionaries.formats import export as write
 
     if out is None:
         raise UserError("sae export: say where to, with --out FOLDER")
-    print(write(Dictionary.load(dictionary), out, format))
+    print(write(Dictionary.load(dictionary, site=site), out, format))
 
 
 def effect(
     dictionary: Path,
     *,
-    feature: int,
+    feature: int | None = None,
     value: float = 0.0,
     mode: Literal["set", "scale", "add"] = "set",
     prompt: str,
     model: str | None = None,
+    site: str | None = None,
     length: int = 40,
     temperature: float = 0.8,
     seed: int = 0,
@@ -104,13 +115,16 @@ def effect(
 ) -> None:
     """Switch a feature off, or steer with it: the next token's odds, and a sample, before and after.
 
+    Without --feature: which features fire on the prompt.
+
     Args:
         dictionary: A dictionary's run or folder.
-        feature: Which feature.
+        feature: Which feature; left out, those that fire on the prompt are listed.
         value: What its activation is set to, scaled by, or what is added to it (raw units).
         mode: set, scale or add.
         prompt: Text to begin with.
         model: The model it is of [the one it was trained on].
+        site: Where in the model it was trained, for files that do not say: residual.6, mlp.3.
         length: Tokens of the sample.
         temperature: Of the sample; 0 takes the likeliest token.
         seed: Of the sample.
@@ -118,14 +132,10 @@ def effect(
         csv: Print CSV.
     """
     from cutaway.dictionaries import using
-    from cutaway.dictionaries.effects import compare_logits, feature_effect, sample_both
+    from cutaway.dictionaries.effects import compare_logits, feature_effect, firing, sample_both
+    from cutaway.figures.text import visible
 
     format = output_format(json, csv)
-    loaded, network = using.opened(dictionary, model)
-
-    def changed() -> Any:
-        return feature_effect(network, loaded, None, {feature: value}, mode=mode)
-
     if not prompt:
         raise UserError("prompt = '': expected some text to begin with")
     if length < 0:
@@ -136,16 +146,45 @@ def effect(
         )
     if not 0 <= temperature < math.inf:
         raise UserError(f"temperature = {temperature}: expected a finite number, 0 or more")
+    loaded, network = using.opened(dictionary, model, feature=feature, site=site)
+
+    def shown(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [
+            {**row, "token": visible(row["token"])} if format == "table" else row for row in rows
+        ]
+
+    fires = firing(network, loaded, prompt)
+    if feature is None:
+        display.show(shown(fires), format, empty="no feature fires on this prompt")
+        return
+
+    def changed() -> Any:
+        return feature_effect(network, loaded, None, {feature: value}, mode=mode)
+
     moved = compare_logits(network, prompt, changed())
     before, after = sample_both(
         network, prompt, changed(), length=length, temperature=temperature, seed=seed
     )
+    silent = feature not in [one["feature"] for one in fires]
+    idle = silent and (mode == "scale" or (mode == "set" and value == 0))
+    if idle:
+        others = ", ".join(str(one["feature"]) for one in fires[:_NAMED]) or "none"
+        later = "" if before == after else " (but in the sample, where it does)"
+        display.notice(
+            f"feature {feature} does not fire on this prompt, and nothing changes{later}; features "
+            f"that do, the strongest first: {others}"
+        )
     rows = [*moved.raised, *reversed(moved.lowered)]
     if format == "json":
         samples = {"without": before, "with": after}
         display.show([{"divergence": moved.divergence, **samples, "tokens": rows}], format)
-    else:
-        display.show(rows, format)
-    if format == "table":
+    elif format == "csv":
+        display.show(rows, format, columns=_CHANGES)
+    elif rows:
+        display.show(shown(rows))
+        print("change: of the logit less the mean over the vocabulary, nats")
         print(f"\nKL(before ‖ after) of the next token: {moved.divergence:.4f} nats")
+    elif not idle:
+        display.notice("the next token's odds do not change")
+    if format == "table" and (rows or before != after):
         print(f"\nwithout: {before}\n\nwith:    {after}")

@@ -25,8 +25,17 @@ class Verdict(NamedTuple):
     met: bool
 
 
+def judged(history: pa.Table, step: int | None = None) -> dict[str, Any] | None:
+    """The row of the step whose weights are loaded: the best checkpoint's, else the last evaluated.
+
+    None where nothing was evaluated.
+    """
+    rows = [row for row in history.to_pylist() if row.get("val_l0") is not None]
+    return next((row for row in reversed(rows) if row["step"] == step), rows[-1] if rows else None)
+
+
 def verdict(figures: dict[str, Any], config: DictionaryConfig) -> list[Verdict]:
-    """The targets of a `sized` config against the final held-out figures (`val_...`)."""
+    """The targets of a `sized` config against one step's held-out figures (`val_...`, `judged`)."""
     found = []
     if config.target_l0 is not None:  # none where only its price was given
         l0 = figures["val_l0"]
@@ -45,32 +54,40 @@ def verdict(figures: dict[str, Any], config: DictionaryConfig) -> list[Verdict]:
 
 
 def advice(
-    history: pa.Table, config: DictionaryConfig, *, held_out: int, length: str = "epochs"
+    history: pa.Table,
+    config: DictionaryConfig,
+    *,
+    held_out: int,
+    length: str = "epochs",
+    best: int | None = None,
 ) -> list[str]:
     """One line for each target missed; empty where all is well. `config` is a sized one.
 
-    `held_out` states were evaluated on; `length` is the field that says how long to train.
+    `held_out` states were evaluated on; `length` is the field that says how long to train; `best`
+    the step of the checkpoint that is loaded, whose figures count (the last where it is None).
     """
     longer = f"{length} (it is {getattr(config, length):g})"
     rows = [row for row in history.to_pylist() if row.get("val_l0") is not None]
-    if not rows:
+    seen = judged(history, best)
+    if seen is None:
         return []
-    missed = {one.what for one in verdict(rows[-1], config) if not one.met}
+    at = "" if seen["step"] == rows[-1]["step"] else f"at step {seen['step']:,}, the best one, "
+    missed = {one.what for one in verdict(seen, config) if not one.met}
     notes = []
     if "features per token" in missed:
-        notes.append(_about_l0(rows[-1]["val_l0"], config, longer))
+        notes.append(at + _about_l0(seen["val_l0"], config, longer))
     if "dead features" in missed:
         notes.append(
-            f"{rows[-1]['val_dead_share']:.0%} of the features fired on none of "
+            f"{at}{seen['val_dead_share']:.0%} of the features fired on none of "
             f"{held_out:,} held-out tokens: give more varied data, a smaller d_hidden "
             f"(it is {config.d_hidden}), a shorter dead_after (it is {config.dead_after:,})"
             + (", or a lower threshold" if config.architecture == "jumprelu" else "")
         )
     if "normalised MSE" in missed:
         notes.append(
-            f"normalised MSE {rows[-1]['val_normalised_mse']:.3f} misses target_recon_loss = "
+            f"{at}normalised MSE {seen['val_normalised_mse']:.3f} misses target_recon_loss = "
             f"{config.target_recon_loss:g}: raise d_hidden (it is {config.d_hidden}), target_l0 "
-            f"(it is {rows[-1]['val_l0']:.3g}) or {longer}"
+            f"(it is {seen['val_l0']:.3g}) or {longer}"
         )
     begin = rows[-max(2, len(rows) // 5)]
     rise = rows[-1]["val_explained_variance"] - begin["val_explained_variance"]

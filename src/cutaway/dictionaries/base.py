@@ -11,14 +11,18 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from cutaway.base.errors import UserError
 from cutaway.base.seeds import torch_generator
 from cutaway.dictionaries.codes import Codes, encode
 from cutaway.dictionaries.kernels.pattern import Choose
+
+if TYPE_CHECKING:
+    from cutaway.nets.sites import Site
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,15 @@ class Dictionary(nn.Module):
 
     @torch.no_grad()
     def encode_sparse(self, x: Tensor) -> Codes:
-        """Raw states (B, d) → features in raw units, at the active entries only."""
+        """Raw states (B, d) → features in raw units, at the active entries only.
+
+        Raises UserError for states of another width.
+        """
+        if x.shape[-1] != self.shape.d_model:
+            raise UserError(
+                f"states: of width {x.shape[-1]}, and the dictionary is made for states of width "
+                f"{self.shape.d_model}"
+            )
         codes = self.activate(x.float() * self.input_scale)
         return codes.of(codes.values / self.input_scale)
 
@@ -150,11 +162,20 @@ class Dictionary(nn.Module):
         save(self, Path(folder))
 
     @staticmethod
-    def load(path: str | Path, *, step: int | str = "best", device: str = "auto") -> Dictionary:
-        """A dictionary from a run's folder or a saved one; `UserError` says what is wrong."""
+    def load(
+        path: str | Path,
+        *,
+        step: int | str = "best",
+        device: str = "auto",
+        site: str | int | Site | None = None,
+    ) -> Dictionary:
+        """A dictionary from a run's folder or a saved one; `UserError` says what is wrong.
+
+        `site` says where it was trained, for files that do not say so themselves.
+        """
         from cutaway.dictionaries.formats.own import load
 
-        return load(Path(path), step=step, device=device)
+        return load(Path(path), step=step, device=device, site=site)
 
     def describe(self) -> dict[str, Any]:
         """The shape as plain data, for a record."""

@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from cutaway.activations.capture import capture
 from cutaway.activations.splice import Change, Positions, replace, splice
 from cutaway.base import hardware
 from cutaway.base.errors import UserError
@@ -102,11 +103,11 @@ def activations(dictionary: Dictionary, states: Tensor, features: Tensor) -> Ten
 
 @dataclass(frozen=True)
 class LogitChange:
-    """What a change does to the next token: tokens by how much their log-probability moved.
+    """What a change does to the next token: tokens by how much their logit moved.
 
     `raised` and `lowered` hold rows `token_id`, `token`, `before`, `after` (probabilities) and
-    `change` (of the logit less its mean over the vocabulary); `divergence` is KL(before ‖ after)
-    in nats.
+    `change` (of the logit less its mean over the vocabulary, nats), the largest first, none of 0;
+    `divergence` is KL(before ‖ after) in nats.
     """
 
     raised: list[dict[str, Any]]
@@ -138,7 +139,8 @@ def compare_logits(
     moved = (after - after.mean()) - (before - before.mean())
     top = min(top, len(moved))
 
-    def rows(which: Tensor) -> list[dict[str, Any]]:
+    def rows(signed: Tensor) -> list[dict[str, Any]]:
+        values, which = signed.topk(top)
         return [
             {
                 "token_id": id,
@@ -147,14 +149,43 @@ def compare_logits(
                 "after": float(q[id].exp()),
                 "change": float(moved[id]),
             }
-            for id in which.tolist()
+            for id in which[values > 0].tolist()
         ]
 
-    return LogitChange(
-        rows(moved.topk(top).indices),
-        rows((-moved).topk(top).indices),
-        float((p.exp() * (p - q)).sum()),
-    )
+    return LogitChange(rows(moved), rows(-moved), float((p.exp() * (p - q)).sum()))
+
+
+@torch.no_grad()
+def firing(
+    model: Model, dictionary: Dictionary, prompt: Tensor | str, site: str | int | Site | None = None
+) -> list[dict[str, Any]]:
+    """Every feature that fires on a prompt (1, T), the strongest first.
+
+    Rows `feature`, `activation` (its largest, raw units), `token` and `position` (where that is),
+    `tokens` (on how many it fires). Position 0 is left out where it was in training. Raises
+    UserError as `feature_effect` does.
+    """
+    place = site_of(dictionary, site)
+    require_model(dictionary, model.reference, model.width)
+    ids = _prompt(model, prompt)
+    (states,) = capture(model, ids, [place]).values()
+    first = int(skips_first(dictionary))
+    device = dictionary.decoder_weight.device
+    values = dictionary.encode(states[0, first:].to(device, torch.float32))
+    if not len(values):
+        return []
+    largest, where = values.max(0)
+    order = largest.argsort(descending=True, stable=True)[: int((largest > 0).sum())].tolist()
+    return [
+        {
+            "feature": index,
+            "activation": float(largest[index]),
+            "token": _name(model, int(ids[0, first + int(where[index])])),
+            "position": first + int(where[index]),
+            "tokens": int((values[:, index] > 0).sum()),
+        }
+        for index in order
+    ]
 
 
 def sample_both(
@@ -224,7 +255,10 @@ def site_of(dictionary: Dictionary, site: str | int | Site | None = None) -> Sit
     require_of_model(dictionary)
     known = dictionary.metadata.get("site")
     if site is None and known is None:
-        raise UserError("site: this dictionary does not say where it was trained; name its site")
+        raise UserError(
+            "site: this dictionary does not say where it was trained; name its site, as in "
+            "--site residual.6"
+        )
     return parse_site(known if site is None else site)
 
 

@@ -49,18 +49,12 @@ def features_page(features: Features, *, examples: int = 8, title: str | None = 
             ],
             body=part("features", _data(features, examples)),
         ),
-        Section(
-            f"Dead features: {len(dead):,}",
-            f"Silent on all {facts['tokens']:,} tokens.",
-            body=Markup('<p class="dead-list">{}</p>').format(
-                Markup(" ").join(
-                    Markup('<a href="#feature={0}">{0}</a>').format(escape(index)) for index in dead
-                )
-                if dead
-                else "None."
-            ),
-        ),
     ]
+    if dead:
+        links = (Markup('<a href="#feature={0}">{0}</a>').format(escape(index)) for index in dead)
+        listed = Markup('<p class="dead-list">{}</p>').format(Markup(" ").join(links))
+        silent = f"Silent on all {facts['tokens']:,} tokens."
+        sections.append(Section(f"Dead features: {len(dead):,}", silent, body=listed))
     return page(
         title or f"{facts['site']}{of}",
         sections,

@@ -13,9 +13,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from cutaway.base.errors import UserError
+from cutaway.dictionaries.experiments.pair_pictures import pair_cosines, pair_stability
+from cutaway.dictionaries.experiments.training_pictures import training_comparison
+from cutaway.dictionaries.loss_picture import LOSS, loss_parts
+from cutaway.dictionaries.points import against_l0
 from cutaway.figures import histories, ticks
 from cutaway.figures.bars import horizontal_bars
-from cutaway.figures.curves import Series, Style, curves
+from cutaway.figures.curves import Series, curves
 from cutaway.figures.panels import Panel, panels
 from cutaway.figures.recorded import decades, recorded, rows
 from cutaway.nets.sites import parse_site
@@ -40,7 +44,7 @@ class Log(Protocol):
 
 # Columns of the history in plain words; any other is shown with its underscores as spaces.
 NAMES = {
-    "loss": "loss (scaled units)",
+    "loss": LOSS,
     "train_loss": "training loss (scaled units)",
     "reconstruction_loss": "squared error (scaled units)",
     "sparsity_loss": "sparsity penalty",
@@ -58,32 +62,24 @@ NAMES = {
     "val_cosine": "held-out cosine",
     "val_l0": "held-out features per token",
     "val_dead_share": "share of features silent on held-out tokens",
+    "orthogonality_loss": "orthogonality penalty",
+    "tau": "τ (a higher τ is looser)",
+    "pair_cosine_mean": "mean |cosine| of selected pairs",
+    "pair_cosine_std": "standard deviation of selected pairs' |cosine|",
+    "pair_overlap": "overlap of selected pairs with the step before",
+    "pair_half_life": "half-life of selected pairs, steps",
+    "decoder_max_cosine": "mean max cosine of decoder rows",
     "mmcs": "mean max cosine of true features",
     "matched_f1": "F1 of matched features",
     "absorption": "share of parents' tokens absorbed",
     "parents_missing": "share of parents' tokens missing",
     "seconds": "seconds since the start",
 }
-_PENALTIES = {"sparsity_loss": "sparsity", "auxiliary_loss": "dead features", "gate_loss": "gate"}
 _SHARE = (0.0, 1.0)
 _CODERS = {"pca": "PCA", "random_scaled": "random, scaled", "random": "random"}
 
 
 # -- one run -------------------------------------------------------------------------------------
-
-
-def loss_parts(log: Log) -> Figure | None:
-    """The loss and its parts over the steps: squared error on the left, penalties on the right."""
-    left = {
-        "train_loss": ("whole loss", "light"),
-        "reconstruction_loss": ("squared error", "strong"),
-    }
-    charts = [_parts(log, left, NAMES["loss"])]
-    charts.append(
-        _parts(log, {name: (word, "strong") for name, word in _PENALTIES.items()}, "penalties")
-    )
-    found = [chart for chart in charts if chart is not None]
-    return panels(found, title=log.name, height=2.6) if found else None
 
 
 def l0(log: Log) -> Figure | None:
@@ -157,6 +153,9 @@ PICTURES: dict[str, Callable[[Log], Figure | None]] = {
     "threshold": threshold,
     "dead_share": dead_share,
     "held_out": held_out,
+    "training_comparison": lambda log: training_comparison([log]),
+    "pair_cosines": lambda log: pair_cosines([log]),
+    "pair_stability": lambda log: pair_stability([log]),
 }
 """Every picture of a run by name; each draws it, or returns None where the run has nothing for it."""
 
@@ -184,7 +183,8 @@ def sweep_pictures(logs: Sequence[Log], groups: Sequence[str]) -> dict[str, Figu
                 ends.setdefault(group, []).append(end)
     if ends:
         series = [Series(name, *_columns(points)) for name, points in ends.items()]
-        figures["explained_variance_by_l0"] = _against_l0(series, NAMES[column])
+        title = "Explained variance by features per token"
+        figures["explained_variance_by_l0"] = against_l0(series, NAMES["l0"], NAMES[column], title)
     return figures
 
 
@@ -210,7 +210,7 @@ def density(evaluations: Sequence[Evaluation]) -> Figure:
         Series(name, centres[shown], row[shown] / one.d_hidden)
         for name, row, one in zip(_names(evaluations), counts, evaluations)
     ]
-    return curves(
+    figure = curves(
         series,
         x_label="share of tokens a feature fires on",
         y_label="share of features, per half decade",
@@ -218,12 +218,15 @@ def density(evaluations: Sequence[Evaluation]) -> Figure:
         title="Density of features",
         width="page",
     )
+    figure.axes[0].xaxis.set_major_formatter(lambda value, place: ticks.scientific(value))
+    return figure
 
 
 def ev_against_l0(evaluations: Sequence[Evaluation]) -> Figure:
     """Explained variance against features per token, a colour per kind, baselines beside it.
 
-    Every point is a dictionary or a baseline of it; those of one site are joined.
+    Every point is a dictionary or a baseline of it; those of one site are joined, and named where
+    there are several.
     """
     if not evaluations:
         raise UserError("nothing to draw: no evaluations given")
@@ -242,13 +245,17 @@ def ev_against_l0(evaluations: Sequence[Evaluation]) -> Figure:
         best = max(sites, key=lambda site: max(ev for _, ev in sites[site]))
         for site, points in sites.items():
             series.append(Series(kind if site == best else "", *_columns(points), color=color))
-    return _against_l0(series, "explained variance")
+    own = {one.site: (one.l0, one.explained_variance) for one in evaluations}
+    names = {point: site for site, point in own.items()} if len(own) > 1 else {}
+    title = "Explained variance by features per token"
+    return against_l0(series, NAMES["l0"], "explained variance", title, names)
 
 
-def layer_bars(evaluations: Sequence[Evaluation]) -> Figure:
+def layer_bars(evaluations: Sequence[Evaluation], target: float | None = None) -> Figure:
     """What dictionaries are worth by layer, baselines beside: lines over layers, bars for one site.
 
-    Explained variance, cross-entropy recovered, features per token, dead share.
+    Explained variance, cross-entropy recovered, features per token (from 0, with the `target` they
+    were trained for), dead share.
     """
     if not evaluations:
         raise UserError("nothing to draw: no evaluations given")
@@ -282,17 +289,21 @@ def layer_bars(evaluations: Sequence[Evaluation]) -> Figure:
         ]
         if series:
             within = _SHARE if key == "dead_share" else None
+            levels = {f"target {target:.3g}": target} if key == "l0" and target else {}
             charts.append(
                 Panel(
                     series,
                     "layer (-1: embeddings)" if _embedded(evaluations) else "layer",
                     label,
                     within=within,
+                    levels=levels,
                 )
             )
     figure = panels(charts, title="Dictionaries by layer")
-    for axes in figure.axes:
+    for axes, chart in zip(figure.axes, charts, strict=True):
         ticks.plain(axes, "x", whole=True)
+        if chart.y_label == NAMES["l0"]:  # names are in the legend, so that limits may move
+            axes.set_ylim(0, 1.15 * max([target or 0.0, *(one.l0 for one in evaluations)]))
     return figure
 
 
@@ -313,31 +324,6 @@ def _bars(evaluations: Sequence[Evaluation]) -> Figure:
 
 
 # -- inside --------------------------------------------------------------------------------------
-
-
-def _parts(log: Log, columns: dict[str, tuple[str, Style]], label: str) -> Panel | None:
-    series = []
-    for column, (name, style) in columns.items():
-        if recorded(log.history, column):
-            at, values = rows(log.history, column)
-            if np.nanmax(np.abs(values)) > 0:
-                series.append(Series(name, at, values, color=len(series), style=style))
-    if not series:
-        return None
-    values = np.concatenate([one.y for one in series])
-    wide = (values[np.isfinite(values)] > 0).all() and decades(values) > 1
-    return Panel(series, "step", label, log_y=wide)
-
-
-def _against_l0(series: Sequence[Series], label: str) -> Figure:
-    ends = np.concatenate([one.x for one in series])
-    return curves(
-        series,
-        x_label=NAMES["l0"],
-        y_label=label,
-        log_x=(ends > 0).all() and decades(ends) > 1,
-        width="page",
-    )
 
 
 def _columns(points: Sequence[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:

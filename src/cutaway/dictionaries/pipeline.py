@@ -11,6 +11,7 @@ not done again; judging and reading are.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from cutaway.nets.sites import Site, parse_sites
 from cutaway.runs import record
 from cutaway.runs.folder import Run
 from cutaway.studies.settings import resolve
-from cutaway.studies.train import train
+from cutaway.studies.train import require_same, train
 
 STORE, FEATURES = "activations", "features"
 # settings that the steps themselves give to each dictionary
@@ -66,6 +67,22 @@ def extracted(
         model = open_model(asked.model, device=asked.device)
         config.sized(model.width, asked.tokens)
     return extract(extraction, place, resume=going_on)
+
+
+def require_begun(out: Path, settings: Mapping[str, Any], place: Path | None = None) -> None:
+    """UserError where there is nothing to go on with: no run in `out`, no extraction in `place`.
+
+    So too where `settings` would change the path of a dictionary that has begun: told before
+    anything is done.
+    """
+    runs = [Run.open(folder.parent) for folder in sorted(out.glob(f"*/{record.FILE}"))]
+    if not runs and (place is None or not (place / record.FILE).is_file()):
+        there = "no such folder" if not out.is_dir() else "holds nothing that was begun"
+        raise UserError(f"{out}: {there}; without --resume a new one begins there")
+    for run in runs:
+        if run.record.study == "dictionary":
+            before = run.record.config
+            require_same(before, resolve(DictionaryConfig, before, dict(settings)), run.path)
 
 
 def checked(settings: Mapping[str, Any]) -> DictionaryConfig:
@@ -104,6 +121,8 @@ def pipeline(
     named = {name: value for name, value in given.items() if value is not None}
     asked = {"model": model, **named, **(extraction or {})}
     settings, layers = dict(settings or {}), layers or "all"
+    if resume:
+        require_begun(out, settings, out / STORE)
     store = extracted(out / STORE, asked, settings, resume=resume)
     train_layers(store, out, layers, settings, resume=resume)
     return judge_layers(store, out, layers, device=settings.get("device", "auto"))
@@ -183,8 +202,19 @@ def judge_layers(
         for site in store.sites
         if str(site) not in mine and (out / str(site) / EVALUATION).is_file()
     ]
-    write_summary([*evaluations, *before], out)
+    judged = [*evaluations, *before]
+    write_summary(judged, out, target_of([out / one.site for one in judged]))
     return evaluations
+
+
+def target_of(folders: Sequence[Path]) -> float | None:
+    """The features per token that runs in these folders were trained for, where it is one number."""
+    found = {
+        Run.open(folder).record.resolved.get("settings", {}).get("target_l0")
+        for folder in folders
+        if (folder / record.FILE).is_file()
+    }
+    return found.pop() if len(found) == 1 else None
 
 
 def read(
@@ -211,8 +241,10 @@ def chosen(store: ActivationStore, layers: str) -> list[Site]:
     return list(dict.fromkeys(store.site(site) for site in wanted))
 
 
-def write_summary(evaluations: Sequence[Evaluation], out: Path) -> list[Path]:
-    """`evaluation.csv` and the pictures of all layers."""
+def write_summary(
+    evaluations: Sequence[Evaluation], out: Path, target: float | None = None
+) -> list[Path]:
+    """`evaluation.csv` and the pictures of all layers, with their common target L0 where given."""
     import csv
 
     from cutaway.dictionaries.evaluation import table
@@ -230,7 +262,7 @@ def write_summary(evaluations: Sequence[Evaluation], out: Path) -> list[Path]:
     for name, draw in (
         ("density", density),
         ("explained_variance_by_l0", ev_against_l0),
-        ("layers", layer_bars),
+        ("layers", partial(layer_bars, target=target)),
     ):
         paths.append(save(draw(evaluations), out / "figures" / f"{name}.png"))
     return paths

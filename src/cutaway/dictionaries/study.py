@@ -64,7 +64,13 @@ class DictionaryStudy(Study[DictionaryConfig]):
             return []
         sized = DictionaryConfig(**resolved["settings"])
         length = "epochs" if config.max_steps is None else "max_steps"
-        return advice(history, sized, held_out=resolved["validation_states"], length=length)
+        return advice(
+            history,
+            sized,
+            held_out=resolved["validation_states"],
+            length=length,
+            best=run.checkpoints.best(),
+        )
 
 
 def _prepared(

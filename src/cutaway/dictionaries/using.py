@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from cutaway.activations.store import ActivationStore
+from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.dictionaries import judging, pipeline
 from cutaway.dictionaries.base import Dictionary
@@ -35,13 +36,15 @@ def opened(
     data: str | None = None,
     activations: Path | None = None,
     feature: int | None = None,
+    site: str | None = None,
 ) -> tuple[Dictionary, Model]:
     """A dictionary and its model: the one named, else the one it was trained on.
 
-    The model computes in the dtype its states had, in the store named or in training.
+    The model computes in the dtype its states had, in the store named or in training. `site` is
+    for a dictionary that does not say where it was trained.
     UserError, before anything slow, where these or what else is named do not go together.
     """
-    dictionary = Dictionary.load(path)
+    dictionary = Dictionary.load(path, site=site)
     require_of_model(dictionary)
     if data is not None and activations is not None:
         raise UserError("--data and --activations: choose one")
@@ -72,11 +75,16 @@ def opened(
 
 
 def require_judged(
-    path: Path, model: str | None, *, data: str | None, activations: Path | None
+    path: Path,
+    model: str | None,
+    *,
+    data: str | None,
+    activations: Path | None,
+    site: str | None = None,
 ) -> None:
     """UserError where `evaluated` could not begin with these."""
-    if not _by_truth(Dictionary.load(path), model, data, activations):
-        opened(path, model, data=data, activations=activations)
+    if not _by_truth(Dictionary.load(path, site=site), model, data, activations):
+        opened(path, model, data=data, activations=activations, site=site)
 
 
 def _by_truth(
@@ -105,16 +113,17 @@ def evaluated(
     data: str | None,
     activations: Path | None,
     tokens: int,
+    site: str | None = None,
 ) -> Evaluation:
     """The dictionary judged on its own held-out text, or on the text or store named (`judging`).
 
     One of synthetic states is judged on fresh ones.
     """
     folder = home(path)
-    if _by_truth(known := Dictionary.load(path), model, data, activations):
+    if _by_truth(known := Dictionary.load(path, site=site), model, data, activations):
         history = judging.history_of(folder)
         return judge_synthetic(known, folder, tokens=tokens, history=history)
-    dictionary, network = opened(path, model, data=data, activations=activations)
+    dictionary, network = opened(path, model, data=data, activations=activations, site=site)
     store = store_of(path, activations)
     if data is not None:
         return judging.judge_text(dictionary, folder, network, data, tokens=tokens)
@@ -124,7 +133,8 @@ def evaluated(
         config = Run.open(folder).record.config
         if config.get("streaming"):
             return judging.judge_streamed(dictionary, folder, config, network, tokens=tokens)
-    raise UserError(f"{path}: its hidden states are gone; name text with --data")
+        raise UserError(f"{path}: its hidden states are gone; name text with --data")
+    raise UserError(f"{path}: names no text or hidden states; give --data or --activations")
 
 
 def keep(evaluations: Sequence[Evaluation], dictionaries: Sequence[Path], out: Path) -> None:
@@ -149,6 +159,7 @@ def read(
     tokens: int,
     examples: int,
     feature: int | None = None,
+    site: str | None = None,
 ) -> Features:
     """Features over the states it was trained on, else the text; over what is named instead.
 
@@ -156,17 +167,23 @@ def read(
     dictionary that names no text of its training is read over `docstrings`.
     `feature` is one that will be asked for: checked before anything is read.
     """
-    dictionary, network = opened(path, model, data=data, activations=activations, feature=feature)
+    dictionary, network = opened(
+        path, model, data=data, activations=activations, feature=feature, site=site
+    )
     store = store_of(path, activations) if data is None else None
     text: Any = store
     if text is None:
-        data = data or judging.known(dictionary, home(path)).get("text") or "docstrings"
+        if data is None:
+            data = judging.known(dictionary, home(path)).get("text") or "docstrings"
+            notice(f"reading over {data}; --data names other text")
         text = judging.packed_as_trained(dictionary, network, data, tokens)
     return read_features(dictionary, network, text, tokens=tokens, examples=examples)
 
 
-def most_frequent(features: Features, top: int) -> list[dict[str, Any]]:
-    """A line per feature, the most frequent first."""
+def most_frequent(
+    features: Features, top: int, shown: Callable[[str], str] = str
+) -> list[dict[str, Any]]:
+    """A line per feature, the most frequent first; `shown` is what becomes of each token."""
     order = sorted(range(len(features)), key=lambda index: -features.density[index])[:top]
     rows = []
     for index in order:
@@ -176,8 +193,8 @@ def most_frequent(features: Features, top: int) -> list[dict[str, Any]]:
                 "feature": index,
                 "density": row["density"],
                 "max": row["max"],
-                "fires on": " ".join(one["token"] for one in row["tokens"][:5]),
-                "promotes": " ".join(one["token"] for one in (row["promoted"] or [])[:5]),
+                "fires on": " ".join(shown(one["token"]) for one in row["tokens"][:5]),
+                "promotes": " ".join(shown(one["token"]) for one in (row["promoted"] or [])[:5]),
             }
         )
     return rows

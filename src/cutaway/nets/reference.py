@@ -60,7 +60,7 @@ def load(run: str | Path, *, step: int | str = "best", device: str = "auto") -> 
     opened = Run.open(run)
     description = opened.record.resolved.get("architecture")
     if description is None:
-        raise UserError(f"{run}: this run's record names no architecture to load")
+        raise UserError(f"{run}: {_no_model(opened)}")
     checkpoint = checkpoint_of(opened, step)
     model = build(description)
     model.load_state_dict(checkpoint.tensors["model"])
@@ -70,6 +70,15 @@ def load(run: str | Path, *, step: int | str = "best", device: str = "auto") -> 
     return LoadedModel(
         model, tokenizer, opened.name, checkpoint.step, dict(opened.record.config), opened.path
     )
+
+
+def _no_model(run: Run) -> str:
+    """Why a run holds no model, and where it says one, of which it is."""
+    about = run.record.resolved.get("dictionary")
+    if not isinstance(about, dict):
+        return f"this run's record names no architecture to load (study {run.record.study})"
+    of = (about.get("reference") or {}).get("id")
+    return "is a dictionary, not a model" + (f"; it was trained on {of}" if of else "")
 
 
 def open_model(
@@ -120,6 +129,8 @@ def _place(model: str | Path) -> Path | str:
     folder = Path(model)
     if (folder / "config.json").is_file():
         return folder.absolute()
+    if (folder / "dictionary.json").is_file():
+        raise UserError(f"model = '{model}': is a dictionary, not a model")
     if folder.exists():
         raise UserError(
             f"model = '{model}': neither a run (no run.json) nor a model in Hugging Face's layout "

@@ -185,7 +185,16 @@ def _complaint(model: type[BaseModel], error: Any) -> str:
     if error["type"] == "value_error":
         return str(error["ctx"]["error"])
     message = error["msg"]
-    return f"{field} = {error['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{field} = {_given(error['input'])}: {message[0].lower()}{message[1:]}"
+
+
+def _given(value: Any) -> str:
+    """A value as its user wrote it: numbers, which the command line knows as text, without quotes."""
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return repr(value)
+    return str(value)
 
 
 def synonyms(field: str) -> tuple[str, ...]:

@@ -58,22 +58,47 @@ def formats_of(path: str | Path) -> str:
     pickles = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)
     if pickles:
         raise UserError(f"{path / pickles[0]}: refused: {_WHY}")
+    if inside := _inside(path):
+        raise UserError(
+            f"{path}: holds no dictionary itself, and in it {', '.join(map(str, inside))}; name one"
+        )
     raise UserError(
         f"{path}: holds no dictionary; looked for dictionary.json, run.json, "
         "sae_weights.safetensors, sae.safetensors, params.npz, ae.safetensors, ae.pt"
     )
 
 
+def _inside(path: Path) -> list[Path]:
+    """Folders of dictionaries in a folder, as `cutaway sae pipeline` leaves them."""
+    from cutaway.runs import record
+
+    found = []
+    for folder in sorted(path.iterdir()):
+        if (folder / record.FILE).is_file():
+            try:
+                study = record.read(folder).study
+            except UserError:
+                continue
+            if study == module_of("cutaway").STUDY:
+                found.append(folder)
+        elif (folder / module_of("cutaway").DESCRIPTION).is_file():
+            found.append(folder)
+    return found
+
+
 def export(dictionary: Dictionary, folder: str | Path, format: str) -> Path:
     """Write a dictionary into a folder in one of the forms of `WRITTEN`; the folder.
 
-    Raises UserError for another format and for a folder that cannot be written.
+    Raises UserError for another format and for a folder that cannot be written or is not empty.
     """
     if format not in WRITTEN:
         raise UserError(
             f"format = {format!r}: expected one of {', '.join(WRITTEN)}{nearest(format, WRITTEN)}"
         )
     folder = Path(folder)
+    if folder.is_dir() and (held := sorted(entry.name for entry in folder.iterdir())):
+        more = f" and {len(held) - 1} more" if len(held) > 1 else ""
+        raise UserError(f"{folder}: is not empty (holds {held[0]}{more}); choose another --out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         module_of(format).write(dictionary, folder)

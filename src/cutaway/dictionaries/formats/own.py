@@ -26,7 +26,7 @@ from cutaway.dictionaries.formats import formats_of, module_of
 from cutaway.dictionaries.registry import ARCHITECTURES, build
 
 if TYPE_CHECKING:
-    pass
+    from cutaway.nets.sites import Site
 
 FORMAT = 1
 TENSORS, DESCRIPTION, RUN = "dictionary.safetensors", "dictionary.json", "run.json"
@@ -60,13 +60,20 @@ def write(dictionary: Dictionary, folder: Path) -> None:
     files.write_json(folder / DESCRIPTION, content)
 
 
-def load(path: str | Path, *, step: int | str = "best", device: str = "auto") -> Dictionary:
+def load(
+    path: str | Path,
+    *,
+    step: int | str = "best",
+    device: str = "auto",
+    site: str | int | Site | None = None,
+) -> Dictionary:
     """The dictionary at `path`, in eval mode, without gradients on its weights.
 
     `path` is a saved folder, a training run's folder (or its name under `runs/`), or what another
     library saved (`formats`). `step` is for runs: `best`, `last` or one that was kept. What is
-    known of its origin is in `metadata`. Raises UserError with one line: nothing there, a newer
-    format, an unknown architecture, tensors of other shapes, damage, a pickle.
+    known of its origin is in `metadata`, where `site` is put if it does not say. Raises UserError
+    with one line: nothing there, a newer format, an unknown architecture, tensors of other shapes,
+    damage, a pickle, a `site` that is not the one it says.
     """
     path = Path(path)
     if not path.exists() and (named := Path("runs") / path).is_dir():
@@ -78,7 +85,21 @@ def load(path: str | Path, *, step: int | str = "best", device: str = "auto") ->
         found = _of_run(path, step)
     else:
         found = read(path)
+    if site is not None:
+        _place(found, site, path)
     return found.to(hardware.device(device)).eval().requires_grad_(False)
+
+
+def _place(dictionary: Dictionary, site: str | int | Site, path: Path) -> None:
+    """Put the site into the metadata; UserError where these say another, or none is."""
+    from cutaway.nets.sites import parse_site
+
+    asked, known = parse_site(site), dictionary.metadata.get("site")
+    if dictionary.metadata.get("synthetic") is not None:
+        raise UserError(f"site = {str(site)!r}: {path} was trained on synthetic states, of no site")
+    if known is not None and parse_site(known) != asked:
+        raise UserError(f"site = {str(site)!r}: {path} says it was trained at {known}")
+    dictionary.metadata["site"] = str(asked)
 
 
 def recognises(path: Path) -> bool:

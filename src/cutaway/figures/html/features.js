@@ -12,6 +12,7 @@
   const count = root.querySelector(".filter span");
   const card = root.querySelector(".card");
   const more = root.querySelector(".more");
+  const none = root.querySelector(".none");
   const STEP = 100; // rows made at a time
   const LEVELS = 35; // an example's activations are written as digits 0 to z
   const element = (name, text, kind) => {
@@ -85,6 +86,8 @@
     extend();
     const of = order.length === features.length ? "" : ` of ${features.length}`;
     count.textContent = `${order.length}${of} features`;
+    none.hidden = order.length > 0;
+    none.textContent = `No feature has “${input.value}” among its tokens.`;
   };
 
   const sorted = (indices) => {
@@ -151,11 +154,22 @@
       title.textContent = `${short(edges[first + place])} to ${short(edges[first + place + 1])}: ${value} tokens`;
       bar.append(title);
     });
-    const every = Math.max(1, Math.ceil(counts.length / 7));
-    for (let place = 0; place <= counts.length; place += every) {
-      const at = place * each;
-      const anchor = place === 0 ? "start" : at > width - 12 ? "end" : "middle";
-      add("text", { x: at, y: height + 11, "text-anchor": anchor }, short(edges[first + place]));
+    // Every border is named, or every second, ...: as many as stand apart at about 5 units a letter.
+    const named = (every) => {
+      const labels = [];
+      for (let place = 0; place <= counts.length; place += every) {
+        const [at, text] = [place * each, short(edges[first + place])];
+        const anchor = place === 0 ? "start" : at > width - 12 ? "end" : "middle";
+        const left = at - 5 * text.length * { start: 0, middle: 0.5, end: 1 }[anchor];
+        labels.push({ at, text, anchor, left, right: left + 5 * text.length });
+      }
+      return labels;
+    };
+    let every = 1;
+    const crowded = (one, place, all) => place > 0 && one.left < all[place - 1].right + 6;
+    while (named(every).some(crowded)) every += 1;
+    for (const { at, text, anchor } of named(every)) {
+      add("text", { x: at, y: height + 11, "text-anchor": anchor }, text);
     }
     return svg;
   };
@@ -248,8 +262,8 @@
     });
   }
 
-  // `#search=word` and `#feature=12` in the address, so that either can be linked to.
-  const asked = new URLSearchParams(location.hash.slice(1));
+  // `#search=word` and `#feature=12`, or `#12`, in the address, so that either can be linked to.
+  const asked = new URLSearchParams(location.hash.slice(1).replace(/^\d+$/, "feature=$&"));
   if (asked.has("search")) input.value = asked.get("search");
   search();
   const first = asked.has("feature") ? Number(asked.get("feature")) : order[0];

@@ -14,9 +14,17 @@ from cutaway.figures.html import Picture, Section, Table
 ARMS = ("tau-0", "random")
 FRACTION, L0, STEPS = 0.05, 2.65, 1500
 SETTINGS: dict[str, Any] = {
-    **{"synthetic": "hierarchy", "parents": 12, "children": 3, "d_model": 40, "d_hidden": 64},
-    **{"batch_size": 512, "learning_rate": 3e-3, "dead_after": 20_000, "kernels": "dense"},
-    **{"topk_fraction": FRACTION, "eval_tokens": 8192},
+    "synthetic": "hierarchy",
+    "parents": 12,
+    "children": 3,
+    "d_model": 40,
+    "d_hidden": 64,
+    "batch_size": 512,
+    "learning_rate": 3e-3,
+    "dead_after": 20_000,
+    "kernels": "dense",
+    "topk_fraction": FRACTION,
+    "eval_tokens": 8192,
 }
 _NAMES = {
     "none": "no penalty",
