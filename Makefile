@@ -27,6 +27,8 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/curvature.py
 	$(BIN)/python benchmarks/querying.py
 	$(BIN)/python benchmarks/dictionaries.py $(if $(PEERS),--peers $(PEERS))
+	$(BIN)/python benchmarks/orthogonality.py
+	$(BIN)/python benchmarks/probing.py
 	$(BIN)/python benchmarks/extraction.py $(if $(PEERS),--peers $(PEERS))
 
 $(VENV)/bin/pip:

@@ -97,6 +97,24 @@ def test_a_run_off_its_target_stays_out_of_the_comparison(done, tmp_path, monkey
     assert not any("absorption" in one for one in none.arms)
 
 
+def test_where_the_baseline_misses_its_target_arms_are_matched_with_the_baseline() -> None:
+    from cutaway.dictionaries.experiments.comparison import match
+
+    l0s = {
+        ("none", 0): 8.1,
+        ("tau-0", 0): 8.39,
+        ("random", 0): 8.41,  # target 8: up to 8.4
+        ("none", 1): 8.6,
+        ("tau-0", 1): 8.18,
+        ("random", 1): 8.1,
+    }  # baseline off: 8.17 to 9.03
+    rows = [
+        {"arm": arm, "seed": seed, "target_l0": 8.0, "l0": l0} for (arm, seed), l0 in l0s.items()
+    ]  # fmt: skip
+    match(rows)
+    assert [row["matched"] for row in rows] == [True, True, False, True, True, False]
+
+
 def test_the_pictures_are_drawn(done) -> None:
     drawn = {path.stem for path in (done / "figures").glob("*.png")}
     assert {"training_comparison", "absorption_against_variance", "pair_cosines"} <= drawn
