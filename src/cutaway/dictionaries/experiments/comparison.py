@@ -1,8 +1,8 @@
 """What the arms of a study came to: a row per run, and per arm with intervals over seeds.
 
 Arms are compared with the baseline seed by seed at the same target L0. A run is matched if its L0 is
-within 5 % of that target, or, where the baseline's own is not (held-out text may be denser than what
-it was trained on, for all arms alike), within 5 % of the baseline's; others stay out.
+within 5 % of that target or of the baseline's of the same seed (held-out text may be denser than what
+they were trained on, for all arms alike); others stay out.
 """
 
 from __future__ import annotations
@@ -90,9 +90,8 @@ def match(rows: Sequence[dict[str, Any]]) -> None:
     base = {(row["target_l0"], row["seed"]): row["l0"] for row in rows if row["arm"] == BASELINE}
     for row in rows:
         target = row["target_l0"]
-        own = base.get((target, row["seed"]), target)
-        wanted = target if _near(own, target) else own
-        row["matched"] = _near(row["l0"], wanted)
+        wanted = (target, base.get((target, row["seed"]), target))
+        row["matched"] = any(_near(row["l0"], one) for one in wanted)
 
 
 def _near(l0: float, wanted: float) -> bool:
