@@ -97,25 +97,20 @@ def test_a_run_off_its_target_stays_out_of_the_comparison(done, tmp_path, monkey
     assert not any("absorption" in one for one in none.arms)
 
 
-def test_a_run_is_matched_with_the_target_or_with_the_baseline_of_its_seed() -> None:
+def test_a_run_is_matched_with_the_baseline_of_its_seed_whose_l0_is_nearest() -> None:
     from cutaway.dictionaries.experiments.comparison import match
 
-    l0s = {
-        ("none", 0): 7.6,
-        ("tau-0", 0): 7.3,
-        ("random", 0): 8.41,
-        ("ortsae", 0): 7.2,
-        ("none", 1): 8.6,
-        ("tau-0", 1): 9.0,
-        ("random", 1): 7.61,
-        ("ortsae", 1): 9.1,
-    }  # target 8
+    given = [("none", 0, 6.0, 5.8), ("none", 0, 6.5, 6.2), ("tau-0", 0, 6.0, 6.25),
+             ("random", 0, 6.0, 6.52), ("none", 1, 6.0, 5.0), ("tau-0", 1, 6.0, 5.2),
+             ("random", 1, 6.0, 6.0), ("none", 2, 6.0, 5.0)]  # fmt: skip
     rows = [
-        {"arm": arm, "seed": seed, "target_l0": 8.0, "l0": l0} for (arm, seed), l0 in l0s.items()
-    ]  # fmt: skip
+        {"run": str(number), "arm": arm, "seed": seed, "target_l0": target, "l0": l0}
+        for number, (arm, seed, target, l0) in enumerate(given)
+    ]
     match(rows)
-    told = {(row["arm"], row["seed"]) for row in rows if row["matched"]}
-    assert told == {("none", 0), ("tau-0", 0), ("none", 1), ("tau-0", 1), ("random", 1)}
+    assert [row["beside"] for row in rows] == [None, None, "1", None, None, "4", None, None]
+    matched = [row["matched"] for row in rows]
+    assert matched == [True, True, True, False, True, True, False, False]
 
 
 def test_the_pictures_are_drawn(done) -> None:
@@ -152,7 +147,8 @@ def test_one_run_that_fails_stops_no_other(done, tmp_path, capsys) -> None:
         (["--push", "0"], "push = 0"),
         (["--tau", "2"], "tau = 2: "),
         (["--orthogonality-weight", "3"], "orthogonality_weight: the study varies it"),
-        (["--tasks", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--tasks", "docstrings"], "--tasks: synthetic states have no texts"),
+        (["--seeds", ","], "expected 1 or more"),
     ],
 )  # fmt: skip
 def test_a_wrong_request_is_one_line_before_anything_is_trained(

@@ -220,3 +220,13 @@ def test_a_fraction_of_no_pair_is_refused_by_name() -> None:
 def test_settings_that_cannot_be_are_refused(given_, said) -> None:
     with pytest.raises(ValueError, match=said):
         OrthogonalityFields(orthogonality="top_k", **given_)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e-25])
+def test_values_that_are_no_numbers_or_vanish_when_squared_harm_nothing_else(value) -> None:
+    features = torch.zeros(512, 64)
+    features[:100, 3] = features[:100, 5] = 1.0
+    features[7, 10:14] = value
+    found = top_pairs(DenseCodes(features), 1)
+    assert found.ids.tolist() == [3 * 64 + 5]
+    assert found.scores.tolist() == pytest.approx([100 / 512])

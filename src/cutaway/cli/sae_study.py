@@ -68,6 +68,8 @@ def study(
         activations, settings = None, (str(activations), *settings)
     if not (push > 0 and all_pairs_push > 0):
         raise UserError(f"push = {push:g}, all_pairs_push = {all_pairs_push:g}: expected above 0")
+    if synthetic and tasks:
+        raise UserError("--tasks: synthetic states have no texts to probe; leave it out")
     pushes = {"push": push, "all_pairs_push": all_pairs_push}
     planned = _planned(activations, synthetic, settings, arms, seeds, l0, config, pushes)
     if dry_run:
@@ -136,9 +138,9 @@ def _planned(
 
 def _seeds(text: str) -> list[int]:
     numbers = _numbers("seeds", text, int)
-    if "," in text:
+    if "," in text and numbers:
         return numbers
-    if numbers[0] < 1:
+    if not numbers or numbers[0] < 1:
         raise UserError(f"seeds = {text}: expected 1 or more, or a list as in 10,11,12")
     return list(range(numbers[0]))
 

@@ -1,13 +1,14 @@
 """What the arms of a study came to: a row per run, and per arm with intervals over seeds.
 
-Arms are compared with the baseline seed by seed at the same target L0. A run is matched if its L0 is
-within 5 % of that target or of the baseline's of the same seed (held-out text may be denser than what
-they were trained on, for all arms alike); others stay out.
+Arms are compared seed by seed with the baseline run, of any target, whose L0 is nearest to theirs, if it
+is within 5 %: at one target arms may end at L0s so far apart that this alone would tell. A run is
+matched if there is such a baseline run; the baseline itself, if it is within 5 % of its target or some
+other arm's run is near it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,12 +87,19 @@ def _row(folder: Path, swept: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def match(rows: Sequence[dict[str, Any]]) -> None:
-    """Set each row's `matched`, from its `arm`, `seed`, `target_l0` and `l0`."""
-    base = {(row["target_l0"], row["seed"]): row["l0"] for row in rows if row["arm"] == BASELINE}
+    """Set each row's `matched` and `beside`, the run it is compared with (None: none is near); from
+    its `run`, `arm`, `seed`, `target_l0` and `l0`."""
+    wanted = set()
     for row in rows:
-        target = row["target_l0"]
-        wanted = (target, base.get((target, row["seed"]), target))
-        row["matched"] = any(_near(row["l0"], one) for one in wanted)
+        base = [one for one in rows if one["arm"] == BASELINE and one["seed"] == row["seed"]]
+        nearest = min(base, key=lambda one: abs(one["l0"] - row["l0"]), default=None)
+        near = nearest is not None and _near(row["l0"], nearest["l0"])
+        row["matched"] = near
+        row["beside"] = nearest["run"] if near and row["arm"] != BASELINE else None
+        wanted.add(row["beside"])
+    for row in rows:
+        if row["arm"] == BASELINE:
+            row["matched"] = row["run"] in wanted or _near(row["l0"], row["target_l0"])
 
 
 def _near(l0: float, wanted: float) -> bool:
@@ -121,40 +129,38 @@ def _arms(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     figures = [
         name
         for name in dict.fromkeys(name for row in rows for name in row)
-        if name not in ("run", "arm", "target_l0", "seed", "steps", "matched")
+        if name not in ("run", "arm", "target_l0", "seed", "steps", "matched", "beside")
     ]
     found = []
+    runs = {row["run"]: row for row in rows}
     for target in dict.fromkeys(row["target_l0"] for row in rows):
         here = [row for row in rows if row["target_l0"] == target]
-        base = _by_seed(here, BASELINE)
         for arm in dict.fromkeys(row["arm"] for row in here):
-            own = _by_seed(here, arm)
+            own = [row for row in here if row["arm"] == arm and row["matched"]]
             line: dict[str, Any] = {"arm": arm, "target_l0": target, "seeds": len(own)}
             line["unmatched"] = sum(row["arm"] == arm and not row["matched"] for row in here)
             for name in figures:
-                line |= _figure(name, own, {} if arm == BASELINE else base)
+                line |= _figure(name, own, runs)
             found.append(line)
     return found
 
 
-def _by_seed(rows: Iterable[Mapping[str, Any]], arm: str) -> dict[Any, Mapping[str, Any]]:
-    return {row["seed"]: row for row in rows if row["arm"] == arm and row["matched"]}
-
-
 def _figure(
-    name: str, own: Mapping[Any, Mapping[str, Any]], base: Mapping[Any, Mapping[str, Any]]
+    name: str, own: Sequence[Mapping[str, Any]], runs: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """A measure over seeds, and what it changed against the baseline on the same seeds."""
-    values = [row[name] for row in own.values() if _known(name, row)]
+    """A measure over seeds, and what it changed against the baseline runs beside."""
+    values = [row[name] for row in own if _known(name, row)]
     if not values:
         return {}
     mean, low, high = seed_interval(values)
     found: dict[str, Any] = {name: mean, f"{name}_low": low, f"{name}_high": high}
-    both = [seed for seed in own if seed in base and _known(name, own[seed], base[seed])]
+    both = [
+        (row[name], runs[row["beside"]][name])
+        for row in own
+        if row["beside"] is not None and _known(name, row, runs[row["beside"]])
+    ]
     if both:
-        change = paired_difference(
-            [own[seed][name] for seed in both], [base[seed][name] for seed in both]
-        )
+        change = paired_difference(*zip(*both))
         found[f"{name}_change"] = change.mean
         found[f"{name}_change_low"], found[f"{name}_change_high"] = change.low, change.high
         found[f"{name}_within_noise"] = change.within_noise

@@ -68,6 +68,8 @@ def sweep(
             raise UserError(f"{field}: the study varies it; see --seeds, --l0, --arms and --push")
     given = {"tau": 0.0, **{k: v for k, v in shared.items() if k in _penalty_fields()}}
     common = {k: v for k, v in shared.items() if k not in _penalty_fields() and v is not None}
+    # else each run would take what was faster at its start, and arms differ by that too
+    common.setdefault("precision", "float32")
     features = DictionaryConfig(**common).sized(width, 1_000_000).d_hidden
     pushes = (push, all_pairs_push)
     runs = [

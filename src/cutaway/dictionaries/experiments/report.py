@@ -41,9 +41,9 @@ def write(
     unmatched = [row["run"] for row in comparison.runs if not row["matched"]]
     if unmatched:
         display.notice(
-            f"{len(unmatched)} of {len(comparison.runs)} runs are not at their target L0, nor their "
-            f"baseline's, within 5 %, and stay out of the comparison ({unmatched[0]}, ...): "
-            "give them more --max-steps"
+            f"{len(unmatched)} of {len(comparison.runs)} runs have no baseline within 5 % of their L0 "
+            f"and stay out of the comparison ({unmatched[0]}, ...): give more --max-steps, or more "
+            "target L0s to compare at (--l0)"
         )
     _write_csv(comparison.runs, folder / RUNS)
     _write_csv(comparison.arms, folder / ARMS)

@@ -45,8 +45,13 @@ class Strips:
         self.sparse = found is not None
         if found is not None:
             entries, columns, ends = found
-            squares = torch.bincount(columns, entries.square(), self.features)
-            place = self._rank(squares.sqrt())
+            # what is no number is taken for nothing: the loss says that the run has failed
+            entries = entries.nan_to_num(0.0, 0.0, 0.0)
+            lengths = torch.bincount(columns, entries.double().square(), self.features).sqrt()
+            # every feature with an entry has its place, however small its square
+            present = torch.bincount(columns, minlength=self.features) > 0
+            least = torch.finfo(lengths.dtype).tiny
+            place = self._rank(torch.where(present, lengths.clamp(min=least), 0.0))
             self._by_feature = _by_feature(entries, place[columns], ends, len(self.order))
         else:
             dense = codes.of(values).dense()
