@@ -218,6 +218,14 @@ def evaluate(
             format=format,
         )
         return
+    for name, value in (
+        ("tasks", tasks),
+        ("crossed", crossed),
+        ("words", words),
+        ("template", template),
+    ):
+        if value is not None:
+            raise UserError(f"--{name}: only with --suite, which says what to do with it")
     for one in dictionaries[1:]:  # a mistake in the last is told before the first is judged
         using.require_judged(one, model, data=data, activations=activations, site=site)
     named = {"model": model, "data": data, "activations": activations, "site": site}

@@ -42,12 +42,13 @@ def study(
     Args:
         question: orthogonality: does pushing apart features that fire together reduce absorption?
         activations: The folder `cutaway extract` made, for states of a model.
-        settings: Fields of the dictionary's config for every run, as --field value.
+        settings: Fields of the dictionary's config for every run, as --field value: --layer 1,
+            --max-steps 2000, --topk-fraction 0.01, ... (`cutaway train sae --help` lists them).
         synthetic: States of a known hierarchy instead, where absorption is known exactly.
         out: The study's folder: a folder per run, results.csv, comparison.csv and figures/.
         arms: all, or some of them with commas between: none,tau-0.1,adaptive,random.
         seeds: How many seeds (5), or which (10,11,12).
-        l0: Target L0s with commas between; default that of the preset, or width / 12.
+        l0: Target L0s with commas between; default the preset's; needed for a store.
         push: The penalty's weight for every selected pair.
         all_pairs_push: In OrtSAE's arm, the weight for every feature.
         config: A YAML file or preset of settings every run shares.
@@ -123,7 +124,14 @@ def _planned(
     if targets == [None]:
         raise UserError("l0: which? as in --l0 4,8 (features per token to compare the arms at)")
     if activations is not None:
-        width = ActivationStore(activations).width
+        store = ActivationStore(activations)
+        if checked.layer is not None:
+            store.site(checked.layer)  # a wrong one is told before anything starts
+        elif len(store.sites) > 1:
+            raise UserError(
+                f"layer: which one? {activations} holds {', '.join(map(str, store.sites))}"
+            )
+        width = store.width
     else:
         width = DictionaryConfig(**shared).width
     return study.sweep(

@@ -42,8 +42,8 @@ def write(
     if unmatched:
         display.notice(
             f"{len(unmatched)} of {len(comparison.runs)} runs have no baseline within 5 % of their L0 "
-            f"and stay out of the comparison ({unmatched[0]}, ...): give more --max-steps, or more "
-            "target L0s to compare at (--l0)"
+            f"and stay out of the comparison ({unmatched[0]}, ...): add target L0s to compare at "
+            "(--l0), or train longer in another --out (--max-steps)"
         )
     _write_csv(comparison.runs, folder / RUNS)
     _write_csv(comparison.arms, folder / ARMS)
