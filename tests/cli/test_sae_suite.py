@@ -117,7 +117,7 @@ def test_the_table_has_a_line_per_task_and_k_with_the_baselines_beside(
     assert "cats" not in out
 
 
-def test_a_second_call_replaces_the_same_evaluations_rows_only(
+def test_a_second_call_replaces_the_rows_of_the_same_evaluation_and_task_only(
     cutaway: Cutaway, own: Path, tasks: Path, tmp_path: Path
 ) -> None:
     ask = ["sae", "eval", own, "--tasks", tasks, "--json", "--suite"]
@@ -133,7 +133,11 @@ def test_a_second_call_replaces_the_same_evaluations_rows_only(
         return [row for row in rows if row["evaluation"] == name]
 
     assert of(after, "tpp") == of(before, "tpp") != []
-    assert {row["task"] for row in of(after, "sparse_probing")} == {"texts/two"}
+    former = of(before, "sparse_probing")
+    assert [row for row in of(after, "sparse_probing") if row["task"] != "texts/two"] == former
+    assert len(of(after, "sparse_probing")) > len(former)
+    assert cutaway(*ask, "sparse-probing")[0] == 0  # the first tasks again: no row twice
+    assert len(rows_of(own)) == len(after)
 
 
 def test_the_same_call_gives_the_same_rows_and_seeds_others(

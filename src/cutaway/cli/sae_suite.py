@@ -64,7 +64,7 @@ def evaluate_suite(
             folder=folder,
         )
         display.notice(f"wrote {folder / suite.FILE}")
-        if (figure := suite_picture(found, title=label)) is not None:
+        if (figure := suite_picture(suite.stored(folder), title=label)) is not None:
             place = folder / "figures" / "suite.png"
             place.parent.mkdir(exist_ok=True)
             display.notice(f"wrote {save(figure, place)}")

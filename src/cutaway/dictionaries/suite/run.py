@@ -127,17 +127,22 @@ def stored(folder: Path) -> Rows:
 
 
 def save(folder: Path, rows: Rows) -> Path:
-    """Put rows into the folder's table `suite`, instead of those of the same evaluations; the
-    file is replaced in one step."""
+    """Put rows into the folder's table `suite`, instead of those of the same evaluations of the same
+    tasks; the file is replaced in one step."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = folder / FILE
-    now = {row["evaluation"] for row in rows}
-    kept = [row for row in stored(folder) if row["evaluation"] not in now]
+    now = {_subject(row) for row in rows}
+    kept = [row for row in stored(folder) if _subject(row) not in now]
     with files.replacing(path) as part:
         pq.write_table(pa.Table.from_pylist([*kept, *rows], schema=_schema()), part)
     return path
+
+
+def _subject(row: dict[str, Any]) -> tuple[str, str]:
+    """Evaluation and task, of the rows of a task's classes, directions and letters too."""
+    return row["evaluation"], (row["task"] or "").partition(": ")[0].partition(".")[0]
 
 
 def mean_of(rows: Sequence[dict[str, Any]], k: int, subject: str = "dictionary") -> float:
