@@ -6,6 +6,7 @@ Results go to stdout, everything else to stderr, so that a pipe carries results 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import sys
@@ -44,13 +45,23 @@ def show(
         chosen = [{key: finite(row.get(key)) for key in columns} for row in rows]
         print(json.dumps(chosen, ensure_ascii=False, indent=2, default=str))
     elif format == "csv":
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([row.get(key) for key in columns] for row in rows)
+        sys.stdout.write(csv_text(rows, columns))
     elif rows:
         _table(rows, columns, title)
     else:
         notice(empty)
+
+
+def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
+    """Rows as CSV, their columns in the first line; they default to all seen."""
+    rows = list(rows)
+    if columns is None:
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([row.get(key) for key in columns] for row in rows)
+    return text.getvalue()
 
 
 def finite(value: Any) -> Any:

@@ -50,7 +50,7 @@ def train(
     if out is None:
         raise UserError("sae train: say where to, with --out FOLDER")
     store = ActivationStore(activations)
-    asked = _settings(settings, config)
+    asked = dictionary_settings(settings, config)
     if resume:
         require_begun(out, asked)
     folders = train_layers(store, out, layers, asked, resume=resume)
@@ -107,7 +107,7 @@ def pipeline(
         raise UserError("sae pipeline: say where to, with --out FOLDER")
     if extract_only and train_only:
         raise UserError("--extract-only and --train-only: choose one")
-    asked_settings = _settings(settings, config)
+    asked_settings = dictionary_settings(settings, config)
     if device is not None:
         asked_settings["device"] = device
     given = {
@@ -240,7 +240,7 @@ def evaluate(
             display.notice(f"wrote {path}")
 
 
-def _settings(tokens: tuple[str, ...], config: Path | None) -> dict[str, Any]:
+def dictionary_settings(tokens: tuple[str, ...], config: Path | None) -> dict[str, Any]:
     """What a file or preset says and, above it, the command line."""
     from cutaway.dictionaries.config import DictionaryConfig
     from cutaway.studies.presets import find_preset

@@ -10,7 +10,8 @@ from cyclopts import Parameter
 from cutaway.base import display
 from cutaway.base.errors import Interrupted, RunFailed, UserError
 from cutaway.cli.common import output_format
-from cutaway.cli.sae import Flag, Settings, _settings
+from cutaway.cli.sae import Flag, Settings, dictionary_settings
+from cutaway.cli.sae_suite import labelled
 
 if TYPE_CHECKING:
     from cutaway.sweeps.grid import Sweep
@@ -77,7 +78,7 @@ def study(
         rows = [{"run": run.name, **run.swept} for run in planned.runs]
         display.show(rows, format)
         return
-    given = report.labelled(tasks) if tasks else None  # a mistake is told before training
+    given = labelled(tasks)  # a mistake is told before training
     swept = run_sweep(planned, out, resume=resume, jobs=jobs)
     if swept.signal is not None:
         left = len(swept.unfinished)
@@ -85,8 +86,8 @@ def study(
     comparison = report.write(out, given, probing=not synthetic)
     shown = report.COLUMNS if format == "table" else None
     display.show(report.shown(comparison.arms, format), format, columns=shown)
-    for path in report.draw(out, comparison):
-        display.notice(f"wrote {path}")
+    for name in report.figures(out, comparison):
+        display.notice(f"wrote {out / 'figures' / name}.png")
     if swept.unfinished:
         for row in swept.unfinished:
             display.notice(f"{row['run']}: {row['status']}: {row['reason']}")
@@ -112,7 +113,7 @@ def _planned(
     if (activations is None) is not synthetic:
         raise UserError("sae study: give a store of hidden states, or --synthetic; one of the two")
     preset = Path(_SYNTHETIC) if synthetic and config is None else config
-    given = _settings(settings, preset)
+    given = dictionary_settings(settings, preset)
     checked = resolve(DictionaryConfig, {}, given)  # the command line's texts become numbers
     shared: dict[str, Any] = {field: getattr(checked, field) for field in given}
     if activations is not None:

@@ -41,7 +41,7 @@ def evaluate_suite(
     if template not in (None, "none"):
         around(template)
     asked = {
-        "tasks": _tasks(tasks),
+        "tasks": labelled(tasks),
         "crossed": _crossed(crossed),
         "words": words if words in (None, "all") else listed(words),
     }
@@ -76,7 +76,7 @@ def evaluate_suite(
         display.show(rows, format)
 
 
-def _tasks(places: Sequence[str] | None) -> list[Any] | None:
+def labelled(places: Sequence[str] | None) -> list[Any] | None:
     """The tasks in the places named, no two of a name."""
     from cutaway.dictionaries.suite.reading import read_tasks
 

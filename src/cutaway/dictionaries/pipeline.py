@@ -19,7 +19,7 @@ from cutaway.activations.config import ExtractionConfig
 from cutaway.activations.extraction import extract, recorded
 from cutaway.activations.store import ActivationStore
 from cutaway.base import files, hardware
-from cutaway.base.display import notice
+from cutaway.base.display import csv_text, notice
 from cutaway.base.errors import CutawayError, RunFailed, UserError
 from cutaway.dictionaries.base import Dictionary
 from cutaway.dictionaries.config import DictionaryConfig
@@ -245,8 +245,6 @@ def write_summary(
     evaluations: Sequence[Evaluation], out: Path, target: float | None = None
 ) -> list[Path]:
     """`evaluation.csv` and the pictures of all layers, with their common target L0 where given."""
-    import csv
-
     from cutaway.dictionaries.evaluation import table
     from cutaway.dictionaries.pictures import density, ev_against_l0, layer_bars
     from cutaway.figures.look import save
@@ -254,10 +252,7 @@ def write_summary(
     rows = table(evaluations)
     out.mkdir(parents=True, exist_ok=True)
     path = out / "evaluation.csv"
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    files.write_text(path, csv_text(rows))
     paths = [path]
     for name, draw in (
         ("density", density),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cutaway.base import files
+from cutaway.base.display import csv_text
 from cutaway.base.errors import UserError
 from cutaway.runs.folder import Run
 from cutaway.sweeps.execute import End
@@ -62,12 +61,7 @@ def advice(rows: Sequence[Mapping[str, Any]], swept: Sequence[str]) -> list[str]
 
 def write_summary(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
     """`summary.csv` in the sweep's folder, replaced in one step."""
-    fields = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fields, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    files.write_text(folder / FILE, text.getvalue())
+    files.write_text(folder / FILE, csv_text(rows))
 
 
 def _row(run: SweepRun, folder: Path, end: End | None) -> dict[str, Any]:

@@ -33,10 +33,10 @@ def is_empty(batch: Any) -> bool:
 
 
 def described(step: int, batch: Any) -> dict[str, Any]:
-    """Plain data about a batch, for a record: of each tensor its shape and type, and
+    """Plain data about a batch, for a record: of each tensor its `shape` and `dtype`.
 
-    of floating ones the mean length of their rows (`mean_norm`, over the last axis) and how many
-    values are `not_finite`; of others their smallest and largest value.
+    Of floating ones also the mean length of their rows (`mean_norm`, over the last axis) and how
+    many values are `not_finite`; of others their smallest and largest value.
     """
     return {"step": step} | {name: _one(value) for name, value in tensors(batch)}
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from cutaway.dictionaries.experiments.orthogonality import BASELINE, arm_of
 from cutaway.runs.folder import Run
 from cutaway.stats.bootstrap import paired_difference, seed_interval
 from cutaway.sweeps.definition import read_definition
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MATCHED = 0.05  # how far L0 may be off
 # What is compared, under the names of a run's final figures, and how it is called.
@@ -64,14 +67,20 @@ def compared(folder: Path, more: Mapping[str, Mapping[str, float]] | None = None
     return Comparison(rows, _arms(rows))
 
 
-def _row(folder: Path, swept: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A finished run's figures; None for one that is not done."""
+def finished(folder: Path) -> Run | None:
+    """The run in a folder; None where it has not come to its end, or there is none."""
     try:
         run = Run.open(folder)
     except UserError:
         return None
-    if run.status != "done":
+    return run if run.status == "done" else None
+
+
+def _row(folder: Path, swept: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A finished run's figures; None for one that is not done."""
+    if (run := finished(folder)) is None:
         return None
+    history = run.read("history")
     metrics, target = run.record.metrics, float(swept["target_l0"])
     found = {name: metrics[key] for key, name in MEASURES.items() if metrics.get(key) is not None}
     return {
@@ -81,8 +90,8 @@ def _row(folder: Path, swept: Mapping[str, Any]) -> dict[str, Any] | None:
         "seed": swept["seed"],
         "steps": run.record.steps_done,
         **found,
-        **_penalty(run),
-        "ms_per_step": _milliseconds(run),
+        **_penalty(history),
+        "ms_per_step": _milliseconds(history),
     }
 
 
@@ -106,20 +115,18 @@ def _near(l0: float, wanted: float) -> bool:
     return bool(abs(l0 / wanted - 1) <= MATCHED)
 
 
-def _penalty(run: Run) -> dict[str, float]:
+def _penalty(history: pa.Table) -> dict[str, float]:
     """`orthogonality_loss`, the weighted penalty: its mean over the last fifth of the recorded
     rows, as that of one batch jumps about; nothing for a run without one."""
-    history = run.read("history")
     if "orthogonality_loss" not in history.column_names:
         return {}
     values = history["orthogonality_loss"].drop_null().to_numpy()
     return {"orthogonality_loss": float(values[-max(1, len(values) // 5) :].mean())}
 
 
-def _milliseconds(run: Run) -> float:
+def _milliseconds(history: pa.Table) -> float:
     """Time of a step, ms: the 10th percentile over the stretches between recorded rows, which
     leaves out those with an evaluation or a checkpoint, and most of what others did meanwhile."""
-    history = run.read("history")
     step, seconds = (history[name].to_numpy() for name in ("step", "seconds"))
     gaps = np.diff(seconds) / np.maximum(np.diff(step), 1)
     return float(1e3 * np.percentile(gaps, 10)) if len(gaps) else float("nan")

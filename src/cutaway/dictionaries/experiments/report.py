@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from cutaway.base import display, files
 from cutaway.base.errors import UserError
-from cutaway.dictionaries.experiments.comparison import Comparison, compared
+from cutaway.dictionaries.experiments.comparison import Comparison, compared, finished
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from cutaway.dictionaries.suite.tasks import LabelledTexts
 
 RUNS, ARMS, JSON = "results.csv", "comparison.csv", "comparison.json"
@@ -22,13 +22,6 @@ COLUMNS = (
     *("arm", "target_l0", "seeds", "unmatched", "l0", "explained_variance", "absorption", "change"),
     *("mmcs", "probing_1", "decoder_max_cosine", "dead_share", "ms_per_step"),
 )
-
-
-def labelled(tasks: Sequence[str]) -> list[LabelledTexts]:
-    """The labelled texts in these files and folders."""
-    from cutaway.dictionaries.suite.reading import read_tasks
-
-    return [one for path in tasks for one in read_tasks(path)]
 
 
 def write(
@@ -45,8 +38,8 @@ def write(
             f"and stay out of the comparison ({unmatched[0]}, ...): add target L0s to compare at "
             "(--l0), or train longer in another --out (--max-steps)"
         )
-    _write_csv(comparison.runs, folder / RUNS)
-    _write_csv(comparison.arms, folder / ARMS)
+    files.write_text(folder / RUNS, display.csv_text(comparison.runs))
+    files.write_text(folder / ARMS, display.csv_text(comparison.arms))
     files.write_json(folder / JSON, {"format": 1, **display.finite(comparison.__dict__)})
     return comparison
 
@@ -86,6 +79,8 @@ def probed(
     found = {}
     for one in () if sweep is None else sweep.runs:
         path = folder / one.name
+        if not finished(path):
+            continue
         try:
             rows = judged(path, ["sparse_probing"], tasks=tasks)
         except UserError as error:
@@ -95,19 +90,12 @@ def probed(
     return found
 
 
-def draw(folder: Path, comparison: Comparison) -> list[Path]:
-    """The study's pictures, into its figures/; returns the files."""
+def figures(folder: Path, comparison: Comparison) -> dict[str, Figure]:
+    """The study's pictures by name, saved as figures/NAME.png too."""
     from cutaway.dictionaries.experiments.pictures import study_figures
     from cutaway.figures.look import save
 
-    figures = study_figures(folder, comparison)
-    return [save(figure, folder / "figures" / f"{name}.png") for name, figure in figures.items()]
-
-
-def _write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    fields = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fields, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    files.write_text(path, text.getvalue())
+    drawn = study_figures(folder, comparison)
+    for name, figure in drawn.items():
+        save(figure, folder / "figures" / f"{name}.png")
+    return drawn

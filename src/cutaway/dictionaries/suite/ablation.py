@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.base.seeds import torch_generator
 from cutaway.dictionaries.base import Dictionary
@@ -236,9 +235,5 @@ def pooled_tasks(
     pooled = Pooled(found.states, found.features["dictionary"], decoder)
     for task in tasks:
         index = torch.tensor([place[text] for text in task.texts])
-        readable = found.tokens[index] > 0
-        if not bool(readable.all()):
-            left = int((~readable).sum())
-            notice(f"{task.name}: {left} texts have no token to read and were left out")
-            task = task.chosen(readable.nonzero().view(-1).tolist())
-        yield task, pooled[index[readable]]
+        task, index = found.readable(task, index)
+        yield task, pooled[index]

@@ -23,6 +23,7 @@ from cutaway.base.progress import progress
 from cutaway.dictionaries.base import Dictionary
 from cutaway.dictionaries.codes import Codes, SparseCodes
 from cutaway.dictionaries.effects import require_model, site_of, skips_first
+from cutaway.dictionaries.suite.tasks import LabelledTexts
 from cutaway.nets.model import Model
 from cutaway.nets.sites import Site
 
@@ -99,6 +100,15 @@ class EncodedTexts:
     states: Tensor
     features: Mapping[str, SparseRows]
     tokens: Tensor
+
+    def readable(self, task: LabelledTexts, index: Tensor) -> tuple[LabelledTexts, Tensor]:
+        """A task without its texts that have no token to read, which a notice counts; `index` (n,)
+        says where each of its texts stands here, and what is left of it is returned too."""
+        there = self.tokens[index] > 0
+        if bool(there.all()):
+            return task, index
+        notice(f"{task.name}: {int((~there).sum())} texts have no token to read and were left out")
+        return task.chosen(there.nonzero().view(-1).tolist()), index[there]
 
 
 def encode_texts(

@@ -26,7 +26,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.base.progress import progress
 from cutaway.base.seeds import numpy_generator
@@ -132,12 +131,7 @@ def sparse_probing(
     with progress("probing", len(tasks) * len(seeds), "tasks") as bar:
         for task in tasks:
             index = torch.tensor([place[text] for text in task.texts])
-            readable = found.tokens[index] > 0
-            if not bool(readable.all()):
-                left = int((~readable).sum())
-                notice(f"{task.name}: {left} texts have no token to read and were left out")
-                task = task.chosen(readable.nonzero().view(-1).tolist())
-                index = index[readable]
+            task, index = found.readable(task, index)
             mine = {name: one[index] for name, one in inputs.items()}
             for each in seeds:
                 rows += probe_task(mine, task, ks=ks, seed=each)

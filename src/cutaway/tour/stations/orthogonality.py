@@ -38,7 +38,6 @@ _NAMES = {
 def visit(out: Path, fast: bool) -> list[Section]:
     """Two seeds of three arms side by side; what became of the parents."""
     from cutaway.dictionaries.experiments import orthogonality, report
-    from cutaway.dictionaries.experiments.pictures import study_figures
     from cutaway.sweeps.run import run_sweep
 
     folder, steps = out / "orthogonality", STEPS // 10 if fast else STEPS
@@ -53,8 +52,7 @@ def visit(out: Path, fast: bool) -> list[Section]:
     if swept.unfinished:
         raise RunFailed(f"{folder}: {swept.unfinished[0]['run']}: {swept.unfinished[0]['reason']}")
     comparison = report.write(folder, probing=False)
-    figures = study_figures(folder, comparison)
-    report.draw(folder, comparison)
+    figures = report.figures(folder, comparison)
     rows = [_row(arm, comparison.runs) for arm in _NAMES]
     return [
         Section(
