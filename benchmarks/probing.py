@@ -28,11 +28,11 @@ from cutaway.base.errors import UserError
 from cutaway.dictionaries.base import Dictionary, DictionaryShape
 from cutaway.dictionaries.registry import build
 from cutaway.dictionaries.suite.encoding import BATCH_TOKENS, TextReader, sample_states
-from cutaway.dictionaries.suite.reading import passages
 from cutaway.dictionaries.suite.sparse_probing import sparse_probing
-from cutaway.dictionaries.suite.tasks import LabelledTexts
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
+from cutaway.text.labelled import LabelledTexts
+from cutaway.text.labelled_files import passages
 from cutaway.text.sources import source
 
 LETTERS = "eanosrhlditucm"

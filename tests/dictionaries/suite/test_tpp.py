@@ -17,7 +17,6 @@ from cutaway.dictionaries.base import Dictionary, DictionaryShape
 from cutaway.dictionaries.registry import build
 from cutaway.dictionaries.suite.ablation import Pooled
 from cutaway.dictionaries.suite.sparse_probing import Dense
-from cutaway.dictionaries.suite.tasks import LabelledTexts
 from cutaway.dictionaries.suite.tpp import (
     Perturbation,
     perturbation,
@@ -26,6 +25,7 @@ from cutaway.dictionaries.suite.tpp import (
 )
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
+from cutaway.text.labelled import LabelledTexts
 
 CLASSES, TIMES = 3, 6
 LABELS = torch.arange(CLASSES).repeat(TIMES)

@@ -14,7 +14,7 @@ from cutaway.dictionaries.experiments.comparison import Comparison, compared, fi
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from cutaway.dictionaries.suite.tasks import LabelledTexts
+    from cutaway.text.labelled import LabelledTexts
 
 RUNS, ARMS, JSON = "results.csv", "comparison.csv", "comparison.json"
 # What the table for people shows of an arm; files and --json have all.

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from cutaway.base.errors import UserError
-from cutaway.dictionaries.suite import reading
-from cutaway.dictionaries.suite.tasks import LabelledTexts
+from cutaway.text import labelled_files as reading
 from cutaway.text.docstrings import DocstringsSource
+from cutaway.text.labelled import LabelledTexts
 
 NUMBER = r"\d"
 _READ = (".jsonl", ".csv", ".tsv")

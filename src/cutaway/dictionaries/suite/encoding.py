@@ -23,9 +23,9 @@ from cutaway.base.progress import progress
 from cutaway.dictionaries.base import Dictionary
 from cutaway.dictionaries.codes import Codes, SparseCodes
 from cutaway.dictionaries.effects import require_model, site_of, skips_first
-from cutaway.dictionaries.suite.tasks import LabelledTexts
 from cutaway.nets.model import Model
 from cutaway.nets.sites import Site
+from cutaway.text.labelled import LabelledTexts
 
 BATCH_TOKENS = 4096  # with padding, of one forward pass
 SAMPLE = 16_384  # tokens whose states baselines are fitted on

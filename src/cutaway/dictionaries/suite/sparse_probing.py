@@ -39,11 +39,11 @@ from cutaway.dictionaries.suite.encoding import (
     encode_texts,
     sample_states,
 )
-from cutaway.dictionaries.suite.tasks import LabelledTexts, split_by_group, turns
 from cutaway.nets.model import Model
 from cutaway.nets.sites import Site
 from cutaway.stats.bootstrap import LEVEL, mean_draws, percentiles
 from cutaway.stats.logistic import fit_logistic
+from cutaway.text.labelled import LabelledTexts, split_by_group, turns
 
 KS = (1, 2, 5)
 BASELINES = ("states", "neurons", "pca", "random")

@@ -64,9 +64,9 @@ from cutaway.dictionaries.suite.ablation import (
 )
 from cutaway.dictionaries.suite.encoding import BATCH_TOKENS
 from cutaway.dictionaries.suite.sparse_probing import TEXTS
-from cutaway.dictionaries.suite.tasks import LabelledTexts
 from cutaway.nets.model import Model
 from cutaway.nets.sites import Site
+from cutaway.text.labelled import LabelledTexts
 
 
 @dataclass(frozen=True)

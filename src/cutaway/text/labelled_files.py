@@ -18,10 +18,10 @@ from typing import Any
 
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
-from cutaway.dictionaries.suite.tasks import FEWEST, PARTS, LabelledTexts
 from cutaway.text import decoding
 from cutaway.text.docstrings import DocstringsSource
 from cutaway.text.files import SUFFIXES, FilesSource
+from cutaway.text.labelled import FEWEST, PARTS, LabelledTexts
 from cutaway.text.sources import Document
 
 CHARACTERS = 400  # of a passage, about: some 80 tokens of English

@@ -11,8 +11,8 @@ import pytest
 
 from conftest import DATA
 from cutaway.base.errors import UserError
-from cutaway.dictionaries.suite.reading import conll_tasks, passages, read_tasks
-from cutaway.dictionaries.suite.tasks import SHARES, LabelledTexts, split_by_group
+from cutaway.text.labelled import SHARES, LabelledTexts, split_by_group
+from cutaway.text.labelled_files import conll_tasks, passages, read_tasks
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
