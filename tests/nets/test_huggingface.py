@@ -47,6 +47,17 @@ def test_every_layout_opens_with_its_shape_and_logits(layout: str, tiny_folder) 
         assert theirs(tokens, use_cache=False).logits.shape[-1] == model.vocab_size
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_head_can_be_given_one_place_of_each_row(layout: str, tiny_folder) -> None:
+    model = open_model(tiny_folder(layout), device="cpu")
+    tokens, at = random_tokens(), torch.tensor([3, 7])
+    whole = model.logits(tokens)
+    few = model.logits(tokens, at=at)
+    assert few.shape == (2, model.vocab_size)
+    torch.testing.assert_close(few, whole[torch.arange(2), at], atol=1e-5, rtol=1e-5)
+    assert torch.equal(model.logits(tokens), whole)  # and no hook stays behind
+
+
 @pytest.mark.parametrize("layout", CAUSAL)
 def test_a_causal_model_sees_only_what_came_before(layout: str, tiny_folder) -> None:
     model = open_model(tiny_folder(layout), device="cpu")

@@ -79,6 +79,17 @@ GROUPS: list[tuple[str, str, list[tuple[str, str, str]]]] = [
         ],
     ),
     (
+        "probe",
+        "Linear probes on every layer, with controls.",
+        [
+            ("data", "cutaway.cli.probe_data:data", "Examples to probe, from text or labels."),
+            ("inspect", "cutaway.cli.probe_data:inspect", "Look at examples before training."),
+            ("train", "cutaway.cli.probe:train", "Every layer at once, judged beside controls."),
+            ("eval", "cutaway.cli.probe:evaluate", "Judge probes on other data."),
+            ("view", "cutaway.cli.probe_view:view", "A page of text, coloured by probes."),
+        ],
+    ),
+    (
         "runs",
         "The store of runs.",
         [

@@ -276,23 +276,41 @@ def _first(block: nn.Module, paths: tuple[str, ...]) -> nn.Module | None:
     return None
 
 
-def _forward(module: PreTrainedModel) -> Callable[[Tensor, Tensor | None], Tensor]:
+def _forward(module: PreTrainedModel) -> Callable[[Tensor, Tensor | None, Tensor | None], Tensor]:
     takes = inspect.signature(module.forward).parameters
     # RoBERTa and kin count positions themselves, from where the padding token is
     counts = "position_ids" in takes and _position_padding(module) is None
 
-    def forward(tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
+    def forward(tokens: Tensor, attention_mask: Tensor | None, at: Tensor | None) -> Tensor:
         positions = {}
         if attention_mask is not None:
             attention_mask = attention_mask.long()
             if counts:
                 positions["position_ids"] = (attention_mask.cumsum(-1) - 1).clamp(min=0)
-        output = module(input_ids=tokens, attention_mask=attention_mask, **positions)
+        with _head_reads(module, at):
+            output = module(input_ids=tokens, attention_mask=attention_mask, **positions)
         if getattr(output, "logits", None) is None:
             raise UserError(f"{type(module).__name__}: was saved without a vocabulary head")
-        return output.logits
+        return output.logits if at is None else output.logits[:, 0]
 
     return forward
+
+
+@contextmanager
+def _head_reads(module: PreTrainedModel, at: Tensor | None) -> Iterator[None]:
+    """Within it the vocabulary's head is given one state of each row, (batch, 1, d)."""
+    if at is None:
+        yield
+        return
+    head = module.get_output_embeddings()
+    if head is None:
+        raise UserError(f"{type(module).__name__}: was saved without a vocabulary head")
+    rows = torch.arange(len(at), device=at.device)
+    handle = head.register_forward_pre_hook(lambda _, given: (given[0][rows, at][:, None],))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _position_padding(module: nn.Module) -> int | None:

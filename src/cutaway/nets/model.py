@@ -72,13 +72,14 @@ class Anatomy:
     """What a kind of network says about its insides; `Model` does the rest.
 
     `attention` and `mlp` hold, for each block, the module whose output is added to the residual
-    stream, or None where there is no such module. `forward(tokens, attention_mask)` gives logits.
+    stream, or None where there is no such module. `forward(tokens, attention_mask, at)` gives logits,
+    of all positions (batch, T, V) or, with `at` (batch,), of one of each row (batch, V).
     """
 
     blocks: Sequence[nn.Module]
     attention: Sequence[nn.Module | None]
     mlp: Sequence[nn.Module | None]
-    forward: Callable[[Tensor, Tensor | None], Tensor]
+    forward: Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
     width: int
     vocab_size: int
     max_length: int | None
@@ -131,15 +132,19 @@ class Model:
         """The token ids of a text on the model's device, (1, T); no token is added at its ends."""
         return torch.tensor([self.reads.encode(text)], dtype=torch.int64, device=self.device)
 
-    def logits(self, tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    def logits(
+        self, tokens: Tensor, attention_mask: Tensor | None = None, at: Tensor | None = None
+    ) -> Tensor:
         """Token ids (batch, T), mask (batch, T) with 0 for padding → logits (batch, T, V).
 
-        Positions are counted from the first token that is not padding. Gradients flow to what a
+        With `at` (batch,) only those of one place in each row, (batch, V): the vocabulary's head is
+        half of a small model's work. Positions are counted from the first token that is not padding. Gradients flow to what a
         splice puts in, not to weights. Raises UserError for ids or lengths the model cannot read.
         """
         self._check(tokens, attention_mask)
         mask = None if attention_mask is None else attention_mask.to(self.device)
-        return self._anatomy.forward(tokens.to(self.device), mask)
+        at = None if at is None else at.to(self.device)
+        return self._anatomy.forward(tokens.to(self.device), mask, at)
 
     # -- sites -----------------------------------------------------------------------------
 

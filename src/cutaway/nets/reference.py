@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cutaway.base import files, hardware
@@ -172,11 +173,14 @@ def _from_run(path: Path, device: str, dtype: str, step: int | str) -> Model:
 def _own_anatomy(network: LanguageModel, tokenizer: Tokenizer | None) -> Anatomy:
     """The sites of a trunk. A Backpack's logits come from its senses: it has no decoder weight."""
 
-    def forward(tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
+    def forward(tokens: Tensor, attention_mask: Tensor | None, at: Tensor | None) -> Tensor:
         # The trunk is causal: padding after the text changes nothing before it.
         if attention_mask is not None and (attention_mask.diff(dim=1) > 0).any():
             raise UserError("attention_mask: a run's network reads padding on the right only")
-        return network(tokens)
+        if at is None:
+            return network(tokens)
+        state = network.state(tokens)
+        return F.linear(state[torch.arange(len(at), device=at.device), at], network.embedding)
 
     shape, blocks = network.config, list(network.trunk.blocks)
     return Anatomy(

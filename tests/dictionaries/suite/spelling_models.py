@@ -49,7 +49,7 @@ def table_model(states: Tensor, tokenizer: Tokenizer) -> Model:
     """A causal model of one block after which a token's state is its row of `states` (V, d)."""
     module = _Table(states)
 
-    def forward(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(tokens: Tensor, mask: Tensor | None, at: Tensor | None) -> Tensor:
         return module.block(module.embedding(tokens))
 
     anatomy = Anatomy(

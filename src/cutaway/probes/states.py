@@ -1,0 +1,206 @@
+"""The states that examples read, of every wanted layer, from one pass over each context.
+
+Contexts are read in batches of like length; only the states at the examples' positions are kept,
+in memory or, where they would take too much of it, in a file.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cutaway.activations.capture import capture
+from cutaway.activations.forward import out_of_memory
+from cutaway.base import files, hardware
+from cutaway.base.display import notice
+from cutaway.base.errors import UserError
+from cutaway.base.progress import progress
+from cutaway.nets.model import Model
+from cutaway.nets.sites import Site
+from cutaway.probes.data import Examples
+
+TOKENS = 4096  # in a batch, about: more is no faster on a CPU
+_SHARE = 0.25  # of the machine's memory that states may take before they go to a file
+
+
+@dataclass(frozen=True)
+class States:
+    """`values` (sites, n, d) in the model's dtype, `sites` in their order.
+
+    `finite` (n,) says which examples have finite states at every site. `own` (n,) is the model's
+    own log-odds that the next token is the target, where that was asked for.
+    """
+
+    sites: Sequence[Site]
+    values: Tensor
+    finite: Tensor
+    own: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.values.shape[1]
+
+
+def states_of(
+    model: Model,
+    examples: Examples,
+    sites: Sequence[Site],
+    *,
+    target_id: int | None = None,
+    batch_tokens: int = TOKENS,
+    label: str = "reading",
+    folder: Path | None = None,
+) -> States:
+    """One pass over the contexts, ended after the deepest site.
+
+    With `target_id` the pass goes on to the head, at the examples' positions only, for the model's
+    own log-odds of that token; each context must then have one example. What takes more than a
+    quarter of the memory lies in an unnamed file in `folder` (default: the system's temporary
+    one). A batch that does not fit memory is halved, once, and that is said. Raises UserError for
+    contexts longer than the model reads and for a disk without room.
+    """
+    longest = int(examples.lengths.max())
+    if model.max_length is not None and longest > model.max_length:
+        raise UserError(
+            f"context_length = {longest}: {model.reference.id} reads at most {model.max_length}"
+        )
+    values = _room((len(sites), len(examples), model.width), model.dtype, folder)
+    own = torch.empty(len(examples), dtype=torch.float32) if target_id is not None else None
+    order = examples.context.argsort(stable=True)
+    counts = examples.context.bincount(minlength=len(examples.begin))
+    ends = counts.cumsum(0)
+    size = max(1, batch_tokens // max(1, longest))
+    halved = False
+    if model.device.type == "cpu":
+        hardware.keep_freed_memory()
+    contexts = examples.lengths.argsort(stable=True, descending=True)
+    with progress(label, len(contexts), "contexts") as bar:
+        at = 0
+        while at < len(contexts):
+            chosen = contexts[at : at + size]
+            rows = torch.cat([order[ends[c] - counts[c] : ends[c]] for c in chosen.tolist()])
+            try:
+                _read(model, examples, chosen, rows, sites, values, own, target_id)
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                if halved or size == 1:
+                    raise UserError(
+                        f"out of memory at {size} contexts of {longest} tokens: give shorter "
+                        "contexts, fewer layers, or --device cpu"
+                    ) from None
+                halved, size = True, size // 2
+                notice(f"out of memory: contexts in a batch halved to {size}")
+                continue
+            at += len(chosen)
+            # as many tokens in every batch, however short its contexts are
+            if at < len(contexts) and not halved:
+                size = max(1, batch_tokens // int(examples.lengths[contexts[at]]))
+            bar.update(at)
+    return States(list(sites), values, _finite(values), own)
+
+
+def _read(
+    model: Model,
+    examples: Examples,
+    contexts: Tensor,
+    rows: Tensor,
+    sites: Sequence[Site],
+    values: Tensor,
+    own: Tensor | None,
+    target_id: int | None,
+) -> None:
+    """The states of the examples `rows`, which are in `contexts`, into `values` and `own`."""
+    begin, lengths = examples.begin[contexts], examples.lengths[contexts]
+    longest = int(lengths.max())
+    inside = torch.arange(longest)
+    mask = inside < lengths[:, None]
+    places = (begin[:, None] + inside).clamp(max=len(examples.tokens) - 1)
+    tokens = torch.where(mask, examples.tokens[places].long(), 0).to(model.device)
+    padding = None if bool(mask.all()) else mask
+    row = torch.searchsorted(contexts.sort().values, examples.context[rows])
+    row = contexts.argsort()[row].to(model.device)
+    first, last = (one[rows].to(model.device) for one in (examples.first, examples.last))
+
+    def keep(state: Tensor) -> Tensor:
+        if torch.equal(first, last):
+            return state[row, last]
+        weight = (torch.arange(longest, device=first.device) >= first[:, None]) & (
+            torch.arange(longest, device=first.device) <= last[:, None]
+        )
+        sums = torch.einsum("nt,ntd->nd", weight.to(state.dtype), state[row])
+        return sums / (last - first + 1)[:, None]
+
+    if own is None or target_id is None:
+        states = capture(model, tokens, sites, padding)
+    else:
+        states, own[rows] = _with_head(model, tokens, sites, padding, row, last, target_id)
+    for index, site in enumerate(sites):
+        values[index, rows] = keep(states[site]).to("cpu")
+
+
+def _with_head(
+    model: Model,
+    tokens: Tensor,
+    sites: Sequence[Site],
+    padding: Tensor | None,
+    row: Tensor,
+    last: Tensor,
+    target_id: int,
+) -> tuple[dict[Site, Tensor], Tensor]:
+    """States, and the log-odds of the target after the examples' positions: one per context."""
+    states: dict[Site, Tensor] = {}
+
+    def keeper(site: Site) -> Callable[[Tensor], None]:
+        return lambda state: states.__setitem__(site, state.detach())
+
+    handles = [model.hook(site, keeper(site)) for site in sites]
+    at = torch.empty_like(last)
+    at[row] = last
+    try:
+        with torch.no_grad():
+            logits = model.logits(tokens, padding, at)[row].float()
+    finally:
+        for handle in handles:
+            handle.remove()
+    others = logits.clone()
+    others[:, target_id] = -torch.inf
+    return states, (logits[:, target_id] - others.logsumexp(-1)).cpu()
+
+
+def _finite(values: Tensor) -> Tensor:
+    """Which examples have finite states at every site; one site at a time."""
+    found = torch.ones(values.shape[1], dtype=torch.bool)
+    for state in values:
+        for start in range(0, len(state), 65_536):
+            part = state[start : start + 65_536]
+            found[start : start + len(part)] &= part.float().sum(-1).isfinite()
+    return found
+
+
+def _room(shape: tuple[int, ...], dtype: torch.dtype, folder: Path | None) -> Tensor:
+    """An empty tensor, in memory or over a file that has no name any more."""
+    count = 1
+    for size in shape:
+        count *= size
+    needed = count * dtype.itemsize
+    if needed <= _SHARE * _memory():
+        return torch.empty(shape, dtype=dtype)
+    place = Path(folder or tempfile.gettempdir())
+    files.require_writable(place, needed)
+    notice(
+        f"{files.human_bytes(needed)} of states: kept in a file in {place} while they are needed"
+    )
+    with tempfile.NamedTemporaryFile(dir=place, suffix=".states") as file:
+        # the mapping keeps the file until the tensor goes
+        return torch.from_file(file.name, shared=True, size=count, dtype=dtype).view(shape)
+
+
+def _memory() -> int:
+    """Bytes of memory of the machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
