@@ -179,6 +179,32 @@ def dictionary_run(activations: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="session")
+def probe_data(gpt2_run: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of probe data of the token " the" for the tiny GPT-2; tests only read it."""
+    from cutaway.probes.windows import token_data
+    from cutaway.text.sources import source
+    from cutaway.text.tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.load(gpt2_run / "tokenizer")
+    out = tmp_path_factory.mktemp("probes") / "the"
+    made = token_data(
+        source(str(corpus)), tokenizer, " the", context_length=12, max_chunks_per_class=400
+    )
+    return made.save(out)
+
+
+@pytest.fixture(scope="session")
+def probe_run(gpt2_run: Path, probe_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of linear probes trained by steps at two sites; tests only read it."""
+    from cutaway.studies.train import train
+
+    out = tmp_path_factory.mktemp("runs") / "probe"
+    settings = {"model": str(gpt2_run), "data": str(probe_data), "layers": "embed,0"}
+    train("probe", {**settings, "method": "minibatch", "max_steps": 200}, out)
+    return out
+
+
+@pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`tiny_folder("llama")`: a small random model in Hugging Face layout with a tokenizer, made once.
 

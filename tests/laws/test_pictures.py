@@ -16,6 +16,7 @@ FIXTURES = {
     "language": "backpack_run",
     "grokking": "grokking_run",
     "dictionary": "dictionary_run",
+    "probe": "probe_run",
 }
 SPECIAL = {  # pictures that need another run than their study's
     ("dictionary", name): "orthogonality_run"

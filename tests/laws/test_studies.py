@@ -30,17 +30,23 @@ SMALL = {
         "eval_every": 100, "checkpoint_every": 30, "dead_after": 2000, "kernels": "sparse",
         "precision": "float32", "eval_tokens": 500,
     },
+    "probe": {
+        "method": "mlp", "mlp_width": 32, "layers": "embed,0", "batch_size": 48, "max_steps": 800,
+        "eval_every": 200, "checkpoint_every": 40,
+    },
 }  # fmt: skip
 # How each study calls the number of steps, and what makes its rate end at some step.
 LENGTH = {
     "language": lambda steps, end: ["--max-iters", steps, "--lr-decay-iters", end],
     "grokking": lambda steps, end: ["--epochs", steps, "--warmup-epochs", end],
     "dictionary": lambda steps, end: ["--max-steps", steps, "--decay-steps", end],
+    "probe": lambda steps, end: ["--max-steps", steps, "--decay-steps", end],
 }
 SHORT = {
     "language": {"max_iters": "40", "eval_interval": "10"},
     "grokking": {"epochs": "40", "log_every": "10"},
     "dictionary": {"max_steps": "40", "eval_every": "10"},
+    "probe": {"max_steps": "40", "eval_every": "10"},
 }
 
 
@@ -70,6 +76,9 @@ def small(
         settings["data"] = str(corpus)
     if request.param == "dictionary":
         settings["activations"] = str(request.getfixturevalue("activations"))
+    if request.param == "probe":
+        settings["model"] = str(request.getfixturevalue("gpt2_run"))
+        settings["data"] = str(request.getfixturevalue("probe_data"))
     file = tmp_path_factory.mktemp("settings") / "small.yaml"
     file.write_text("\n".join(f"{k}: {v}" for k, v in {"study": request.param, **settings}.items()))
     return request.param, file, ["train", str(file)]

@@ -137,3 +137,74 @@ def test_wandb_offline_writes_into_the_run_and_keeps_its_id_over_a_resume(
     assert b"train_loss" in written[0].read_bytes()
     assert b"val_loss" in written[1].read_bytes()
     assert list((run.path / "wandb").glob("offline-run-*/files/media/table/words*"))
+
+
+@pytest.fixture
+def handed_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], str | None]:
+    """The key a sink hands to Weights & Biases where `.env` says so much; nothing is sent."""
+    wandb = pytest.importorskip("wandb", reason="needs the extra wandb")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def key(dotenv: str | None, mode: str = "online") -> str | None:
+        said: dict[str, Any] = {}
+
+        def init(**given: Any) -> None:
+            said.update(given)
+            raise wandb.errors.UsageError("no network here")
+
+        monkeypatch.setattr(wandb, "init", init)
+        if dotenv is not None:
+            Path(".env").write_text(dotenv)
+        with pytest.raises(UserError, match="Weights & Biases: no network here"):
+            Run.create(tmp_path / "run", study="s", config={}, sinks=[WandbSink("p", "g", mode)])
+        assert (said["project"], said["group"], said["mode"]) == ("p", "g", mode)
+        return said["settings"].api_key
+
+    return key
+
+
+KEY = "0123456789abcdef" * 3
+
+
+@pytest.mark.parametrize(
+    "dotenv",
+    [
+        f"WANDB_API_KEY={KEY}",
+        f"# a comment\nOTHER=x\n\nexport WANDB_API_KEY = '{KEY}'\n",
+        f'WANDB_API_KEY="{KEY}"\r\nLAST=1',
+    ],
+)
+def test_the_key_is_read_from_a_dotenv_file_and_shown_to_nobody(
+    handed_key, dotenv: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert handed_key(dotenv) == KEY
+    out, err = capsys.readouterr()
+    assert KEY not in out + err
+    written = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".env"]
+    assert not any(KEY.encode() in path.read_bytes() for path in written)
+
+
+def test_a_key_in_the_environment_goes_first(handed_key, monkeypatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "f" * 40)
+    assert handed_key(f"WANDB_API_KEY={KEY}") is None
+
+
+@pytest.mark.parametrize("dotenv", [None, "", "WANDB_API_KEY=", "#WANDB_API_KEY=x", "no lines"])
+def test_without_one_weights_and_biases_looks_for_itself(handed_key, dotenv) -> None:
+    assert handed_key(dotenv) is None
+
+
+def test_offline_needs_no_key(handed_key) -> None:
+    assert handed_key(f"WANDB_API_KEY={KEY}", mode="offline") is None
+
+
+def test_a_studys_settings_name_project_and_group() -> None:
+    pytest.importorskip("wandb", reason="needs the extra wandb")
+    from cutaway.studies.registry import config_of
+    from cutaway.studies.settings import resolve
+    from cutaway.studies.train import sinks_of
+
+    given = {"wandb": "offline", "wandb_project": "probes", "wandb_group": "layers"}
+    (sink,) = sinks_of(resolve(config_of("probe"), given))
+    assert (sink.project, sink.group, sink.mode) == ("probes", "layers", "offline")

@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from cutaway.base.errors import UserError
-from cutaway.stats import logistic
+from cutaway.stats import logistic, whitened
 from cutaway.stats.logistic import fit_logistic
 
 
@@ -102,6 +102,68 @@ def test_both_ways_to_a_newton_step_find_the_same(direct, monkeypatch):
         agree(fit_logistic(torch.tensor(x), torch.tensor(y), c=c), x, y, c)
 
 
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_states_that_are_never_rotated_give_the_same(case, dtype, monkeypatch):
+    monkeypatch.setattr(whitened, "_FORMED", 0)
+    monkeypatch.setattr(whitened, "_FEW", 0)
+    monkeypatch.setattr(whitened, "_BLOCK", 1)
+    x, y, c = case()
+    x = torch.tensor(x, dtype=dtype)
+    agree(fit_logistic(x, torch.tensor(y), c=c), x, y, c)
+
+
+def random_problem(seed):
+    """Rows, columns, scales, means, balance, strength and weights all drawn; every third problem
+    separable, every third collinear, some both wide and separable."""
+    random = np.random.default_rng(seed)
+    n, d = int(random.integers(60, 600)), int(random.integers(2, 160))
+    x = random.normal(size=(n, d)) @ random.normal(size=(d, d)) + random.normal(size=d) * 10
+    if seed % 3 == 1:
+        x = np.concatenate([x, x @ random.normal(size=(d, 5)), np.full((n, 1), 7.0)], 1)
+    score = (x - x.mean(0)) @ random.normal(size=x.shape[1])
+    if seed % 3:
+        score = score + score.std() * random.normal(size=n)
+    y = (score > np.quantile(score, random.uniform(0.2, 0.8))).astype(np.int64)
+    return x, y, float(10 ** random.uniform(-4, 2)), random.exponential(size=n)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_ten_random_problems_have_scikit_learns_coefficients_and_free_intercept(seed):
+    x, y, c, weight = random_problem(seed)
+    fit = fit_logistic(torch.tensor(x), torch.tensor(y), c=c, weight=torch.tensor(weight))
+    agree(fit, x, y, c, weight)
+    # Free: were it penalised, weights could not have the labels' own sum.
+    predicted = torch.sigmoid(fit.logits(torch.tensor(x))).numpy()
+    assert (weight * predicted).sum() == pytest.approx((weight * y).sum(), rel=1e-5)
+    narrow = torch.tensor(x, dtype=torch.float32)
+    fit = fit_logistic(narrow, torch.tensor(y), c=c, weight=torch.tensor(weight))
+    agree(fit, narrow, y, c, weight, within=1e-3)
+
+
+@pytest.mark.parametrize("unit", [2.0**40, 2.0**-40])
+@pytest.mark.parametrize("formed", [0, 128])
+def test_the_unit_of_the_states_does_not_matter(unit, formed, monkeypatch):
+    monkeypatch.setattr(whitened, "_FORMED", formed)
+    x, y, _ = problem()
+    x, y = torch.tensor(x, dtype=torch.float32), torch.tensor(y)
+    fit, scaled = fit_logistic(x, y), fit_logistic(x * unit, y, c=unit**-2)
+    torch.testing.assert_close(scaled.weight * unit, fit.weight, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(scaled.bias, fit.bias, rtol=1e-4, atol=1e-6)
+
+
+def test_layers_of_one_call_may_need_different_care(monkeypatch):
+    """One whose directions float32 tells, one it does not, one with directions that are absent."""
+    monkeypatch.setattr(whitened, "_FORMED", 0)
+    x, y, random = problem(n=400, d=12)
+    turn = np.linalg.qr(random.normal(size=(12, 12)))[0]
+    layers = [x, x * np.logspace(0, 4, 12) @ turn, np.concatenate([x[:, :8], x[:, :4]], 1)]
+    for some in ([0], [0, 1], [1, 2], [0, 1, 2]):
+        fit = fit_logistic(torch.tensor(np.stack([layers[at] for at in some])), torch.tensor(y))
+        for row, at in enumerate(some):
+            agree(fit, layers[at], y, at=(row,))
+
+
 def test_the_loss_cannot_be_lowered_by_moving_a_coefficient():
     x, y, _ = problem()
     fit = fit_logistic(torch.tensor(x), torch.tensor(y), c=3.0)
@@ -154,7 +216,7 @@ def test_labels_that_share_x_equal_each_alone_and_memory_limits_change_nothing(m
     whole = fit_logistic(torch.tensor(x), y)
     for label in range(7):
         agree(whole, x, y[label], at=(label,))
-    monkeypatch.setattr(logistic, "_BYTES", 1)
+    monkeypatch.setattr(logistic, "WORKING_BYTES", 1)
     torch.testing.assert_close(fit_logistic(torch.tensor(x), y).weight, whole.weight)
     torch.testing.assert_close(
         whole.logits(torch.tensor(x))[3], torch.tensor(x) @ whole.weight[3] + whole.bias[3]

@@ -130,3 +130,45 @@ def test_a_nan_score_does_not_reach_its_neighbours():
     pair = torch.tensor([[0.1, 0.2, 0.3, math.nan], [0.1, 0.9, 0.2, 0.8]])
     assert scores.auroc(y, pair).isnan().tolist() == [True, False]
     assert float(scores.auroc(y, pair)[1]) == 1
+
+
+def classes_of(seed: int, lead: tuple[int, ...] = ()):
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randint(4, (*lead, 60), generator=generator)
+    p = torch.randn(*lead, 60, 4, generator=generator, dtype=torch.float64).softmax(-1)
+    return y, p, torch.randint(0, 3, (60,), generator=generator).double()
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+def test_scores_of_many_classes_are_those_of_scikit_learn(weighted):
+    y, p, weight = classes_of(0)
+    weight = weight if weighted else None
+    given = {"sample_weight": None if weight is None else weight.numpy()}
+    called = p.argmax(-1)
+    counts = scores.class_counts(y, called, 4, weight)
+    assert counts.tolist() == metrics.confusion_matrix(y, called, **given).tolist()
+    loss = metrics.log_loss(y, p.numpy(), **given)
+    assert float(scores.log_loss(y, p.log(), weight)) == pytest.approx(loss, abs=1e-12)
+    brier = metrics.brier_score_loss(y, p.numpy(), scale_by_half=False, **given)
+    assert float(scores.multiclass_brier(y, p, weight)) == pytest.approx(brier, abs=1e-12)
+
+
+def test_scores_of_many_classes_take_leading_axes():
+    y, p, weight = classes_of(1, (3,))
+    for ours, given in (
+        (lambda y, called, s: scores.class_counts(y, called, 4, s), p.argmax(-1)),
+        (scores.log_loss, p.log()),
+        (scores.multiclass_brier, p),
+    ):
+        every = ours(y, given, weight)
+        one_label = ours(y[0], given, weight)
+        for index in range(3):
+            assert torch.equal(every[index], ours(y[index], given[index], weight))
+            assert torch.equal(one_label[index], ours(y[0], given[index], weight))
+
+
+def test_a_label_ruled_out_costs_everything_unless_it_has_no_weight():
+    y, p = torch.tensor([0, 1]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    assert float(scores.log_loss(y, p.log())) == math.inf
+    assert float(scores.log_loss(y, p.log(), torch.tensor([1.0, 0.0]))) == 0
+    assert bool(scores.log_loss(y, p.log(), torch.zeros(2)).isnan())

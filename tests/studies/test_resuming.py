@@ -161,13 +161,15 @@ def test_compiled_training_takes_the_same_path(corpus, tmp_path, monkeypatch) ->
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-5)
 
 
-def test_sizes_are_known_for_every_preset(capsys) -> None:
+def test_sizes_are_known_for_every_preset(capsys, gpt2_run, probe_data) -> None:
     from cutaway.studies.presets import presets
 
     for preset in presets():
         extra = [] if "tokenizer" not in preset.values else ["--vocab-size", "50257"]
         if preset.study == "dictionary":  # its width is that of the states it is given
             extra = ["--d-model", "768"]
+        if preset.study == "probe":  # as wide as the model's states
+            extra = ["--model", str(gpt2_run), "--data", str(probe_data)]
         assert run(["params", preset.name, "--json", *extra]) == 0
         rows = json.loads(capsys.readouterr().out)
         assert rows[-1]["component"] == "total"

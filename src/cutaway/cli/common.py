@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cutaway.base.display import Format
@@ -33,6 +35,29 @@ def from_config(what: str, settings: Sequence[str]) -> tuple[str, list[str]]:
     if what.startswith("--"):
         raise UserError(f"{what}: name a preset, a YAML file or a folder first")
     return what, list(settings)
+
+
+@contextmanager
+def fresh_folder(name: str) -> Iterator[Path]:
+    """`runs/<name>`, or `runs/<name>-2`, -3, ... where that is taken; made, so that it is ours.
+
+    Left empty (what should have filled it was refused), neither it nor `runs` stays.
+    """
+    root = Path("runs")
+    number, folder = 1, root / name
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            break
+        except FileExistsError:
+            number += 1
+            folder = root / f"{name}-{number}"
+    try:
+        yield folder
+    finally:
+        for one in (folder, root):
+            if one.is_dir() and not any(one.iterdir()):
+                one.rmdir()
 
 
 def whole(kind: type, tokens: Sequence[Token]) -> int:

@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 
 from cutaway.base import display
 from cutaway.base.errors import UserError
-from cutaway.cli.common import from_config, output_format, whole
+from cutaway.cli.common import fresh_folder, from_config, output_format, whole
 from cutaway.studies.registry import STUDIES, config_of
 from cutaway.studies.settings import describe
 
@@ -138,26 +138,8 @@ def _start(name: str, study: str, config: StudyConfig, out: Path | None) -> Run:
 
     if out is not None:
         return train(study, config, out)
-    out = _claimed(name)
-    try:
-        return train(study, config, out)
-    finally:  # refused: neither the folder nor one made to hold it stays
-        for folder in (out, out.parent):
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
-
-
-def _claimed(name: str) -> Path:
-    """`runs/<name>`, or `runs/<name>-2`, -3, ... where that is taken; made, so that it is ours."""
-    root = Path("runs")
-    number, folder = 1, root / name
-    while True:
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            number += 1
-            folder = root / f"{name}-{number}"
+    with fresh_folder(name) as folder:
+        return train(study, config, folder)
 
 
 def _report(run: Run) -> None:

@@ -175,7 +175,7 @@ def _own_anatomy(network: LanguageModel, tokenizer: Tokenizer | None) -> Anatomy
 
     def forward(tokens: Tensor, attention_mask: Tensor | None, at: Tensor | None) -> Tensor:
         # The trunk is causal: padding after the text changes nothing before it.
-        if attention_mask is not None and (attention_mask.diff(dim=1) > 0).any():
+        if attention_mask is not None and (attention_mask.long().diff(dim=1) > 0).any():
             raise UserError("attention_mask: a run's network reads padding on the right only")
         if at is None:
             return network(tokens)

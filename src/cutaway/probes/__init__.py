@@ -4,3 +4,14 @@
 strength together, `controls` says what the figures would be by chance, `view` shows probes over
 text.
 """
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "data": ["Examples", "ProbeData"],
+        "notebook": ["Report", "fit"],
+        "probe": ["Probe"],
+    },
+)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -81,7 +82,7 @@ class Examples:
         begin = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         inside = torch.arange(int(begin[-1])) - begin[:-1].repeat_interleave(lengths)
         tokens = self.tokens[self.begin.repeat_interleave(lengths) + inside]
-        return replace(self, tokens=tokens, begin=begin[:-1], end=begin[1:])
+        return replace(self, tokens=tokens, begin=begin[:-1].clone(), end=begin[1:].clone())
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,8 @@ class ProbeData:
     balanced: bool = False
     seed: int = 0
     source: Mapping[str, Any] = field(default_factory=dict)
+    fingerprint: str = ""
+    """The hash of the data these were made from by `reading`; empty for data as they are stored."""
 
     def reading(self, task: Task | None = None) -> ProbeData:
         """The data as it is read for a task, without the token that the task must not see.
@@ -122,11 +125,13 @@ class ProbeData:
             raise UserError(
                 f"task = {task!r}: {self.name} holds examples of the task {self.task!r}"
             )
-        if task == "labels":
+        if self.fingerprint and task != self.task:
+            raise UserError(f"task = {task!r}: {self.name} is already being read for {self.task!r}")
+        if task == "labels" or self.fingerprint:
             return self
         begin, end = (0, -1) if task == "next" else (1, 0)
         parts = {name: part.moved(begin, end) for name, part in self.parts.items()}
-        return replace(self, task=task, parts=parts)
+        return replace(self, task=task, parts=parts, fingerprint=self.sha256())
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
@@ -142,6 +147,11 @@ class ProbeData:
             for name, part in self.parts.items()
         }
 
+    @property
+    def of_tokens(self) -> bool:
+        """Whether every example reads the state of one token, not the mean over several."""
+        return all(torch.equal(part.first, part.last) for part in self.parts.values())
+
     def sha256(self) -> str:
         """Of the examples, the tokenizer and what they mean: equal for equal data."""
         digest = hashlib.sha256(self.tokenizer.sha256().encode())
@@ -156,16 +166,25 @@ class ProbeData:
         """Write the data to a folder, new or empty; returns it."""
         from safetensors.torch import save_file
 
-        folder = Path(folder)
-        if folder.exists() and any(folder.iterdir()):
+        folder = Path(folder).absolute()
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder}: not empty; give a new folder with --out")
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in PARTS:
-            part = self.parts[name].compact()
-            with files.replacing(folder / f"{name}.safetensors") as path:
-                save_file({one: getattr(part, one).contiguous() for one in _ARRAYS}, path)
-        self.tokenizer.save(folder / "tokenizer")
-        files.write_json(folder / METADATA, self._metadata())
+        files.require_writable(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        try:
+            made.mkdir()
+            for name in PARTS:
+                part = self.parts[name].compact()
+                tensors = {one: getattr(part, one).contiguous() for one in _ARRAYS}
+                save_file(tensors, made / f"{name}.safetensors")
+            self.tokenizer.save(made / "tokenizer")
+            files.write_json(made / METADATA, self._metadata())
+            os.replace(made, folder)  # an empty folder there gives way
+        except OSError as error:
+            raise UserError(f"{folder}: cannot write: {error.strerror or error}") from None
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
         return folder
 
     @classmethod
@@ -186,22 +205,21 @@ class ProbeData:
                     f"{folder}: format {said['format']} is newer than this cutaway reads ({FORMAT})"
                 )
             parts = {name: Examples(**load_file(folder / f"{name}.safetensors")) for name in PARTS}
-            plain = {one.name: said[one.name] for one in fields(cls) if one.name in said}
+            plain = {name: said[name] for name in _plain(cls) if name in said}
             for name in ("classes", "prevalence", "documents"):
                 plain[name] = tuple(plain[name])
             found = cls(**plain, parts=parts, tokenizer=Tokenizer.load(folder / "tokenizer"))
+            same = found.sha256() == said.get("sha256")
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise UserError(f"{folder}: damaged probe data: {error}") from None
-        if found.sha256() != said.get("sha256"):
+        except (AttributeError, IndexError, RuntimeError):  # tensors that do not go together
+            same = False
+        if not same:
             raise UserError(f"{folder}: damaged probe data: its files are not those it was made of")
         return found
 
     def _metadata(self) -> dict[str, Any]:
-        plain = {
-            one.name: getattr(self, one.name)
-            for one in fields(self)
-            if one.name not in ("parts", "tokenizer")
-        }
+        plain = {name: getattr(self, name) for name in _plain(type(self))}
         about = {
             "tokenizer": {"name": self.tokenizer.name, "sha256": self.tokenizer.sha256()},
             "counts": self.counts,
@@ -209,6 +227,13 @@ class ProbeData:
             "sha256": self.sha256(),
         }
         return {"format": FORMAT, **plain, **about}
+
+
+def _plain(kind: type[ProbeData]) -> list[str]:
+    """The fields that metadata.json holds under their own names."""
+    return [
+        one.name for one in fields(kind) if one.name not in ("parts", "tokenizer", "fingerprint")
+    ]
 
 
 def from_contexts(

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from cutaway.base import files
+from cutaway.base.display import finite
 from cutaway.base.errors import UserError
 from cutaway.nets.model import ModelReference
 from cutaway.nets.sites import Site, parse_site
@@ -57,7 +58,8 @@ class ProbeAbout:
     def to_json(self) -> dict[str, Any]:
         """Plain data for a JSON file."""
         plain = {one.name: getattr(self, one.name) for one in fields(self)}
-        return {"format": FORMAT, **plain, "reference": self.reference.to_json()}
+        scores = finite(dict(self.scores))  # of a class that is never decided for there is no precision
+        return {"format": FORMAT, **plain, "scores": scores, "reference": self.reference.to_json()}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> ProbeAbout:

@@ -122,7 +122,7 @@ def _read(
     mask = inside < lengths[:, None]
     places = (begin[:, None] + inside).clamp(max=len(examples.tokens) - 1)
     tokens = torch.where(mask, examples.tokens[places].long(), 0).to(model.device)
-    padding = None if bool(mask.all()) else mask
+    padding = None if bool(mask.all()) else mask.long()
     row = torch.searchsorted(contexts.sort().values, examples.context[rows])
     row = contexts.argsort()[row].to(model.device)
     first, last = (one[rows].to(model.device) for one in (examples.first, examples.last))

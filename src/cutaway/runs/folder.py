@@ -12,7 +12,7 @@ import io
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -232,10 +232,12 @@ class Run:
         self._table(name).append_table(table)
         self._audience.tell("table", name, table)
 
-    def truncate(self, step: int) -> None:
-        """Keep only rows before `step` in every table: what a resume from checkpoint `step` needs."""
+    def truncate(self, step: int, tables: Iterable[str] | None = None) -> None:
+        """Keep only rows before `step` in every table, or those named: what a resume from checkpoint
+        `step` needs."""
         for name in self.tables():
-            self._table(name).truncate(step)
+            if tables is None or name in tables:
+                self._table(name).truncate(step)
 
     def read(self, table: str = HISTORY) -> pa.Table | None:
         """All rows so far, also of a run that is being written; None where there are none."""

@@ -7,8 +7,10 @@ with one notice; training never stops for it.
 from __future__ import annotations
 
 import importlib.util
+import os
 import secrets
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from cutaway.base import files
@@ -41,7 +43,11 @@ class Sink(Protocol):
 
 
 class WandbSink:
-    """Weights & Biases. A resumed run goes on under the same id, which its folder remembers."""
+    """Weights & Biases. A resumed run goes on under the same id, which its folder remembers.
+
+    The key is that of `wandb login` or the environment; where the environment has none, that of a
+    file `.env` in the working directory, for this run only: it is written nowhere.
+    """
 
     def __init__(
         self,
@@ -73,10 +79,19 @@ class WandbSink:
                 job_type=run.record.study,
                 config=run.record.config | {"cutaway": run.record.versions.get("cutaway")},
                 reinit="create_new",
-                settings=wandb.Settings(console="off", silent=True, disable_code=True),
+                settings=wandb.Settings(
+                    console="off", silent=True, disable_code=True, api_key=self._key()
+                ),
             )
         except wandb.errors.UsageError as error:  # most often: no key on this machine
             raise UserError(f"Weights & Biases: {error}") from None
+
+    def _key(self) -> str | None:
+        """The key to hand over; None where Weights & Biases is to look for it itself."""
+        name = "WANDB_API_KEY"
+        if self.mode != "online" or os.environ.get(name):
+            return None
+        return _dotenv(Path(".env")).get(name)
 
     def log(self, step: int, values: Mapping[str, float | int | None]) -> None:
         self._run.log({key: value for key, value in values.items() if value is not None}, step=step)
@@ -120,6 +135,23 @@ class TensorBoardSink:
     def finish(self, record: RunRecord) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+def _dotenv(path: Path) -> dict[str, str]:
+    """The `KEY=VALUE` lines of a file (also `export KEY=VALUE`), quotes stripped; empty without it."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    found = {}
+    for line in lines:
+        name, equals, value = line.strip().removeprefix("export ").partition("=")
+        value = value.strip()
+        if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+            value = value[1:-1]
+        if equals and value and not name.startswith("#"):
+            found[name.strip()] = value
+    return found
 
 
 def _require(package: str, extra: str) -> None:

@@ -147,6 +147,39 @@ def expected_calibration_error(
     return gaps.abs().sum(-1) / s.sum(-1)
 
 
+def class_counts(
+    y: Tensor, predicted: Tensor, classes: int, weight: Tensor | None = None
+) -> Tensor:
+    """Weight of samples of each label called each class, (..., classes, classes): [label, called]."""
+    s = _weight(weight, y)
+    s, place = torch.broadcast_tensors(s, y.long() * classes + predicted.long())
+    counts = s.new_zeros(*s.shape[:-1], classes * classes).scatter_add_(-1, place, s)
+    return counts.unflatten(-1, (classes, classes))
+
+
+def log_loss(y: Tensor, log_probability: Tensor, weight: Tensor | None = None) -> Tensor:
+    """−Σ s log p_y / Σ s in nats: labels y (..., n) of 0 to C − 1, log p (..., n, C).
+
+    Infinite where a label was given no probability at all; NaN without samples.
+    """
+    wide = log_probability.to(hardware.wide(y.device))
+    lost = -wide.gather(-1, y.long().expand(wide.shape[:-1])[..., None])[..., 0]
+    s = _weight(weight, y).expand(lost.shape)
+    return torch.where(s > 0, s * lost, 0.0).sum(-1) / s.sum(-1)
+
+
+def multiclass_brier(y: Tensor, probability: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Σ s Σ_k (p_k − [y = k])² / Σ s: labels y (..., n) of 0 to C − 1, p (..., n, C).
+
+    0 to 2 (Brier 1950); for two classes it is twice `brier`. NaN without samples.
+    """
+    wide = probability.to(hardware.wide(y.device))
+    y = y.long().expand(wide.shape[:-1])
+    error = (wide - torch.nn.functional.one_hot(y, wide.shape[-1])).square().sum(-1)
+    s = _weight(weight, y).expand(error.shape)
+    return (s * error).sum(-1) / s.sum(-1)
+
+
 def _curve(y: Tensor, score: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
     """Weight of positives and of negatives at or above each score, highest first, from 0:
     (..., n + 1), where a tie's members all hold the value at its end."""

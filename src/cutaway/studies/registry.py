@@ -63,6 +63,14 @@ STUDIES: dict[str, Entry] = {
         words="cutaway.dictionaries.pictures:NAMES",
         sweep_pictures="cutaway.dictionaries.pictures:sweep_pictures",
     ),
+    "probe": Entry(
+        config="cutaway.probes.config:ProbeConfig",
+        study="cutaway.probes.study:ProbeStudy",
+        presets="cutaway.probes.presets",
+        pictures="cutaway.probes.pictures:PICTURES",
+        words="cutaway.probes.pictures:NAMES",
+        sweep_pictures="cutaway.probes.pictures:sweep_pictures",
+    ),
 }
 
 

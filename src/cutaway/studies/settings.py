@@ -42,7 +42,7 @@ class StudyConfig(BaseModel):
     sections: ClassVar[tuple[str, ...]] = ()
 
     free: ClassVar[frozenset[str]] = frozenset(
-        {"device", "compile", "wandb", "wandb_project", "tensorboard"}
+        {"device", "compile", "wandb", "wandb_project", "wandb_group", "tensorboard"}
     )
 
     model_config = ConfigDict(
@@ -58,9 +58,12 @@ class StudyConfig(BaseModel):
     compile: bool = False
     """Compile the loss with torch.compile (needs a C++ compiler; slow to start)."""
     wandb: Literal["off", "online", "offline"] = "off"
-    """Also log to Weights & Biases (needs the extra `wandb`)."""
+    """Also log to Weights & Biases (needs the extra `wandb`; key from `wandb login`, the
+    environment's WANDB_API_KEY or a file .env here)."""
     wandb_project: str = "cutaway"
     """Weights & Biases project."""
+    wandb_group: str | None = None
+    """Weights & Biases group: runs that are shown together."""
     tensorboard: bool = False
     """Also write TensorBoard events into the run folder (needs the extra `tensorboard`)."""
 
@@ -154,6 +157,10 @@ def resolve(model: type[C], file: Mapping[str, Any], over: Mapping[str, Any] | N
         if given in over:
             file = {name: value for name, value in file.items() if name not in void}
     over = {name: _whole(model.model_fields.get(name), value) for name, value in over.items()}
+    file, over = (
+        {name: _off(model.model_fields.get(name), value) for name, value in values.items()}
+        for values in (file, over)
+    )
     for name, value in {**file, **over}.items():
         field = model.model_fields.get(name)
         if field and isinstance(value, bool) and bool not in _kinds(field.annotation):
@@ -233,6 +240,11 @@ def _whole(field: FieldInfo | None, value: Any) -> Any:
     except ValueError:
         return value
     return int(number) if number.is_integer() and "e" in value.lower() else value
+
+
+def _off(field: FieldInfo | None, value: Any) -> Any:
+    """False (`--no-wandb`) for a choice that has `off` → `off`; anything else as it is."""
+    return "off" if value is False and field and "off" in _kinds(field.annotation) else value
 
 
 def _takes_text(annotation: Any) -> bool:

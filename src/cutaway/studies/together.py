@@ -94,7 +94,7 @@ class _Member:
                 Run.require_free(self.out)  # refuses, naming the process that writes it
             self.before = run.record
             require_same(self.before.config, self.config, self.out)
-            require_same_parents(self.before.parents, own, self.out)
+            require_same_parents(self.before.parents, own.parents, self.out)
             steps = max(self.before.steps_planned, self.loop.steps)
             self.loop = replace(self.loop, steps=steps)
             checkpoint, _ = newest_checkpoint(run)

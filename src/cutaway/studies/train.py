@@ -88,7 +88,7 @@ def _resume(study: str, config: StudyConfig, out: Path, extra_steps: int) -> Run
         notice(f"{out}: already done at step {record.steps_done}; --extra-steps N trains on")
         return opened
     prepared = study_of(study).prepare(config)
-    require_same_parents(record.parents, prepared, out)
+    require_same_parents(record.parents, prepared.parents, out)
     loop = prepared.loop or config.loop()
     loop = replace(loop, steps=max(record.steps_planned, loop.steps) + extra_steps)
     require_disk(out, prepared, loop)
@@ -140,22 +140,27 @@ def require_same(before: Mapping[str, Any], config: StudyConfig, out: Path) -> N
 
 
 def require_same_parents(
-    before: Sequence[Mapping[str, Any]], prepared: Prepared, out: Path
+    before: Sequence[Mapping[str, Any]], parents: Sequence[Mapping[str, Any]], out: Path
 ) -> None:
     """What the run began with (data, tokenizers, models) must be what it goes on with."""
-    for old, now in zip(before, prepared.parents, strict=False):
+    for old, now in zip(before, parents, strict=False):
         if old.get("sha256") != now.get("sha256"):
             raise UserError(
                 f"{out}: {now.get('id')} has changed since this run began; start a new run"
             )
 
 
-def sinks_of(config: StudyConfig, prepared: Prepared) -> list[Sink]:
+def sinks_of(config: StudyConfig, prepared: Prepared | None = None) -> list[Sink]:
+    """Where the run's figures also go: what its settings ask for, and what was prepared."""
     from cutaway.runs import sinks
 
-    found = list(prepared.sinks)
+    found = [] if prepared is None else list(prepared.sinks)
     if config.wandb != "off":
-        found.append(sinks.WandbSink(project=config.wandb_project, mode=config.wandb))
+        found.append(
+            sinks.WandbSink(
+                project=config.wandb_project, group=config.wandb_group, mode=config.wandb
+            )
+        )
     if config.tensorboard:
         found.append(sinks.TensorBoardSink())
     return found

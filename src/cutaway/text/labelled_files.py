@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,10 @@ CHARACTERS = 400  # of a passage, about: some 80 tokens of English
 SECTION = 10  # passages of a section
 PACKAGES = 6  # classes of the docstrings task, at most
 _TABLES = (".jsonl", ".csv", ".tsv", ".parquet")
-_CONLL = (".conll", ".conll02", ".conll2002", ".conll03", ".conll2003", ".bio", ".iob")
+CONLL = (".conll", ".conll02", ".conll2002", ".conll03", ".conll2003", ".bio", ".iob")
 _BREAKS = ("\n\n", "\n", ". ", " ")
-_NO_SPACE_BEFORE = re.compile(r" (?=[.,;:!?)\]'’])|(?<=[(\[]) ")
+# a space between words that running text does not have
+NO_SPACE = re.compile(r" (?=[.,;:!?)\]'’])|(?<=[(\[]) ")
 
 
 def read_tasks(
@@ -55,9 +56,9 @@ def read_tasks(
         return [folder_task(path, characters=characters)]
     if path.suffix.lower() in _TABLES:
         return [table_task(path)]
-    if path.suffix.lower() in _CONLL:
+    if path.suffix.lower() in CONLL:
         return conll_tasks(path)
-    known = ", ".join((*_TABLES, *_CONLL))
+    known = ", ".join((*_TABLES, *CONLL))
     raise UserError(f"{path}: not a file of labelled texts; expected a folder, or {known}")
 
 
@@ -128,18 +129,16 @@ def table_task(path: Path) -> LabelledTexts:
 def conll_tasks(path: Path) -> list[LabelledTexts]:
     """For each entity type with enough sentences: whether a sentence names one, labels `no`, `yes`.
 
-    Tags are `O`, `B-PER`, `I-PER` in the last column. Groups are documents where `-DOCSTART-` marks
-    them, else ten neighbouring sentences.
+    Tags are `O`, `B-PER`, `I-PER` in the last column. Groups: `sentence_groups`.
     """
-    texts, types, groups = [], [], []
-    for number, (words, tags, document) in enumerate(_sentences(path)):
-        texts.append(_NO_SPACE_BEFORE.sub("", " ".join(words)))
+    texts, types, documents = [], [], []
+    for words, tags, document in conll_sentences(path):
+        texts.append(NO_SPACE.sub("", " ".join(words)))
         types.append({tag.partition("-")[2] for tag in tags if tag != "O"})
-        groups.append(f"document {document}" if document else f"sentences {number // SECTION}")
+        documents.append(document)
     if not texts:
         raise UserError(f"{path}: no sentence in it")
-    if set(groups) == {"document 1"}:
-        groups = [f"sentences {number // SECTION}" for number in range(len(texts))]
+    groups = sentence_groups(documents)
     counts = Counter(kind for found in types for kind in found)
     name = path.name.partition(".")[0]
     tasks = [
@@ -155,6 +154,47 @@ def conll_tasks(path: Path) -> list[LabelledTexts]:
             f"sentences that name each: {dict(counts) or 'none'}"
         )
     return tasks
+
+
+def conll_sentences(path: Path) -> Iterator[tuple[list[str], list[str], int]]:
+    """Words, tags and the number of the document (0 where none is marked) of each sentence."""
+    encoding, _ = decoding.examined(path)
+    words: list[str] = []
+    tags: list[str] = []
+    document = 0
+    with decoding.opened(path, encoding) as stream:
+        for number, line in enumerate(stream, 1):
+            columns = line.split()
+            if columns and columns[0] == "-DOCSTART-":
+                document += 1
+                columns = []
+            if not columns:
+                if words:
+                    yield words, tags, document
+                    words, tags = [], []
+                continue
+            if len(columns) < 2 or not re.fullmatch(r"O|[BIESLU]-\S+", columns[-1]):
+                raise UserError(
+                    f"{path}: line {number}: {line.strip()[:40]!r}; expected a token and its tag, "
+                    "O, B-PER or I-PER"
+                )
+            words.append(columns[0])
+            tags.append(columns[-1])
+    if words:
+        yield words, tags, document
+
+
+def sentence_groups(documents: Sequence[int], section: int = SECTION) -> list[str]:
+    """A group for each sentence: its document where several are marked, else `section` neighbours.
+
+    `documents` are the numbers that `conll_sentences` gives, 0 where none is marked.
+    """
+    if set(documents) == {1}:
+        documents = [0] * len(documents)
+    return [
+        f"document {document}" if document else f"sentences {number // section}"
+        for number, document in enumerate(documents)
+    ]
 
 
 def passages(text: str, characters: int = CHARACTERS) -> list[str]:
@@ -268,31 +308,3 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     except (pa.ArrowException, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: broken Parquet file: {reason}") from None
-
-
-def _sentences(path: Path) -> Iterator[tuple[list[str], list[str], int]]:
-    """Words, tags and the number of the document (0 where none is marked) of each sentence."""
-    encoding, _ = decoding.examined(path)
-    words: list[str] = []
-    tags: list[str] = []
-    document = 0
-    with decoding.opened(path, encoding) as stream:
-        for number, line in enumerate(stream, 1):
-            columns = line.split()
-            if columns and columns[0] == "-DOCSTART-":
-                document += 1
-                columns = []
-            if not columns:
-                if words:
-                    yield words, tags, document
-                    words, tags = [], []
-                continue
-            if len(columns) < 2 or not re.fullmatch(r"O|[BIESLU]-\S+", columns[-1]):
-                raise UserError(
-                    f"{path}: line {number}: {line.strip()[:40]!r}; expected a token and its tag, "
-                    "O, B-PER or I-PER"
-                )
-            words.append(columns[0])
-            tags.append(columns[-1])
-    if words:
-        yield words, tags, document

@@ -9,4 +9,5 @@ STATIONS: dict[str, str] = {
     "language": "cutaway.tour.stations.language:visit",
     "dictionaries": "cutaway.tour.stations.dictionaries:visit",
     "orthogonality": "cutaway.tour.stations.orthogonality:visit",
+    "probes": "cutaway.tour.stations.probes:visit",
 }

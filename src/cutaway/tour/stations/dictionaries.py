@@ -28,7 +28,7 @@ def visit(out: Path, fast: bool) -> list[Section]:
     from cutaway.dictionaries.features_table import Features
     from cutaway.dictionaries.pipeline import FEATURES, pipeline
 
-    model = _twin(out, fast)
+    model = twin(out, fast)
     folder = out / "dictionaries"
     steps = STEPS // 10 if fast else STEPS
     notice(f"hidden states of {model.name}, and a dictionary of {steps} steps per layer")
@@ -44,7 +44,7 @@ def visit(out: Path, fast: bool) -> list[Section]:
     ]
 
 
-def _twin(out: Path, fast: bool) -> Path:
+def twin(out: Path, fast: bool) -> Path:
     """The language station's GPT-2, or one trained here where that was not visited."""
     from cutaway.studies.presets import find_preset
     from cutaway.studies.train import train

@@ -1,0 +1,170 @@
+"""`cutaway probe train|eval`: probes on every layer, judged beside controls."""
+
+from __future__ import annotations
+
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from cutaway.base import display
+from cutaway.base.errors import UserError
+from cutaway.cli.common import fresh_folder, output_format
+
+if TYPE_CHECKING:
+    from cutaway.runs.folder import Run
+
+Settings = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
+Flag = Annotated[bool, Parameter(negative=())]
+# fields of the loop: given, they ask for training in minibatches
+_OF_THE_LOOP = ("epochs", "learning_rate", "batch_size", "weight_decay", "max_steps", "mlp_width")
+_COLUMNS = (
+    *("site", "balanced_accuracy", "low", "high", "recall", "specificity", "auroc"),
+    *("average_precision", "precision", "expected_calibration_error", "strength"),
+)
+_CONTROL_COLUMNS = ("control", "site", "balanced_accuracy", "low", "high", "selectivity")
+
+
+def train(
+    model: str | None = None,
+    *settings: Settings,
+    data: str | None = None,
+    layers: Annotated[str | None, Parameter(name=["--layers", "--layer", "--layer-sweep"])] = None,
+    out: Annotated[Path | None, Parameter(name=["--out", "--output-dir"])] = None,
+    predict_current: Flag = False,
+    model_dtype: Annotated[str | None, Parameter(name=["--model-dtype", "--dtype"])] = None,
+    no_wandb: Flag = False,
+    config: Path | None = None,
+    resume: Flag = False,
+    json: bool = False,
+    csv: bool = False,
+) -> None:
+    """Fit a probe at every layer asked for and judge it beside controls.
+
+    Args:
+        model: A run, a folder in Hugging Face's layout, or a hub id.
+        settings: Fields of the probe's config, as --field value (`cutaway train --help`).
+        data: The folder `cutaway probe data` made.
+        layers: auto (first, quartiles, last), all, or 0,5,11, mlp.3, ... [auto]
+        out: The run's folder; without it a fresh one under runs/.
+        predict_current: Read the target token itself, not the one before: a check, near 99 %.
+        model_dtype: auto, float32 or bfloat16; float16 is refused.
+        no_wandb: Keep Weights & Biases out, whatever the settings say.
+        config: A YAML file or preset of settings (`cutaway presets`).
+        resume: Go on with the run in --out that was stopped.
+        json: Print JSON: layers and controls.
+        csv: Print CSV: a row per layer.
+    """
+    from cutaway.probes.config import ProbeConfig
+    from cutaway.probes.run import STUDY, train_probes
+    from cutaway.studies.presets import find_preset
+    from cutaway.studies.settings import overrides, resolve
+
+    format = output_format(json, csv)
+    given = overrides(settings)
+    named = {"model": model, "data": data, "layers": layers, "dtype": model_dtype}
+    given |= {name: value for name, value in named.items() if value is not None}
+    if predict_current:
+        given["task"] = "current"
+    if "wandb_project" in given or "wandb_group" in given:
+        given.setdefault("wandb", "online")
+    if no_wandb:
+        given["wandb"] = "off"
+    file: dict[str, Any] = {}
+    if config is not None:
+        preset = find_preset(str(config))
+        if preset.study != STUDY:
+            raise UserError(f"{config}: settings of a {preset.study} run, not of probes")
+        file = dict(preset.values)
+    if resume and out is None:
+        raise UserError("--resume: say which run to go on with, with --out FOLDER")
+    if resume:
+        from cutaway.studies.train import recorded_config
+
+        study, file = recorded_config(out)
+        if study != STUDY:
+            raise UserError(f"{out}: a {study} run, not of probes")
+    _choose_method(given, file)
+    for name in ("model", "data"):
+        if name not in given and name not in file:
+            what = "a MODEL" if name == "model" else "the folder of `cutaway probe data`, --data"
+            raise UserError(f"probe train: {name} is missing: give {what}")
+    settled = resolve(ProbeConfig, file, given)
+    if out is not None:
+        run = train_probes(settled, out, resume=resume)
+    else:
+        with fresh_folder("probes") as folder:
+            run = train_probes(settled, folder)
+    _show(run, format)
+
+
+def evaluate(
+    probes: Path,
+    *,
+    data: Annotated[str, Parameter(name=["--data", "--text-file"])] = "docstrings",
+    model: str | None = None,
+    part: str = "test",
+    tokens: str = "100k",
+    label: str | None = None,
+    json: bool = False,
+    csv: bool = False,
+) -> None:
+    """Judge probes on other data than they were trained on.
+
+    Args:
+        probes: A run of `cutaway probe train`, or a probe's folder.
+        data: A folder of probe data; a text source or file (for probes of a token, which every text
+            labels itself); labelled texts or CoNLL words (for others).
+        model: The model they are of, where it is not where it was.
+        part: Of a folder of probe data: train, validation, test or all.
+        tokens: How many tokens of a text.
+        label: Of CoNLL words: the entity type.
+        json: Print JSON.
+        csv: Print CSV.
+    """
+    from cutaway.activations.config import count
+    from cutaway.probes.evaluating import evaluate as judged
+    from cutaway.probes.evaluating import examples_for
+    from cutaway.probes.reading import model_of, open_probes
+
+    format = output_format(json, csv)
+    found = open_probes(probes)
+    network = model_of(found, model)
+    examples = examples_for(found, network, data, part=part, tokens=count(tokens), label=label)
+    rows = judged(found, network, examples)
+    shown = [one for one in _COLUMNS if one != "strength"] if format == "table" else None
+    display.show(rows, format, columns=shown)
+    if format == "table":
+        positive = found[0].about.classes[-1]
+        share = float((examples.label == len(found[0].about.classes) - 1).float().mean())
+        display.notice(f"{len(examples):,} examples, {share:.1%} {positive!r}")
+
+
+def _choose_method(given: dict[str, Any], file: dict[str, Any]) -> None:
+    """Settings of the loop ask for training in minibatches, unless a method is named."""
+    named = [name for name in _OF_THE_LOOP if name in given]
+    method = given.get("method") or file.get("method")
+    if not named:
+        return
+    if method is None:
+        given["method"] = "mlp" if "mlp_width" in given else "minibatch"
+        display.notice(f"{', '.join(named)}: training in minibatches (method = {given['method']})")
+    elif method in ("exact", "mass_mean"):
+        raise UserError(
+            f"{named[0]} = {given[named[0]]}: method {method!r} is solved, not trained in steps; "
+            "leave it out, or take --method minibatch or mlp"
+        )
+
+
+def _show(run: Run, format: Any) -> None:
+    layers = run.read("layers").to_pylist()
+    controls = run.read("controls")
+    controls = [] if controls is None else controls.to_pylist()
+    if format == "json":
+        print(dumps(display.finite({"layers": layers, "controls": controls}), indent=2))
+        return
+    display.show(layers, format, columns=_COLUMNS if format == "table" else None)
+    if format == "table" and controls:
+        display.show(controls, format, columns=_CONTROL_COLUMNS, title="controls")
+    display.notice(f"wrote {run.path}")

@@ -1,0 +1,298 @@
+"""`cutaway probe data|inspect`: examples to probe, and a look at them before training."""
+
+from __future__ import annotations
+
+import json as json_
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from cutaway.base import display, files
+from cutaway.base.errors import RunFailed, UserError
+from cutaway.cli.common import output_format
+
+if TYPE_CHECKING:
+    from cutaway.probes.data import ProbeData
+    from cutaway.probes.inspect import Inspection
+    from cutaway.text.tokenizers import Tokenizer
+
+CONTEXT_LENGTH = 256
+# Where a model's configuration says how long a context it reads.
+_LONGEST = ("max_position_embeddings", "n_positions", "max_sequence_length")
+
+
+def data(
+    model: str,
+    *,
+    data: str | None = None,
+    target_token: str | None = None,
+    context_length: int | None = None,
+    max_texts: int | None = None,
+    max_chunks_per_class: int | None = None,
+    max_evaluation: int | None = None,
+    train_ratio: float = 0.8,
+    language: str | None = None,
+    predict_current: Annotated[bool, Parameter(negative=())] = False,
+    labels: str | None = None,
+    label: str | None = None,
+    read: Literal["mean", "last"] | None = None,
+    seed: int = 0,
+    out: Annotated[Path, Parameter(name=["--out", "--output-dir"])] = Path("probe-data"),
+    json: bool = False,
+    csv: bool = False,
+) -> None:
+    """Make examples to probe: windows of text before a token, or texts and words with labels.
+
+    They are split by document into train, validation and test. Windows are balanced for training
+    and drawn as text has them for validation and test.
+
+    Args:
+        model: Whose tokenizer: a run, a folder in Hugging Face layout or with a tokenizer, or an id.
+        data: Text: a source by name, a file or a folder (`cutaway corpus ls`) [docstrings].
+        target_token: The token to predict, with its space [" the"].
+        context_length: Tokens of a window, or of a labelled text at most [256 for windows, or what
+            the model reads where that is less].
+        max_texts: Documents to read at most [1000].
+        max_chunks_per_class: Windows of each class to train on at most [10000].
+        max_evaluation: Windows to validate and to test on at most, each [10000].
+        train_ratio: Share for training; the rest is halved: 0.8 is 80/10/10.
+        language: Of gutenberg or wikipedia: en, fr, de, ...
+        predict_current: Ask whether the last token read is the target, not the next one.
+        labels: Labels in the place of a target: a .csv, .tsv, .jsonl or .parquet file with columns
+            text, label and perhaps group, a folder with a sub-folder or file per class, a CoNLL
+            file with a tag per word, or docstrings.
+        label: Of a CoNLL file: this entity type or not, PER say [all types].
+        read: Of labelled texts: the mean over a text's tokens, or the last one [mean].
+        seed: Of the split and the draws.
+        out: The folder to write; a new or empty one.
+        json: Print JSON.
+        csv: Print CSV.
+    """
+    from cutaway.probes.labelled import label_data
+    from cutaway.probes.places import require_ratio
+
+    format = output_format(json, csv)
+    windows = {
+        "max_texts": max_texts,
+        "max_chunks_per_class": max_chunks_per_class,
+        "max_evaluation": max_evaluation,
+    }
+    _require_together(
+        labels,
+        {"data": data, "target_token": target_token, "language": language, **windows}
+        | {"predict_current": predict_current or None},
+        {"label": label, "read": read},
+    )
+    require_ratio(train_ratio)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: not empty; give a new folder with --out")
+    files.require_writable(out)
+    tokenizer, longest = tokenizer_of(model)
+    shared = {"train_ratio": train_ratio, "seed": seed}
+    length = _length(context_length, longest, model, windows=labels is None)
+    if labels is not None:
+        found = label_data(
+            labels, tokenizer, label=label, read=read, context_length=length, **shared
+        )
+    else:
+        from cutaway.probes.windows import token_data
+        from cutaway.text import source
+
+        found = token_data(
+            source(_in_language(data or "docstrings", language)),
+            tokenizer,
+            " the" if target_token is None else target_token,
+            task="current" if predict_current else "next",
+            context_length=length,
+            **{name: value for name, value in windows.items() if value is not None},
+            **shared,
+        )
+    found.save(out)
+    display.show(_rows(found, format), format)
+    if format == "table" and found.balanced:
+        print("natural: share in all text of the training documents; train is balanced")
+    display.notice(f"wrote {out}")
+
+
+def inspect(
+    data: Path = Path("probe-data"),
+    *,
+    num_samples: int = 5,
+    seed: int = 0,
+    json: bool = False,
+) -> None:
+    """Look at examples before training: balance, lengths, samples, and leakage between parts.
+
+    Ends with exit code 1 where documents are in two parts or values are out of range.
+
+    Args:
+        data: A folder that `cutaway probe data` wrote, or one of its parts (data/test.safetensors).
+        num_samples: Random samples of each class, from train unless a part is named.
+        seed: Of the samples.
+        json: Print JSON.
+    """
+    from cutaway.probes import inspect as looking
+    from cutaway.probes.data import PARTS, ProbeData
+
+    folder, part = data, None
+    if data.name in {f"{name}.safetensors" for name in PARTS}:
+        folder, part = data.parent, data.stem
+    elif data.is_file():
+        folder = data.parent
+    found = looking.inspect(ProbeData.load(folder), samples=num_samples, part=part, seed=seed)
+    if json:
+        print(json_.dumps(found.to_json(), ensure_ascii=False, indent=2))
+    else:
+        _print(found, folder)
+    if found.errors:
+        raise RunFailed(f"{folder}: {'; '.join(found.errors)}")
+
+
+def tokenizer_of(model: str) -> tuple[Tokenizer, int | None]:
+    """The tokenizer of what a user names, and the longest context its model reads, where known.
+
+    Weights are neither loaded nor fetched. UserError for what has no tokenizer.
+    """
+    from cutaway.text import tokenizers
+
+    for folder in (Path(model), Path("runs") / model):
+        if (folder / "run.json").is_file():
+            return _of_run(folder)
+    if model.startswith("runs/") and not Path(model).exists():
+        from cutaway.runs.store import find_run
+
+        find_run(model)  # says that there is none, and which name is near
+    if not Path(model).exists() and "@" in model:
+        from cutaway.nets.huggingface import snapshot
+
+        id, _, revision = model.partition("@")
+        folder = snapshot(id, revision)
+        found = tokenizers.pretrained(folder)
+        found.name = id
+        return found, _longest(folder / "config.json")
+    if Path(model).is_dir():
+        return tokenizers.Tokenizer.load(model), _longest(Path(model) / "config.json")
+    found = tokenizers.pretrained(model)
+    place = None if Path(model).exists() else _cached(model)
+    return found, None if place is None else _longest(place / "config.json")
+
+
+# -- inside ----------------------------------------------------------------------------------------
+
+
+def _require_together(
+    labels: str | None, of_windows: dict[str, Any], of_labels: dict[str, Any]
+) -> None:
+    """Refuse an option that the other kind of task has."""
+    wrong, why = (of_labels, "goes with") if labels is None else (of_windows, "does not go with")
+    for name, value in wrong.items():
+        if value is not None:
+            raise UserError(f"--{name.replace('_', '-')} {why} --labels")
+
+
+def _of_run(folder: Path) -> tuple[Tokenizer, int | None]:
+    from cutaway.runs.folder import Run
+    from cutaway.text.tokenizers import Tokenizer
+
+    if not (folder / "tokenizer").is_dir():
+        raise UserError(f"{folder}: this run has no tokenizer; give one of a language model")
+    shape = Run.open(folder).record.resolved.get("architecture") or {}
+    return Tokenizer.load(folder / "tokenizer"), shape.get("block_size")
+
+
+def _longest(config: Path) -> int | None:
+    """The longest context a Hugging Face configuration states."""
+    try:
+        said = json_.loads(config.read_text("utf-8"))
+        said = said.get("text_config") or said
+    except (OSError, ValueError, AttributeError):
+        return None
+    return next((said[name] for name in _LONGEST if isinstance(said.get(name), int)), None)
+
+
+def _cached(id: str) -> Path | None:
+    """The folder of a hub model's configuration, fetched if need be; None where there is none."""
+    from huggingface_hub import hf_hub_download
+
+    for cached in (True, False):
+        try:
+            return Path(hf_hub_download(id, "config.json", local_files_only=cached)).parent
+        except Exception:  # no network, no such file: then the length is not known
+            continue
+    return None
+
+
+def _length(given: int | None, longest: int | None, model: str, *, windows: bool) -> int | None:
+    """The context length: as given, as the model allows, 256 for windows."""
+    if given is not None:
+        if longest is not None and given > longest:
+            raise UserError(f"context_length = {given}: {model} reads at most {longest}")
+        return given
+    if not windows:
+        return longest
+    if longest is not None and longest < CONTEXT_LENGTH:
+        display.notice(f"context_length = {longest}: {model} reads no more")
+        return longest
+    return CONTEXT_LENGTH
+
+
+def _in_language(spec: str, language: str | None) -> str:
+    """`gutenberg` in French is `gutenberg:fr`, also where a folder stands in for the hub."""
+    from cutaway.text.hub import CORPORA
+
+    if language is None:
+        return spec
+    asked, at, folder = spec.partition("@")
+    name, *parts = asked.split(":")
+    known = [one for one, corpus in CORPORA.items() if "[:lang" in corpus.usage]
+    if name not in known:
+        raise UserError(f"--language {language}: {spec} has no languages; {', '.join(known)} have")
+    if parts and parts[0] != language:
+        raise UserError(f"--language {language}: {spec} names another; give one of them")
+    return ":".join([name, language, *parts[1:]]) + at + folder
+
+
+def _rows(found: ProbeData, format: str) -> list[dict[str, Any]]:
+    """A line for each part and class."""
+    from cutaway.figures.text import visible
+
+    shown = visible if format == "table" else str
+    return [
+        {
+            "part": name,
+            "class": shown(label),
+            "examples": count,
+            "share": count / len(found.parts[name]),
+            "natural": natural,
+            "documents": len(found.parts[name].document.unique()),
+        }
+        for name, counts in found.counts.items()
+        for (label, count), natural in zip(counts.items(), found.prevalence, strict=True)
+    ]
+
+
+def _print(found: Inspection, folder: Path) -> None:
+    """The tables of an inspection, its samples and what is wrong."""
+    from cutaway.figures.text import visible
+
+    about = found.about
+    what = "labels" if about["target"] is None else f"{found.task} token is {about['target']!r}"
+    print(
+        f"{folder}: {found.name}; {what}; {about['documents']:,} documents; "
+        f"tokenizer {about['tokenizer']}\n"
+    )
+    display.show([{**row, "class": visible(row["class"])} for row in found.balance])
+    display.show(found.contexts)
+    for row in found.samples:
+        print(f"{row['part']}, {visible(row['class'])}, {row['document']}:")
+        text = f"{visible(row['before']) if row['before'] else ''}⟦{visible(row['read'])}⟧"
+        after = f" → {visible(row['next'])}" if "next" in row else ""
+        if row["after"]:
+            text += visible(row["after"])
+        print(f"  {text}{after}\n")
+    for problem in found.problems:
+        if problem.severity == "warning":
+            print(f"warning: {problem.message}")
+    if not found.problems:
+        print("no problem found: ids and labels in range, no document in two parts")

@@ -1,0 +1,92 @@
+"""`cutaway probe view`: a page of text, coloured by probes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from cutaway.base import display, files
+from cutaway.base.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def view(
+    probes: Annotated[Path, Parameter(name=["--probes", "--probe-dir"])],
+    *,
+    model: Annotated[str | None, Parameter(name=["--model", "--model-name"])] = None,
+    data: Annotated[str | None, Parameter(name=["--data", "--text-source"])] = None,
+    text_file: Path | None = None,
+    text: str | None = None,
+    tokens: Annotated[str, Parameter(name=["--tokens", "--num-tokens"])] = "4000",
+    language: str | None = None,
+    device: str = "auto",
+    out: Annotated[Path, Parameter(name=["--out", "--output"])] = Path("view.html"),
+) -> None:
+    """A page of text, each token coloured by what a probe says; a slider goes through the layers.
+
+    One file that needs nothing else. Labels, where the probes' task is about tokens, are the text's.
+
+    Args:
+        probes: A run of `probe train`, or a folder of probes.
+        model: The model they are of, where it moved [the one they were trained on].
+        data: Text: a source by name, a file or a folder (`cutaway corpus ls`) [docstrings].
+        text_file: Text: one file, whatever its ending.
+        text: Text: this.
+        tokens: How many tokens of it: 2000, 20k.
+        language: Of a source that has several: fr is short for --data gutenberg:fr.
+        device: auto, cpu, cuda, cuda:N or mps.
+        out: The file to write.
+    """
+    from cutaway.activations.config import count
+    from cutaway.probes.reading import model_of, open_probes, read_tokens, tokens_of
+    from cutaway.probes.view import write_view
+
+    wanted = count(tokens)
+    texts, name = _texts(data, text_file, text, language)
+    if out.is_dir():
+        raise UserError(f"out = '{out}': is a folder; name a file, like {out / 'view.html'}")
+    files.require_writable(out.parent)
+    found = open_probes(probes)
+    network = model_of(found, model, device=device)
+    ids, starts = tokens_of(texts, network.reads, wanted)
+    reading = read_tokens(network, found, ids, starts=starts)
+    page = write_view(reading, network.reads, out, text=name)
+    if page.tokens < wanted:
+        display.notice(f"{name}: {page.tokens:,} tokens, {wanted:,} were asked for")
+    if page.missing:
+        display.notice(f"tokens with a state that is not finite, hatched: {page.missing:,}")
+    print(
+        f"{page.path}: {page.tokens:,} tokens, {page.layers} layer{'s'[: page.layers > 1]}, "
+        f"{files.human_bytes(page.bytes)}"
+    )
+
+
+def _texts(
+    data: str | None, text_file: Path | None, text: str | None, language: str | None
+) -> tuple[Iterable[str], str]:
+    """The documents that are asked for, and what to call them."""
+    from cutaway.cli.probe_data import _in_language
+    from cutaway.text import decoding
+    from cutaway.text.sources import source
+
+    if data == "file" and text_file is not None:  # as in --text-source file --text-file FILE
+        data = None
+    if sum(one is not None for one in (data, text_file, text)) > 1:
+        raise UserError("--data, --text-file and --text: choose one")
+    if text is None and text_file is None:
+        chosen = source(_in_language(data or "docstrings", language))
+        return (document.text for document in chosen.documents()), chosen.name
+    if language is not None:
+        raise UserError(f"language = {language!r}: goes with --data gutenberg or wikipedia")
+    if text_file is not None:
+        encoding, _ = decoding.examined(text_file)
+        with decoding.opened(text_file, encoding) as stream:
+            text = stream.read()
+    name = "the text given" if text_file is None else text_file.name
+    if not text or text.isspace():
+        raise UserError(f"{name}: no text in it")
+    return [text], name

@@ -1,0 +1,107 @@
+"""Probes in three lines of Python, of any model and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cutaway.base import display
+from cutaway.nets.model import Model
+from cutaway.nets.reference import open_model
+from cutaway.probes.data import ProbeData
+from cutaway.probes.inputs import inputs_of
+from cutaway.probes.labelled import data_of
+from cutaway.probes.probing import STRENGTHS, Asked, Findings, chosen_controls, probe_layers
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SHOWN = ("site", "balanced_accuracy", "low", "high", "auroc", "average_precision", "accuracy")
+
+
+@dataclass
+class Report(Findings):
+    """What `fit` found: `best`, `probe(site)`, `layers` and `controls` as rows, `figure()`.
+
+    Printed, it is a table: each layer's balanced accuracy on test with its interval, and the
+    controls.
+    """
+
+    def figure(self) -> Figure:
+        """Balanced accuracy over the layers, with controls."""
+        from cutaway.probes.report_pictures import accuracy_by_layer
+
+        classes = len(self.probes[0].about.classes)
+        return accuracy_by_layer(self.layers, self.controls, classes=classes)
+
+    def save(self, folder: str | Path) -> Path:
+        """Each probe into `folder/SITE`; returns the folder."""
+        folder = Path(folder)
+        for probe in self.probes:
+            probe.save(folder / probe.about.site)
+        return folder
+
+    def __repr__(self) -> str:
+        return (
+            _text(self.layers, _SHOWN)
+            + "\n"
+            + _text(
+                self.controls,
+                ("control", "site", "balanced_accuracy", "low", "high", "selectivity"),
+            )
+        )
+
+
+def fit(
+    model: str | Path | Model,
+    texts: Sequence[str] | Sequence[Sequence[str]] | ProbeData,
+    labels: Sequence[Any] | None = None,
+    *,
+    layers: str | int | Sequence[str | int] = "all",
+    groups: Sequence[Any] | None = None,
+    read: str = "mean",
+    method: str = "exact",
+    strengths: Sequence[float] = STRENGTHS,
+    controls: str | Sequence[str] = "all",
+    train_ratio: float = 0.8,
+    device: str = "auto",
+    dtype: str = "auto",
+    seed: int = 0,
+) -> Report:
+    """Fit a probe at each layer of `model` and judge it beside the controls.
+
+    `texts` with a label each are read at the mean of their tokens (`read="last"`: the last one);
+    lists of words with a list of labels each (None: not probed) at the last token of each word; or
+    give `ProbeData`. `groups` says which texts belong to one document, so that train and test
+    share none. `layers` is `all`, `auto`, or sites. Raises UserError for what cannot be probed.
+    """
+    if not isinstance(model, Model):
+        model = open_model(model, device=device, dtype=dtype)
+    if isinstance(texts, ProbeData):
+        data = texts
+    else:
+        data = data_of(
+            texts, labels, model.reads, groups=groups, read=read, train_ratio=train_ratio,
+            context_length=model.max_length, seed=seed,
+        )  # fmt: skip
+    asked = Asked(method=method, strengths=strengths, controls=chosen_controls(controls), seed=seed)
+    found = probe_layers(inputs_of(data.reading(), model, layers), asked)
+    for line in (*found.failures, *found.warnings):
+        display.notice(line)
+    return Report(**found.__dict__)
+
+
+def _text(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
+    """Rows as aligned text."""
+    shown = [
+        [display.cell(row[name]) if row[name] is not None else "" for name in columns]
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(columns, *shown, strict=True)]
+    lines = [columns, *shown]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )

@@ -1,0 +1,207 @@
+"""`cutaway probe train`: probes of every layer as a run, with tables, pictures and probe files.
+
+Exact fits and mass means are solved here; those trained in minibatches go through the one loop
+(`studies.train`) and are judged here when it is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cutaway.base import display, files, hardware
+from cutaway.base.display import notice
+from cutaway.base.errors import CutawayError, Interrupted, RunFailed
+from cutaway.probes.config import ProbeConfig
+from cutaway.probes.inputs import Inputs, open_inputs
+from cutaway.probes.probing import (
+    SCORES,
+    SOLVED,
+    Asked,
+    Findings,
+    chosen_controls,
+    probe_layers,
+)
+from cutaway.runs.folder import Run
+from cutaway.studies.settings import resolve
+from cutaway.studies.train import require_same, require_same_parents, sinks_of, train
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from cutaway.probes.probe import Probe
+
+STUDY = "probe"
+PROBES = "probes"  # the folder of a run that holds one folder per site
+
+
+def train_probes(
+    config: ProbeConfig | Mapping[str, Any], out: str | Path, *, resume: bool = False
+) -> Run:
+    """Probe every layer that `config` names and return the closed run in `out`.
+
+    The run keeps the tables `layers`, `controls`, `reliability` and `confusion`, a probe per site
+    under `probes/` and `figures/`. `resume` goes on with a run that was stopped: a solved one starts
+    again, one in minibatches goes on at its last checkpoint. Raises UserError where nothing could
+    start, RunFailed (a probe that predicts one class only; what was found stays readable) or
+    Interrupted.
+    """
+    if not isinstance(config, ProbeConfig):
+        config = resolve(ProbeConfig, config)
+    config, out = config.anchored(), Path(out)
+    chosen_controls(config.controls)  # a mistake is told before anything slow
+    hardware.device(config.device)
+    files.require_writable(out)
+    if resume and _judged(out):
+        run = Run.open(out)
+        require_same(run.record.config, config, out)
+        notice(f"{out}: already done")
+        return run
+    if config.method in SOLVED:
+        return _solved(config, out, resume)
+    from cutaway.probes.study import probes_of
+
+    run = train(STUDY, config, out, resume=resume)
+    inputs = open_inputs(config)
+    given = probes_of(run)
+    with Run.resume(out, sinks=sinks_of(config)) as run:
+        run.truncate(0, Findings().tables)  # of a judging that was cut off
+        _work(run, inputs, config, given)
+    return run
+
+
+def asked_of(config: ProbeConfig) -> Asked:
+    """What a config asks of `probe_layers`."""
+    return Asked(
+        method=config.method,
+        strengths=config.strengths,
+        controls=chosen_controls(config.controls),
+        pos_weight_cap=config.pos_weight_cap,
+        seed=config.seed,
+    )
+
+
+def draw(findings: Mapping[str, Any], out: Path) -> dict[str, Figure]:
+    """The pictures of a run's tables, saved as figures/NAME.png too."""
+    from cutaway.figures.look import save
+    from cutaway.probes.report_pictures import probes_figures
+
+    drawn = probes_figures(findings)
+    for name, figure in drawn.items():
+        save(figure, out / "figures" / f"{name}.png")
+    return drawn
+
+
+def headline(found: Findings) -> dict[str, float]:
+    """A run's final figures: the layer best on validation, and the controls beside it."""
+    best = found.best.about
+    row = next(one for one in found.layers if one["site"] == best.site)
+    metrics = {"best_layer": row["layer"]} | {name: row[name] for name in SCORES}
+    for one in found.controls:
+        if one["site"] in (None, best.site):
+            metrics[f"{one['control']}_balanced_accuracy"] = one["balanced_accuracy"]
+            if one["selectivity"] is not None:
+                metrics["selectivity"] = one["selectivity"]
+    return metrics
+
+
+# -- inside ----------------------------------------------------------------------------------------
+
+
+def _judged(out: Path) -> bool:
+    """Whether a run there is done and has its tables."""
+    opened = Run.open(out)
+    return opened.status == "done" and opened.read("layers") is not None
+
+
+def _solved(config: ProbeConfig, out: Path, resume: bool) -> Run:
+    if resume:
+        before = Run.open(out)
+        if before.status == "running":
+            Run.require_free(out)  # refuses, naming the process that writes it
+        require_same(before.record.config, config, out)
+    else:
+        Run.require_free(out)
+    inputs = open_inputs(config)
+    parents = parents_of(inputs)
+    sinks = sinks_of(config)
+    if resume:
+        require_same_parents(before.record.parents, parents, out)
+        run = Run.resume(out, sinks=sinks)
+        run.truncate(0)
+    else:
+        run = Run.create(
+            out,
+            study=STUDY,
+            config=config.model_dump(mode="json"),
+            seed=config.seed,
+            steps_planned=len(inputs.sites),
+            parents=parents,
+            resolved=resolved_of(inputs),
+            sinks=sinks,
+        )
+    with run:
+        _work(run, inputs, config, None)
+    return run
+
+
+def parents_of(inputs: Inputs) -> list[dict[str, Any]]:
+    """What a run of probes is made from, with hashes."""
+    reference, data = inputs.model.reference, inputs.data
+    return [
+        {**reference.to_json(), "sha256": reference.weights_sha256},
+        {"kind": "probe data", "id": data.name, "sha256": data.fingerprint or data.sha256()},
+    ]
+
+
+def resolved_of(inputs: Inputs) -> dict[str, Any]:
+    """What a reader of the run's record should know of them."""
+    data = inputs.data
+    return {
+        "device": hardware.describe(inputs.model.device),
+        "dtype": str(inputs.model.dtype).removeprefix("torch."),
+        "sites": [str(site) for site in inputs.sites],
+        "task": data.task,
+        "target": data.target,
+        "classes": list(data.classes),
+        "prior": list(data.prevalence),
+        "counts": data.counts,
+    }
+
+
+def _work(run: Run, inputs: Inputs, config: ProbeConfig, given: Sequence[Probe] | None) -> None:
+    """Fit or take the probes, judge them, and leave everything in the run."""
+    try:
+        found = probe_layers(inputs, asked_of(config), given=given, folder=run.path)
+        _write(run, found)
+    except KeyboardInterrupt:
+        run.interrupt("SIGINT")
+        raise Interrupted(f"{run.path}: stopped; --resume goes on") from None
+    except Exception as error:
+        reason = str(error)
+        if not isinstance(error, CutawayError | OSError):
+            reason = f"{type(error).__name__}: {error}"
+        run.fail(reason)
+        raise RunFailed(reason) from error
+    for line in found.warnings:
+        run.notice(line)
+    metrics = {**run.record.metrics, **headline(found)}
+    if given is None:
+        run.save_record(steps_attempted=len(inputs.sites), steps_done=len(inputs.sites))
+    if found.failures:
+        run.save_record(metrics=metrics)
+        run.fail("; ".join(found.failures))
+        raise RunFailed("; ".join(found.failures))
+    run.finish(metrics)
+
+
+def _write(run: Run, found: Findings) -> None:
+    import pyarrow as pa
+
+    for name, rows in found.tables.items():
+        if rows:
+            run.append_table(name, pa.Table.from_pylist([display.finite(row) for row in rows]))
+    for probe in found.probes:
+        probe.save(run.path / PROBES / probe.about.site)
+    draw(found.tables, run.path)
