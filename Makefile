@@ -29,6 +29,8 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/dictionaries.py $(if $(PEERS),--peers $(PEERS))
 	$(BIN)/python benchmarks/orthogonality.py
 	$(BIN)/python benchmarks/probing.py
+	$(BIN)/python benchmarks/probes.py solver
+	$(BIN)/python benchmarks/probe_pipeline.py
 	$(BIN)/python benchmarks/extraction.py $(if $(PEERS),--peers $(PEERS))
 
 $(VENV)/bin/pip:

@@ -12,15 +12,25 @@ __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submodules=[
         *("activations", "base", "dictionaries", "dynamics", "figures", "grokking", "language"),
-        *("nets", "runs", "studies", "sweeps", "text", "training"),
+        *("nets", "probes", "runs", "studies", "sweeps", "text", "training"),
     ],
     submod_attrs={
         "activations.capture": ["capture"],
         "activations.splice": ["splice"],
         "dictionaries.base": ["Dictionary"],
         "nets.reference": ["open_model"],
+        "probes.probe": ["Probe"],
         "runs.store": ["RunStore"],
         "studies.train": ["train"],
     },
 )
-__all__ = ["Dictionary", "RunStore", "__version__", "capture", "open_model", "splice", "train"]
+__all__ = [
+    "Dictionary",
+    "Probe",
+    "RunStore",
+    "__version__",
+    "capture",
+    "open_model",
+    "splice",
+    "train",
+]

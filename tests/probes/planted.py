@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from cutaway.nets.model import Model
 from cutaway.nets.sites import parse_site
@@ -70,14 +69,15 @@ def planted_data(
 class Planted(Inputs):
     """Inputs whose states are noise and, at each site, `signal` times a direction of the class.
 
-    `by_token` adds what belongs to the token that is read, in directions of its own.
+    `by_token` adds what belongs to the token that is read, in directions of its own. `signals` says
+    of a part that its signal is another.
     """
 
     signal: Sequence[float] = (0.0, 0.0, 0.0, 0.0)
+    signals: Mapping[str, Sequence[float]] = field(default_factory=dict)
     by_token: float = 0.0
     width: int = 12
     seed: int = 0
-    spoil: dict[str, Tensor] = field(default_factory=dict)
 
     def states(
         self, part: str, *, own: bool = False, model: Model | None = None, folder: Path | None = None
@@ -89,7 +89,7 @@ class Planted(Inputs):
         of_token = torch.randn(300, self.width, generator=fixed)
         draw = torch.Generator().manual_seed(1000 * self.seed + PARTS.index(part))
         values = torch.randn(len(self.sites), len(examples), self.width, generator=draw)
-        for index, size in enumerate(self.signal):
+        for index, size in enumerate(self.signals.get(part, self.signal)):
             values[index] += size * of_class[examples.label]
         values += self.by_token * of_token[examples.token()]
         odds = 2.0 * (examples.label - 0.5) + torch.randn(len(examples), generator=draw) - 2

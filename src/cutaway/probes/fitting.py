@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cutaway.base.errors import UserError
 from cutaway.base.seeds import torch_generator
 from cutaway.probes.controls import mass_mean
 from cutaway.stats.logistic import fit_logistic
@@ -99,8 +100,10 @@ def fit_layer(
 
     Each set's strength is the one with the least balanced log loss on `validation` (m, d) with
     `validation_labels` (P, m); `documents` (m,) says which of these belong together. Raises
-    UserError where a set has one class only, or values are not finite.
+    UserError where a set has one class only, values are not finite, or there is no strength.
     """
+    if not len(strengths):
+        raise UserError("strengths: expected one or more")
     mean, scale = normalisation(x)
     weights = class_weights(labels, n_classes, cap).gather(-1, labels)
     c = torch.tensor(list(strengths))

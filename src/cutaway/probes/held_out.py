@@ -11,29 +11,41 @@ from cutaway.runs.folder import Run
 from cutaway.text.sources import source
 
 
-def data_folder(probes: str | Path) -> Path | None:
-    """Where the data of a run of probes lie; None where they cannot be found any more."""
+def held_out(probes: str | Path) -> tuple[Iterator[str], str] | None:
+    """The texts of the test documents of a run's data, and what to call them.
+
+    None where the run's data or their source cannot be found any more.
+    """
+    folder = _data_folder(probes)
+    if folder is None:
+        return None
+    try:
+        data = ProbeData.load(folder)
+        texts = held_out_texts(data)
+    except UserError:
+        return None
+    return None if texts is None else (texts, f"{data.source['data']} held out")
+
+
+def held_out_texts(data: ProbeData) -> Iterator[str] | None:
+    """The texts of the test part's documents, from the source they came from.
+
+    None where the data are not from a source, where that has changed, or their documents are
+    sections of longer ones.
+    """
+    place, split = data.source.get("data"), data.source.get("split")
+    if place is None or split != "documents":
+        return None
+    texts = source(place)
+    if texts.fingerprint() != data.source.get("content"):
+        return None
+    names = {data.documents[one] for one in data.parts["test"].document.unique().tolist()}
+    return (document.text for document in texts.documents() if document.id in names)
+
+
+def _data_folder(probes: str | Path) -> Path | None:
     for folder in (Path(probes), Path("runs") / probes):
         if (folder / "run.json").is_file():
             said = Run.open(folder).record.config.get("data")
             return Path(said) if said and (Path(said) / METADATA).is_file() else None
     return None
-
-
-def test_texts(data: ProbeData) -> Iterator[str] | None:
-    """The texts of the test part's documents, from the source they came from.
-
-    None where the data are not from a source, or their documents are sections of longer ones.
-    """
-    place = data.source.get("data")
-    names = {data.documents[one] for one in data.parts["test"].document.unique().tolist()}
-    if place is None:
-        return None
-    try:
-        texts = source(place)
-    except UserError:
-        return None
-    known = {document.id for document in texts.documents()}
-    if not names <= known:
-        return None
-    return (document.text for document in texts.documents() if document.id in names)

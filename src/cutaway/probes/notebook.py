@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cutaway.base import display
+from cutaway.base.errors import UserError
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
 from cutaway.probes.data import ProbeData
@@ -81,6 +82,8 @@ def fit(
         model = open_model(model, device=device, dtype=dtype)
     if isinstance(texts, ProbeData):
         data = texts
+    elif labels is None:
+        raise UserError("labels: expected one for each text, or ProbeData in the place of texts")
     else:
         data = data_of(
             texts, labels, model.reads, groups=groups, read=read, train_ratio=train_ratio,

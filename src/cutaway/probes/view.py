@@ -202,10 +202,16 @@ def _explained(reading: TextReading, missing: int, text: str) -> list[str]:
     paragraphs.append(
         "**Probability.** At the classes' natural shares"
         + (", not those of the balanced training" if balanced else "")
-        + ". The threshold begins at the natural share, which is where a probe decides between "
-        "classes taken as equally frequent; balanced accuracy is of that decision, on the test "
-        "part of the probe's own data. Log-odds are kept in steps of 1/2048 up to 16 either way: "
-        "three digits of a probability are to be trusted."
+        + ". The threshold begins at the natural share. "
+        + (
+            "That is where a probe decides between classes taken as equally frequent; balanced "
+            "accuracy is of that decision, on the test part of the probe's own data. "
+            if len(about.classes) == 2
+            else "It decides on the class shown against all others; balanced accuracy is of the "
+            "likeliest of all classes, taken as equally frequent. "
+        )
+        + "Log-odds are kept in steps of 1/2048 up to 16 either way: three digits of a probability "
+        "are to be trusted."
     )
     window = f"**Context.** The model read windows of {reading.window:,} tokens"
     if len(reading.starts) > 1:

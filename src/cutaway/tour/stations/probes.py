@@ -98,13 +98,15 @@ def _row(name: str, one: dict[str, Any]) -> dict[str, Any]:
 def _page(run: Run, data: ProbeData, out: Path, fast: bool) -> Section:
     from markupsafe import Markup
 
-    from cutaway.probes.held_out import test_texts
+    from cutaway.probes.held_out import held_out_texts
     from cutaway.probes.reading import model_of, open_probes, read_tokens, tokens_of
     from cutaway.probes.view import write_view
 
     probes = open_probes(run.path)
     network = model_of(probes)
-    ids, starts = tokens_of(test_texts(data), network.reads, TOKENS // 10 if fast else TOKENS)
+    ids, starts = tokens_of(
+        held_out_texts(data) or (), network.reads, TOKENS // 10 if fast else TOKENS
+    )
     reading = read_tokens(network, probes, ids, starts=starts)
     page = write_view(reading, network.reads, out / "probes.html", text="docstrings held out")
     return Section(
