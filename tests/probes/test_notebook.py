@@ -44,11 +44,10 @@ def test_a_probe_told_to_a_model_s_states_says_the_probability(tiny_folder) -> N
     model = open_model(tiny_folder("llama"), device="cpu")
     report = fit(model, texts, labels, layers=[0, 2], controls="none")
     probe = report.probe(2)
-    river, king = (
-        capture(model, model.tokens(text), 2)[probe.site].mean(1)
-        for text in ("1000 the river flows at night", "1001 the old king sees at night")
-    )
-    assert float(probe(river)) > 0.5 > float(probe(king))
+    p = torch.cat([probe(capture(model, model.tokens(text)[:, :24], 2)[probe.site].mean(1))
+                   for text in texts])  # fmt: skip
+    assert float(p[::2].mean()) > 0.8
+    assert float(p[1::2].mean()) < 0.2
     assert report.controls == []
 
 

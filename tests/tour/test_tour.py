@@ -74,8 +74,8 @@ def test_a_story_tells_what_was_recorded() -> None:
 def test_its_runs_are_runs(visited, capsys) -> None:
     assert run(["runs", "ls", "--runs", str(visited), "--json"]) == 0
     assert (
-        capsys.readouterr().out.count('"done"') == 18
-    )  # 1 + 6 of the sweep + 2, the states and a dictionary per layer, 6 of the hierarchy
+        capsys.readouterr().out.count('"done"') == 19
+    )  # 1 + 6 of the sweep + 2, the states and a dictionary per layer, 6 of the hierarchy, probes
 
 
 def test_it_says_what_became_of_the_parents_of_a_known_hierarchy(visited) -> None:

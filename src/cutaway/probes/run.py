@@ -28,6 +28,7 @@ from cutaway.studies.settings import resolve
 from cutaway.studies.train import require_same, require_same_parents, sinks_of, train
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from matplotlib.figure import Figure
 
     from cutaway.probes.probe import Probe
@@ -197,11 +198,23 @@ def _work(run: Run, inputs: Inputs, config: ProbeConfig, given: Sequence[Probe] 
 
 
 def _write(run: Run, found: Findings) -> None:
-    import pyarrow as pa
-
     for name, rows in found.tables.items():
         if rows:
-            run.append_table(name, pa.Table.from_pylist([display.finite(row) for row in rows]))
+            run.append_table(name, _table(rows))
     for probe in found.probes:
         probe.save(run.path / PROBES / probe.about.site)
     draw(found.tables, run.path)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Rows as a table, NaN as null; columns of nothing but null have the type they have elsewhere."""
+    import pyarrow as pa
+
+    table = pa.Table.from_pylist([display.finite(row) for row in rows])
+    known = {"site": pa.string(), "layer": pa.int64()}
+    return table.cast(
+        pa.schema(
+            (one.name, known.get(one.name, pa.float64()) if pa.types.is_null(one.type) else one.type)
+            for one in table.schema
+        )
+    )

@@ -70,8 +70,7 @@ def _layers(run: Run, data: Path, model: Path) -> Section:
         "A linear probe reads the twin's state before each token: is the next one `the`? Windows are "
         "split by document; training is balanced, test has the text's own share. Balanced accuracy "
         "is 0.5 by chance; its interval is over documents. What a figure means shows beside its "
-        "controls: how much the current token alone tells, the model's own probability, labels that "
-        "mean nothing.",
+        f"controls. {_story(best, controls)}",
         pictures=[
             Picture(figures["accuracy_by_layer"], "Each layer's probe, with its controls."),
             Picture(
@@ -84,6 +83,22 @@ def _layers(run: Run, data: Path, model: Path) -> Section:
         f"cutaway probe inspect {os.path.relpath(data)}\n"
         f"cutaway probe train {typed} --data {os.path.relpath(data)} --layers all --out out/probes\n"
         f"cutaway probe eval {at} --data docstrings",
+    )
+
+
+def _story(best: dict[str, Any], controls: list[dict[str, Any]]) -> str:
+    """What the controls say of the best layer's score."""
+    score = {one["control"]: one for one in controls if one["site"] in (None, best["site"])}
+    token, own = score["current_token"]["balanced_accuracy"], score["model"]["balanced_accuracy"]
+    reached = best["balanced_accuracy"]
+    more = (
+        f"{reached:.1%}, of which {token:.1%}"
+        if reached > token
+        else f"{reached:.1%}, and {token:.1%}"
+    )
+    return (
+        f"Here the best layer reaches {more} can be had from the current token alone, by counting what "
+        f"usually follows it; the model's own probability gives {own:.1%}."
     )
 
 
