@@ -28,11 +28,11 @@ from torch import Tensor, nn
 
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
+from cutaway.probes.asked import STRENGTHS
 from cutaway.probes.data import Examples
 from cutaway.probes.evaluation import judge
 from cutaway.probes.fitting import class_weights, evened, fit_layer, trained_prior
 from cutaway.probes.inputs import inputs_of, layers_of
-from cutaway.probes.probing import STRENGTHS
 from cutaway.probes.states import TOKENS, states_of
 from cutaway.probes.windows import token_data
 from cutaway.text.sources import source

@@ -80,7 +80,12 @@ class Planted(Inputs):
     seed: int = 0
 
     def states(
-        self, part: str, *, own: bool = False, model: Model | None = None, folder: Path | None = None
+        self,
+        part: str,
+        *,
+        own: bool = False,
+        model: Model | None = None,
+        folder: Path | None = None,
     ) -> tuple[States, Examples]:
         examples = self.data.parts[part]
         fixed = torch.Generator().manual_seed(99)

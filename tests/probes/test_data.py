@@ -257,7 +257,7 @@ def test_a_newer_format_is_refused(saved: Path) -> None:
 
 
 def test_a_folder_without_data_names_the_command_that_makes_some(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no probe data .*`cutaway probe data`"):
+    with pytest.raises(UserError, match=r"no probe data .*`cutaway probe data`"):
         ProbeData.load(tmp_path)
 
 

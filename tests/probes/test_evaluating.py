@@ -14,11 +14,12 @@ from cutaway.base.errors import UserError
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
 from cutaway.probes import fit
+from cutaway.probes.asked import Asked
 from cutaway.probes.data import PARTS, ProbeData
 from cutaway.probes.evaluating import evaluate, examples_for
 from cutaway.probes.inputs import inputs_of
 from cutaway.probes.probe import Probe
-from cutaway.probes.probing import SCORES, Asked, Findings, probe_layers
+from cutaway.probes.probing import SCORES, Findings, probe_layers
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +57,8 @@ def test_every_part_may_be_judged_on_and_all_of_them(found, model, probe_data) -
     for part in PARTS:
         assert every[part].label.bincount().tolist() == list(data.counts[part].values())
     assert len(every["all"]) == sum(len(every[part]) for part in PARTS)
-    assert torch.equal(
-        every["all"].token(), torch.cat([every[part].token() for part in PARTS])
-    )
-    assert torch.equal(
-        every["all"].document, torch.cat([every[part].document for part in PARTS])
-    )
+    assert torch.equal(every["all"].token(), torch.cat([every[part].token() for part in PARTS]))
+    assert torch.equal(every["all"].document, torch.cat([every[part].document for part in PARTS]))
     rows = {part: evaluate(found.probes, model, one)[0] for part, one in every.items()}
     hits = {part: rows[part]["accuracy"] * len(one) for part, one in every.items()}
     assert hits["all"] == pytest.approx(sum(hits[part] for part in PARTS))
@@ -79,7 +76,9 @@ def test_a_text_labels_itself(found, model, corpus, task: str) -> None:
     for begin in range(0, 500, length + 1):
         for place in range(begin + length // 2, begin + length):
             asked = place + 1 if task == "next" else place
-            expected.append((stream[begin : begin + length], place - begin, stream[asked] == target))
+            expected.append(
+                (stream[begin : begin + length], place - begin, stream[asked] == target)
+            )
     got = []
     for row in range(len(examples)):
         context = int(examples.context[row])
@@ -153,12 +152,12 @@ def test_another_target_is_refused(found, model, probe_data) -> None:
 
 def test_data_of_another_tokenizer_are_refused(found, tiny_folder, probe_data) -> None:
     model = open_model(tiny_folder("llama"), device="cpu")
-    with pytest.raises(UserError, match="made with the tokenizer .* reads with another"):
+    with pytest.raises(UserError, match=r"made with the tokenizer .* reads with another"):
         examples_for(found.probes, model, str(probe_data))
 
 
 def test_data_of_another_kind_of_task_are_refused(found, model, probe_data) -> None:
-    with pytest.raises(UserError, match="task = 'labels': .* holds examples of the task 'next'"):
+    with pytest.raises(UserError, match=r"task = 'labels': .* holds examples of the task 'next'"):
         examples_for(other(found.probes[0], task="labels"), model, str(probe_data))
 
 

@@ -13,6 +13,7 @@ from sklearn.calibration import calibration_curve
 from cutaway.base.errors import UserError
 from cutaway.probes.evaluation import (
     confusion_rows,
+    drawn_groups,
     judge,
     one_sided,
     reliability,
@@ -281,3 +282,23 @@ def test_nothing_to_score_and_labels_out_of_range_are_refused():
         judge(even, natural, label + 1, documents)
     with pytest.raises(UserError, match="do not go together"):
         judge(even, natural[:5], label, documents)
+
+
+def test_few_documents_are_drawn_in_stretches_of_neighbours() -> None:
+    documents = torch.tensor([7] * 300 + [2] * 100)
+    groups, whole = drawn_groups(documents)
+    assert not whole
+    assert len(groups.unique()) == 50
+    assert len(groups[:300].unique()) == 38
+    assert len(groups[300:].unique()) == 12
+    assert bool((groups[:300].diff() >= 0).all())  # neighbours stay together
+    assert set(groups[:300].tolist()).isdisjoint(groups[300:].tolist())
+    many = torch.arange(10).repeat_interleave(3)
+    assert drawn_groups(many)[1]
+    assert torch.equal(drawn_groups(many)[0], many)
+
+
+def test_a_document_of_one_example_is_a_stretch() -> None:
+    groups, _ = drawn_groups(torch.tensor([0] * 99 + [1]))
+    assert len(groups[:99].unique()) in (49, 50)
+    assert groups[99] not in groups[:99]

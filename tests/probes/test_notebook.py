@@ -86,7 +86,9 @@ def test_several_classes_are_told_apart(tiny_folder) -> None:
 def test_groups_keep_what_belongs_together_out_of_train_and_test_at_once(tiny_folder) -> None:
     """Labels that hang on nothing but the document look easy where its texts are in both."""
     draw = torch.Generator().manual_seed(0)
-    names = [bytes(torch.randint(97, 123, (6,), generator=draw).tolist()).decode() for _ in range(40)]
+    names = [
+        bytes(torch.randint(97, 123, (6,), generator=draw).tolist()).decode() for _ in range(40)
+    ]
     coin = torch.randperm(40, generator=draw) % 2
     texts = [f"{name} {name} {end}" for name in names for end in ENDS]
     labels = [int(one) for one in coin for _ in ENDS]

@@ -142,7 +142,7 @@ def test_the_direction_is_the_unit_vector_along_which_the_logit_rises() -> None:
 
 
 def test_states_of_another_width_are_refused() -> None:
-    with pytest.raises(UserError, match="states 3 wide, and the probe of residual.3 reads 2"):
+    with pytest.raises(UserError, match=r"states 3 wide, and the probe of residual\.3 reads 2"):
         binary()(torch.zeros(5, 3))
 
 

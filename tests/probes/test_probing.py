@@ -16,9 +16,10 @@ from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
 from cutaway.nets.untrained import untrained
 from cutaway.probes import inputs as inputs_module
+from cutaway.probes.asked import CONTROLS, Asked, chosen_controls
 from cutaway.probes.data import ProbeData
 from cutaway.probes.inputs import Inputs, inputs_of
-from cutaway.probes.probing import CONTROLS, SCORES, Asked, chosen_controls, probe_layers
+from cutaway.probes.probing import SCORES, probe_layers
 from cutaway.probes.states import States, states_of
 from probes.planted import SITES, planted, planted_data
 
@@ -157,7 +158,8 @@ def test_random_labels_of_token_types_are_learnt_where_states_show_the_token(mod
     data = planted_data(model.reads, types=10)
     found = {
         by_token: probe_layers(
-            planted(model, data, signal=(2.0,) * 4, by_token=by_token, width=40), asked("token_type")
+            planted(model, data, signal=(2.0,) * 4, by_token=by_token, width=40),
+            asked("token_type"),
         )
         for by_token in (0.0, 3.0)
     }
@@ -170,7 +172,9 @@ def test_random_labels_of_token_types_are_learnt_where_states_show_the_token(mod
 
 
 def test_selectivity_is_of_examples_whose_token_training_saw(model) -> None:
-    data = planted_data(model.reads, types=250, sizes={"train": 200, "validation": 200, "test": 200})
+    data = planted_data(
+        model.reads, types=250, sizes={"train": 200, "validation": 200, "test": 200}
+    )
     world = planted(model, data, signal=(3.0,) * 4)
     found = probe_layers(world, asked("token_type"))
     trained = set(data.parts["train"].token().tolist())
@@ -213,7 +217,9 @@ def test_the_model_s_own_probability_is_cut_where_training_has_it_best(real: Inp
 
     def balanced(part: str, threshold: float) -> float:
         called = (odds[part] > threshold).long()
-        return float(np.mean([(called == one)[label[part] == one].double().mean() for one in (0, 1)]))
+        return float(
+            np.mean([(called == one)[label[part] == one].double().mean() for one in (0, 1)])
+        )
 
     edges = odds["train"].sort().values
     best = max(balanced("train", float(one)) for one in (edges[1:] + edges[:-1]) / 2)
@@ -233,7 +239,7 @@ def test_what_controls_there_are_and_what_columns(real: Inputs) -> None:
     both = ["embed", "residual.0"]
     assert where == {
         **dict.fromkeys(("shuffled", "token_type", "untrained", "mass_mean"), both),
-        **dict.fromkeys(("current_token", "model"), [None]),
+        **{name: [None] for name in ("current_token", "model")},
     }
     for row in found.controls:
         assert set(row) == {
@@ -322,7 +328,9 @@ def test_a_probe_carries_what_it_scored_and_where_it_is_from(real: Inputs, model
         states, examples = real.states("test")
         values = states.values[found.probes.index(probe)]
         right = probe.even(values).argmax(-1) == examples.label
-        recall, specificity = (float(right[examples.label == one].double().mean()) for one in (1, 0))
+        recall, specificity = (
+            float(right[examples.label == one].double().mean()) for one in (1, 0)
+        )
         assert row["recall"] == pytest.approx(recall)
         assert row["specificity"] == pytest.approx(specificity)
     assert found.probe(0) is found.probes[1]
@@ -389,7 +397,7 @@ def test_where_a_class_has_no_finite_state_that_is_said(real, spoilt) -> None:
         values[:, test.label == 1] = torch.nan
 
     spoilt(change, len(test))
-    with pytest.raises(UserError, match="test holds one class only .'other'"):
+    with pytest.raises(UserError, match=r"test holds one class only .'other'"):
         probe_layers(real, asked())
 
 

@@ -21,10 +21,11 @@ from cutaway.nets.reference import open_model
 from cutaway.probes import inputs as inputs_module
 from cutaway.probes import run as module
 from cutaway.probes import states as states_module
+from cutaway.probes.asked import Asked
 from cutaway.probes.data import ProbeData
 from cutaway.probes.inputs import inputs_of
 from cutaway.probes.probe import Probe
-from cutaway.probes.probing import Asked, probe_layers
+from cutaway.probes.probing import probe_layers
 from cutaway.probes.reading import open_probes
 from cutaway.probes.run import train_probes
 from cutaway.runs.folder import Run
@@ -32,7 +33,7 @@ from cutaway.runs.store import RunStore
 from cutaway.studies.train import train
 
 FEW = {"layers": "embed,0", "controls": "shuffled,mass_mean,model", "device": "cpu"}
-STEPS = {"method": "minibatch", "max_steps": 100, "learning_rate": 0.01}
+STEPS = {"method": "minibatch", "max_steps": 300, "learning_rate": 0.03}
 TABLES = ("layers", "controls", "reliability", "confusion")
 
 
@@ -125,9 +126,7 @@ def test_sql_reads_its_tables(done: Path) -> None:
         {"run": "exact", **{name: row[name] for name in ("site", "layer", "balanced_accuracy")}}
         for row in tables_of(done)["layers"]
     ]
-    (found,) = store.sql(
-        "SELECT count(*) AS n, count(site) AS with_site FROM controls"
-    ).to_pylist()
+    (found,) = store.sql("SELECT count(*) AS n, count(site) AS with_site FROM controls").to_pylist()
     assert found == {"n": 5, "with_site": 4}
 
 
@@ -238,9 +237,10 @@ def test_data_that_changed_meanwhile_are_refused(named, probe_data, tmp_path, mo
     def stopped(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="--resume goes on"):
+    with monkeypatch.context() as patch:
         patch.setattr(module, "probe_layers", stopped)
-        train_probes(settings, out)
+        with pytest.raises(Interrupted, match="--resume goes on"):
+            train_probes(settings, out)
     assert Run.open(out).status == "interrupted"
     part = data.parts["train"]
     fewer = part.chosen(torch.arange(len(part) - 40))

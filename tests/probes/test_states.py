@@ -181,7 +181,9 @@ def test_a_batch_that_does_not_fit_is_halved_once_and_that_is_said(
 def test_what_does_not_fit_halved_either_says_what_to_give(models, monkeypatch, most, tokens):
     failing(monkeypatch, most)
     model = models("run")
-    with pytest.raises(UserError, match=r"out of memory at \d+ contexts of 14 tokens: give shorter"):
+    with pytest.raises(
+        UserError, match=r"out of memory at \d+ contexts of 14 tokens: give shorter"
+    ):
         states_of(model, drawn(per_context=1), sites_of(model), batch_tokens=tokens)
 
 

@@ -27,7 +27,7 @@ _CONTROL_COLUMNS = ("control", "site", "balanced_accuracy", "low", "high", "sele
 
 
 def train(
-    model: str | None = None,
+    model: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     *settings: Settings,
     data: str | None = None,
     layers: Annotated[str | None, Parameter(name=["--layers", "--layer", "--layer-sweep"])] = None,
@@ -62,6 +62,9 @@ def train(
     from cutaway.studies.settings import overrides, resolve
 
     format = output_format(json, csv)
+    if model is not None and model.startswith("--"):
+        # a setting: the model is named by --config or --resume
+        model, settings = None, (model, *settings)
     given = overrides(settings)
     named = {"model": model, "data": data, "layers": layers, "dtype": model_dtype}
     given |= {name: value for name, value in named.items() if value is not None}
@@ -104,7 +107,7 @@ def evaluate(
     *,
     data: Annotated[str, Parameter(name=["--data", "--text-file"])] = "docstrings",
     model: str | None = None,
-    part: str = "test",
+    part: str | None = None,
     tokens: str = "100k",
     label: str | None = None,
     json: bool = False,
@@ -117,7 +120,7 @@ def evaluate(
         data: A folder of probe data; a text source or file (for probes of a token, which every text
             labels itself); labelled texts or CoNLL words (for others).
         model: The model they are of, where it is not where it was.
-        part: Of a folder of probe data: train, validation, test or all.
+        part: Of a folder of probe data: train, validation, test or all [test].
         tokens: How many tokens of a text.
         label: Of CoNLL words: the entity type.
         json: Print JSON.

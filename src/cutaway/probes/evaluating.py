@@ -12,7 +12,7 @@ import torch
 from cutaway.base.errors import UserError
 from cutaway.nets.model import Model
 from cutaway.probes.data import METADATA, PARTS, Examples, ProbeData
-from cutaway.probes.evaluation import judge
+from cutaway.probes.evaluation import drawn_groups, judge
 from cutaway.probes.inputs import finite, require_tokens
 from cutaway.probes.labelled import label_data
 from cutaway.probes.probe import Probe, ProbeAbout
@@ -29,11 +29,9 @@ def evaluate(probes: Sequence[Probe], model: Model, examples: Examples) -> list[
     """A row of scores per probe, as in the table `layers`, from one pass over the examples."""
     found = states_of(model, examples, [probe.site for probe in probes])
     found, examples = finite(found, examples, "data")
-    rows = []
+    rows, (groups, _) = [], drawn_groups(examples.document)
     for probe, states in zip(probes, found.values, strict=True):
-        score = judge(
-            probe.even(states), probe.natural(states), examples.label, examples.document
-        ).rows()[0]
+        score = judge(probe.even(states), probe.natural(states), examples.label, groups).rows()[0]
         about = {"site": probe.about.site, "layer": probe.site.layer, "method": probe.about.method}
         rows.append(about | {"n_test": len(examples)} | {name: score[name] for name in SCORES})
     return rows
@@ -44,20 +42,26 @@ def examples_for(
     model: Model,
     data: str,
     *,
-    part: str = "test",
+    part: str | None = None,
     tokens: int = TOKENS,
     label: str | None = None,
 ) -> Examples:
     """The examples that `data` means to these probes.
 
-    A folder of probe data gives its `part` (or `all` of them). For probes of a token, any source of
+    A folder of probe data gives its `part` (test, or `all` of them). For probes of a token, any source of
     text: every token with at least half the probes' context before it, labelled by the text
     itself. For others a file or folder of labelled texts or CoNLL words (`label`: one entity
-    type). UserError for what does not go with the probes.
+    type). UserError for what does not go with the probes, and for a `part` or `label` that does not go
+    with the data.
     """
     about = probes[0].about
-    if (Path(data) / METADATA).is_file():
-        return _stored(about, model, ProbeData.load(data), part)
+    stored = (Path(data) / METADATA).is_file()
+    if part is not None and not stored:
+        raise UserError(f"part = {part!r}: goes with a folder of probe data, not with {data}")
+    if label is not None and (stored or about.task != "labels"):
+        raise UserError(f"label = {label!r}: goes with a CoNLL file for probes of labels")
+    if stored:
+        return _stored(about, model, ProbeData.load(data), "test" if part is None else part)
     if about.task != "labels":
         return _text(about, model, data, tokens)
     read = "last" if about.read == "token" else "mean"

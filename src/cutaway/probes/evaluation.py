@@ -21,6 +21,8 @@ from cutaway.base.errors import UserError
 from cutaway.stats import bootstrap, scores
 
 BINS = scores.BINS
+FEWEST_DOCUMENTS = 10  # below which intervals draw stretches of text instead
+STRETCHES = 50
 _NEVER, _ALWAYS, _ABOVE_CHANCE = 0.05, 0.99, 0.1  # recalls that tell of reward hacking
 
 
@@ -118,6 +120,26 @@ def judge(
         confusion_even=of_even.long(),
         confusion_natural=of_natural.long(),
     )
+
+
+def drawn_groups(documents: Tensor) -> tuple[Tensor, bool]:
+    """The groups (m,) that intervals draw, and whether these are documents.
+
+    Documents, where there are ten or more. Two novels drawn again say next to nothing about a third:
+    their interval would be far too narrow. There each document is cut into stretches of neighbouring
+    examples (which stand in the order of the text), some fifty in all: the interval is then of these
+    documents' text, and does not speak for others.
+    """
+    names, place, counts = documents.unique(return_inverse=True, return_counts=True)
+    if len(names) >= FEWEST_DOCUMENTS:
+        return documents, True
+    order = place.argsort(stable=True)
+    begins = counts.cumsum(0) - counts
+    inside = torch.empty_like(place)
+    inside[order] = torch.arange(len(place), device=place.device) - begins[place[order]]
+    pieces = (STRETCHES * counts / len(place)).round().long().clamp(min=1)
+    within = inside * pieces[place] // counts[place]
+    return (pieces.cumsum(0) - pieces)[place] + within, False
 
 
 def one_sided(judgement: Judgement, classes: Sequence[str] | None = None) -> list[str | None]:

@@ -11,10 +11,11 @@ from cutaway.base import display
 from cutaway.base.errors import UserError
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
+from cutaway.probes.asked import STRENGTHS, Asked, chosen_controls
 from cutaway.probes.data import ProbeData
 from cutaway.probes.inputs import inputs_of
 from cutaway.probes.labelled import data_of
-from cutaway.probes.probing import STRENGTHS, Asked, Findings, chosen_controls, probe_layers
+from cutaway.probes.probing import Findings, probe_layers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

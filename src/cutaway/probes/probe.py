@@ -58,7 +58,9 @@ class ProbeAbout:
     def to_json(self) -> dict[str, Any]:
         """Plain data for a JSON file."""
         plain = {one.name: getattr(self, one.name) for one in fields(self)}
-        scores = finite(dict(self.scores))  # of a class that is never decided for there is no precision
+        scores = finite(
+            dict(self.scores)
+        )  # of a class that is never decided for there is no precision
         return {"format": FORMAT, **plain, "scores": scores, "reference": self.reference.to_json()}
 
     @classmethod

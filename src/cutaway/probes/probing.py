@@ -17,17 +17,19 @@ import torch
 from torch import Tensor
 
 from cutaway.base.display import notice
-from cutaway.base.errors import UserError, nearest
+from cutaway.base.errors import UserError
 from cutaway.base.progress import progress
 from cutaway.base.seeds import stream
 from cutaway.nets.model import Model
 from cutaway.nets.sites import Site, parse_site
 from cutaway.nets.untrained import untrained
 from cutaway.probes import controls as control
+from cutaway.probes.asked import SOLVED, Asked, usable_controls
 from cutaway.probes.data import Examples, ProbeData
 from cutaway.probes.evaluation import (
     Judgement,
     confusion_rows,
+    drawn_groups,
     judge,
     one_sided,
     reliability,
@@ -38,25 +40,11 @@ from cutaway.probes.inputs import Inputs, label_sets, require_classes, require_v
 from cutaway.probes.probe import Probe, ProbeAbout
 from cutaway.probes.states import States
 
-CONTROLS = ("shuffled", "token_type", "current_token", "untrained", "mass_mean", "model")
-STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
-SOLVED = ("exact", "mass_mean")  # methods that are not trained by steps
 DRAWS = 3  # random labellings of each kind of control
 SCORES = (
     *("balanced_accuracy", "low", "high", "recall", "specificity", "accuracy", "precision", "f1"),
     *("auroc", "average_precision", "brier", "expected_calibration_error", "log_loss"),
 )
-
-
-@dataclass(frozen=True)
-class Asked:
-    """How to probe: see `ProbeConfig`, whose fields of these names they are."""
-
-    method: str = "exact"
-    strengths: Sequence[float] = STRENGTHS
-    controls: Sequence[str] = CONTROLS
-    pos_weight_cap: float = 5.0
-    seed: int = 0
 
 
 @dataclass
@@ -97,31 +85,6 @@ class Findings:
         }
 
 
-def chosen_controls(names: str | Sequence[str]) -> list[str]:
-    """The controls of `all`, `none`, or names with commas between; UserError for an unknown one."""
-    asked = names.split(",") if isinstance(names, str) else list(names)
-    asked = [one.strip().replace("-", "_") for one in asked if one.strip()]
-    if asked in (["all"], ["none"]):
-        return list(CONTROLS) if asked == ["all"] else []
-    for one in asked:
-        if one not in CONTROLS:
-            raise UserError(
-                f"controls = {one!r}: expected all, none, or some of {', '.join(CONTROLS)}"
-                f"{nearest(one, CONTROLS)}"
-            )
-    return list(dict.fromkeys(asked))
-
-
-def usable_controls(asked: Sequence[str], data: ProbeData, model: Model) -> list[str]:
-    """Those of the controls that mean something for this task and this model."""
-    left = []
-    if not data.of_tokens:  # a text's state belongs to no one token
-        left += ["token_type", "current_token"]
-    if data.task != "next" or not model.causal:
-        left += ["model"]
-    return [one for one in asked if one not in left]
-
-
 def probe_layers(
     inputs: Inputs,
     asked: Asked,
@@ -160,6 +123,7 @@ def probe_layers(
         judged.current_token()
     if own:
         judged.model(parts["train"][0].own, parts["test"][0].own)
+    parts.clear()  # before the untrained model's states come
     if "untrained" in wanted:
         _untrained(inputs, judged, folder)
     return found
@@ -197,8 +161,20 @@ class _Judging:
         self.prior = torch.tensor(data.prevalence).float()
         self.label = {part: one.label for part, one in examples.items()}
         self.documents = {part: one.document for part, one in examples.items()}
+        self.groups = self._groups()
         self.sets, self.seen = self._sets(wanted)
         self.with_means = "mass_mean" in wanted
+
+    def _groups(self) -> Tensor:
+        """What intervals draw; where that is not documents, a warning says so."""
+        documents = self.documents["test"]
+        groups, whole = drawn_groups(documents)
+        if not whole:
+            self.found.warnings.append(
+                f"test has {len(documents.unique())} documents: intervals are over stretches of their "
+                "text, and do not speak for other documents"
+            )
+        return groups
 
     # -- one layer -------------------------------------------------------------------------
 
@@ -232,14 +208,11 @@ class _Judging:
         self, site: Site, at: Mapping[str, Tensor], examples: Mapping[str, Examples]
     ) -> None:
         """The true labels on the states of a model that learnt nothing."""
-        label = {part: one.label for part, one in examples.items()}
-        documents = {part: one.document for part, one in examples.items()}
-        sets = {part: one[None] for part, one in label.items()}
-        fits = self._fits(at, sets, documents["validation"])
-        even = fits.even(at["test"])[0]
-        score = judge(
-            even, self._natural(even), label["test"], documents["test"], seed=self.asked.seed
-        )
+        sets = {part: one.label[None] for part, one in examples.items()}
+        fits = self._fits(at, sets, examples["validation"].document)
+        even, test = fits.even(at["test"])[0], examples["test"]
+        groups = drawn_groups(test.document)[0]
+        score = judge(even, self._natural(even), test.label, groups, seed=self.asked.seed)
         self._control("untrained", site, score)
 
     def _sets(self, wanted: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -320,7 +293,7 @@ class _Judging:
     def model(self, train: Tensor, test: Tensor) -> None:
         """The model's own probability of the target as a classifier."""
         even, natural = control.model_reference(train, self.label["train"], test)
-        score = judge(even, natural, self.label["test"], self.documents["test"])
+        score = judge(even, natural, self.label["test"], self.groups, seed=self.asked.seed)
         self._control("model", None, score)
 
     # -- rows ------------------------------------------------------------------------------
@@ -336,7 +309,7 @@ class _Judging:
             even,
             self._natural(even),
             label,
-            self.documents["test"],
+            self.groups,
             keep=keep,
             seed=self.asked.seed,
         )
@@ -351,8 +324,8 @@ class _Judging:
     ) -> None:
         """The row of a layer, its reliability and confusion, and the probe with its scores."""
         even, natural = probe.even(at["test"]), probe.natural(at["test"])
-        label, documents = self.label["test"], self.documents["test"]
-        score = judge(even, natural, label, documents, seed=self.asked.seed)
+        label, groups = self.label["test"], self.groups
+        score = judge(even, natural, label, groups, seed=self.asked.seed)
         row = score.rows()[0]
         held_out = float(fits.crossfit[0]) if fits else self._accuracy(probe, at, "validation")
         self.found.layers.append(
@@ -371,7 +344,7 @@ class _Judging:
         )
         where = {"step": 0, "site": str(site)}
         self.found.reliability += [
-            where | one for one in reliability(natural, label, documents, seed=self.asked.seed)
+            where | one for one in reliability(natural, label, groups, seed=self.asked.seed)
         ]
         self.found.confusion += [where | one for one in confusion_rows(score, self.data.classes)]
         scores = {name: row[name] for name in SCORES} | {"n_test": len(label)}

@@ -13,16 +13,10 @@ from typing import TYPE_CHECKING, Any
 from cutaway.base import display, files, hardware
 from cutaway.base.display import notice
 from cutaway.base.errors import CutawayError, Interrupted, RunFailed
+from cutaway.probes.asked import SOLVED, Asked, chosen_controls
 from cutaway.probes.config import ProbeConfig
 from cutaway.probes.inputs import Inputs, open_inputs
-from cutaway.probes.probing import (
-    SCORES,
-    SOLVED,
-    Asked,
-    Findings,
-    chosen_controls,
-    probe_layers,
-)
+from cutaway.probes.probing import SCORES, Findings, probe_layers
 from cutaway.runs.folder import Run
 from cutaway.studies.settings import resolve
 from cutaway.studies.train import require_same, require_same_parents, sinks_of, train
@@ -212,9 +206,8 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
     table = pa.Table.from_pylist([display.finite(row) for row in rows])
     known = {"site": pa.string(), "layer": pa.int64()}
-    return table.cast(
-        pa.schema(
-            (one.name, known.get(one.name, pa.float64()) if pa.types.is_null(one.type) else one.type)
-            for one in table.schema
-        )
-    )
+    kinds = [
+        known.get(one.name, pa.float64()) if pa.types.is_null(one.type) else one.type
+        for one in table.schema
+    ]
+    return table.cast(pa.schema(list(zip(table.column_names, kinds, strict=True))))
