@@ -134,6 +134,35 @@ def test_a_model_in_the_file_leaves_the_command_line_to_settings(
     assert (config["method"], config["max_steps"], config["mlp_width"]) == ("mlp", 40, 4)
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_cutaway_train_leaves_what_probe_train_does(
+    cutaway: Cutaway, done: Path, gpt2_run: Path, probe_data: Path
+) -> None:
+    code, out, err = cutaway("train", done / "config.yaml", "--out", "again")
+    assert code == 0, err
+    assert "balanced_accuracy 0." in out
+    for table in Run.open(done).tables():
+        assert Run.open("again").read(table).equals(Run.open(done).read(table)), table
+    code, _, err = cutaway(
+        *("train", "probe-next-token", "--model", gpt2_run, "--data", probe_data),
+        *("--max-steps", "40", "--controls", "none", "--out", "stepped"),
+    )
+    assert code == 0, err
+    assert {"layers", "reliability", "confusion"} <= set(Run.open("stepped").tables())
+    assert (Path("stepped") / "probes" / "residual.0" / "probe.json").is_file()
+
+
+def test_a_done_run_is_shown_and_not_said_to_be_written(cutaway: Cutaway, done: Path) -> None:
+    code, out, err = cutaway("probe", "train", "--resume", "--out", done)
+    assert code == 0, err
+    assert "residual.0" in out
+    assert "already done" in err
+    assert "wrote" not in err
+    _, _, err = cutaway("probe", "train", "--resume", "--out", done, "--controls", "all")
+    assert "already done with controls = 'none'; others need a new run" in err
+    assert "wrote" not in err
+
+
 # -- eval ------------------------------------------------------------------------------------------
 
 
@@ -161,6 +190,78 @@ def test_eval_on_text_counts_its_own_targets(
     rows = list(csv.DictReader(io.StringIO(out)))
     assert [row["site"] for row in rows] == ["embed", "residual.0"]
     assert int(rows[0]["n_test"]) <= 1000
+
+
+def test_eval_takes_held_out_documents_where_no_data_are_named(
+    cutaway: Cutaway, done: Path, probe_data: Path, corpus: Path
+) -> None:
+    from cutaway.probes.evaluating import evaluate, examples_for
+    from cutaway.probes.held_out import held_out_of
+    from cutaway.probes.reading import model_of, open_probes
+
+    code, out, err = cutaway("probe", "eval", done, "--json", "--tokens", "3k")
+    assert code == 0, err
+    assert "trained on" not in err
+    probes = open_probes(done)
+    found = held_out_of(ProbeData.load(probe_data))
+    network = model_of(probes)
+    examples = examples_for(probes, network, found, tokens=3000)
+    for row, expected in zip(json.loads(out), evaluate(probes, network, examples), strict=True):
+        assert row["n_test"] == expected["n_test"]
+        assert row["auroc"] == pytest.approx(expected["auroc"])
+    read = " ".join(one.text for one in found.documents())
+    tokens = network.reads.encode(read)
+    assert set(examples.tokens.tolist()) <= {*tokens, network.reads.end_of_text}
+    # and the same of one of its probes
+    code, out, err = cutaway("probe", "eval", done / "probes" / "embed", "--json", "--tokens", "3k")
+    assert (code, json.loads(out)[0]["n_test"]) == (0, expected["n_test"])
+
+
+def test_eval_on_the_text_of_training_says_so(cutaway: Cutaway, done: Path, corpus: Path) -> None:
+    said = "documents the probes were trained on are among it"
+    code, _, err = cutaway("probe", "eval", done, "--data", corpus, "--tokens", "1k")
+    assert code == 0, err
+    assert f"{corpus}: {said}" in err
+    _, _, err = cutaway("probe", "eval", done, "--data", corpus / "text-05.txt", "--tokens", "1k")
+    assert said not in err
+
+
+def test_a_part_without_data_is_one_of_the_run_s_own(
+    cutaway: Cutaway, done: Path, probe_data: Path
+) -> None:
+    code, out, err = cutaway("probe", "eval", done, "--part", "validation", "--json")
+    assert code == 0, err
+    count = len(ProbeData.load(probe_data).parts["validation"])
+    assert [row["n_test"] for row in json.loads(out)] == [count] * 2
+
+
+def test_where_the_data_are_gone_it_says_what_it_takes(
+    cutaway: Cutaway, done: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(done / "probes", tmp_path / "bare")
+    code, _, err = cutaway("probe", "eval", "bare", "--tokens", "1k")
+    assert code == 0, err
+    assert "bare: the data of its training cannot be found; judged on docstrings" in err
+    code, _, err = cutaway("probe", "eval", "bare", "--part", "test")
+    assert code == 2
+    assert "name some with --data" in err
+
+
+def test_probes_of_labels_are_judged_on_their_own_test_part(
+    cutaway: Cutaway, gpt2_run: Path, tmp_path: Path
+) -> None:
+    rows = [
+        f"{'the river' if n % 2 else 'a king'} {n},{('king', 'river')[n % 2]}" for n in range(90)
+    ]
+    (tmp_path / "own.csv").write_text("text,label\n" + "\n".join(rows))
+    assert cutaway("probe", "data", gpt2_run, "--labels", "own.csv", "--out", "own")[0] == 0
+    code, _, err = cutaway("probe", "train", gpt2_run, "--data", "own", *QUICK, "--out", "run")
+    assert code == 0, err
+    code, out, err = cutaway("probe", "eval", "run", "--json")
+    assert code == 0, err
+    (before, _) = Run.open("run").read("layers").to_pylist()
+    assert json.loads(out)[0]["n_test"] == before["n_test"]
+    assert json.loads(out)[0]["balanced_accuracy"] == pytest.approx(before["balanced_accuracy"])
 
 
 def test_a_single_probe_is_judged_too(cutaway: Cutaway, done: Path, probe_data: Path) -> None:
@@ -349,6 +450,25 @@ CASES: dict[str, tuple[Make, list[str]]] = {
     "epochs of what is solved": (
         with_("--method", "exact", "--epochs", "3"),
         ["epochs = 3", "method 'exact' is solved", "minibatch"],
+    ),
+    "evaluations of what is solved": (
+        with_("--method", "exact", "--eval-every", "3"),
+        ["eval_every = 3", "method 'exact' is solved"],
+    ),
+    "rows of what is solved": (
+        with_("--method", "exact", "--log-every", "3"), ["log_every = 3", "'exact' is solved"]
+    ),
+    "decay of what is solved": (
+        with_("--method", "mass_mean", "--decay-steps", "3"), ["decay_steps = 3", "is solved"]
+    ),
+    "checkpoints of what is solved": (
+        with_("--method", "exact", "--checkpoint-every", "3"), ["checkpoint_every = 3", "is solved"]
+    ),
+    "kept checkpoints of what is solved": (
+        with_("--method", "exact", "--keep-checkpoints", "3"), ["keep_checkpoints = 3", "is solved"]
+    ),
+    "width of what is linear": (
+        with_("--method", "minibatch", "--mlp-width", "3"), ["mlp_width = 3", "method mlp"]
     ),
     "learning rate of mass means": (
         with_("--method", "mass_mean", "--learning-rate", "1e-3"),

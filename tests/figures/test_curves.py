@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.text import Text
 
 from cutaway.base.errors import UserError
 from cutaway.figures import look
@@ -216,3 +217,47 @@ def test_the_name_of_a_level_stands_where_the_curves_are_not():
         figure = curves([Series("", x, y)], x_label="x", y_label="y", levels={"one": 1.0})
         (name,) = figure.axes[0].texts
         assert name.get_horizontalalignment() == side
+
+
+def test_a_level_is_named_in_the_margin_beside_the_lines_names():
+    x = np.arange(6)
+    lines = [Series("near", x, 0.5 + 0.001 * x), Series("far", x, 1 - 0.02 * x)]
+    figure = curves(lines, x_label="x", y_label="y", levels={"chance": 0.5})
+    figure.draw_without_rendering()
+    names = {text.get_text(): text.get_window_extent() for text in figure.axes[0].texts}
+    assert set(names) == {"near", "far", "chance"}
+    assert all(box.x0 > figure.axes[0].get_window_extent().x1 for box in names.values())
+    assert not names["near"].overlaps(names["chance"])
+
+
+def test_every_name_that_had_to_move_has_a_leader():
+    from matplotlib.patches import ConnectionPatch
+
+    x = np.arange(6)
+    lines = [Series(name, x, 0 * x + 0.5) for name in ("one", "two", "three")]
+    alone = Series("alone", x, 0 * x)
+    figure = curves([*lines, alone], x_label="x", y_label="y")
+    leaders = [one.get_edgecolor() for one in figure.findobj(ConnectionPatch)]
+    assert len(set(leaders)) == 2  # of three at one height the middle one stands beside its line
+
+
+def test_inside_a_level_s_name_keeps_clear_of_bands():
+    x = np.array([0.0, 10.0])
+    band = Series("", x, x * 0 + 0.55, low=x * 0 + 0.51, high=x * 0 + 1.0)
+    other = Series("", x, x * 0)
+    figure = curves([band, other], x_label="x", y_label="y", levels={"chance": 0.5})
+    (name,) = figure.axes[0].texts
+    assert name.get_verticalalignment() == "top"  # below the line: above it is the band
+
+
+def test_a_note_stands_below_the_chart_and_apart_from_a_legend():
+    x = np.arange(6)
+    many = [Series(f"name {index}", x, x + index) for index in range(30)]
+    for series in (many[:2], many):
+        figure = curves(series, x_label="x", y_label="y", note="band: 95 %")
+        figure.draw_without_rendering()
+        (note,) = (t for t in figure.findobj(Text) if t.get_text() == "band: 95 %")
+        names = [t for box in figure.legends for t in box.get_texts()]
+        assert len(names) == (30 if series is many else 0)
+        assert note.get_window_extent().y1 < figure.axes[0].xaxis.label.get_window_extent().y0
+        assert not any(t.get_window_extent().overlaps(note.get_window_extent()) for t in names)

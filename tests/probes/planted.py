@@ -86,6 +86,7 @@ class Planted(Inputs):
         own: bool = False,
         model: Model | None = None,
         folder: Path | None = None,
+        held: int = 0,
     ) -> tuple[States, Examples]:
         examples = self.data.parts[part]
         fixed = torch.Generator().manual_seed(99)

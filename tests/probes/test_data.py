@@ -130,7 +130,9 @@ def test_data_already_read_are_not_trimmed_again() -> None:
 def test_tasks_that_the_data_cannot_serve_are_refused() -> None:
     part = from_contexts([[1, 2, 3]], [0], [1], [1], [1], [0])
     tokens, labels = data_of(part, part, part), data_of(part, part, part, task="labels")
-    assert labels.reading() is labels
+    read = labels.reading()
+    assert read.parts is labels.parts
+    assert read.fingerprint == labels.sha256()
     for data, task in ((tokens, "labels"), (labels, "next"), (labels, "current")):
         with pytest.raises(UserError, match=f"task = '{task}': drawn holds examples of the task"):
             data.reading(task)

@@ -20,6 +20,7 @@ from cutaway.probes.evaluating import evaluate, examples_for
 from cutaway.probes.inputs import inputs_of
 from cutaway.probes.probe import Probe
 from cutaway.probes.probing import SCORES, Findings, probe_layers
+from cutaway.text.sources import source
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,37 @@ def test_a_text_labels_itself(found, model, corpus, task: str) -> None:
     assert 3 < sum(hit for *_, hit in got) < len(got) / 2
     assert torch.equal(examples.first, examples.last)
     assert evaluate(probes, model, examples)[0]["n_test"] == len(got)
+
+
+@pytest.mark.parametrize("task", ["next", "current"])
+def test_places_of_a_text_are_those_a_training_could_have(found, model, corpus, task: str) -> None:
+    """Documents, counted through one by one: no window goes beyond one, none asks for its end."""
+    probes = other(found.probes[0], task=task)
+    examples = examples_for(probes, model, str(corpus), tokens=3000)
+    after, length, half = int(task == "next"), 12, 6
+    expected, read = [], 0
+    for number, document in enumerate(source(str(corpus)).documents()):
+        ids = model.reads.encode(document.text)
+        ids = ids[: 3003 - read]  # 231 windows of 13 is where the text is cut
+        read += len(ids) + 1  # and its end of text
+        for begin in range(0, len(ids), length + 1):
+            for place in range(begin + half, min(begin + length, len(ids) - after)):
+                expected.append((ids[begin : place + 1], number, ids[place + after]))
+        if read >= 3003:
+            break
+    end, target = model.reads.end_of_text, probes[0].about.target_id
+    starts = examples.begin[examples.context]
+    got = [
+        (examples.tokens[begin : begin + last + 1].tolist(), document, label)
+        for begin, last, document, label in zip(
+            *(one.tolist() for one in (starts, examples.last, examples.document, examples.label)),
+            strict=True,
+        )
+    ]
+    assert got == [(read, number, int(asked == target)) for read, number, asked in expected]
+    assert {number for _, number, _ in got} == {0, 1, 2}
+    assert not any(end in tokens for tokens, _, _ in got)
+    assert end not in examples.chosen(range(len(examples))).compact().tokens
 
 
 def test_texts_of_several_documents_are_told_apart(found, model, corpus) -> None:
@@ -165,6 +197,13 @@ def test_data_of_another_kind_of_task_are_refused(found, model, probe_data) -> N
 def test_parts_there_are_not_are_refused(found, model, probe_data, part: str) -> None:
     with pytest.raises(UserError, match=f"part = '{part}': expected all, train, validation, test"):
         examples_for(found.probes, model, str(probe_data), part=part)
+
+
+def test_documents_too_short_for_a_place_are_refused(found, model, tmp_path: Path) -> None:
+    for number in range(9):
+        (tmp_path / f"{number}.txt").write_text("the cat")
+    with pytest.raises(UserError, match="no document is longer than the 7 tokens"):
+        examples_for(found.probes, model, str(tmp_path))
 
 
 def test_a_text_shorter_than_a_context_is_refused(found, model, tmp_path: Path) -> None:

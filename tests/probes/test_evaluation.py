@@ -302,3 +302,27 @@ def test_a_document_of_one_example_is_a_stretch() -> None:
     groups, _ = drawn_groups(torch.tensor([0] * 99 + [1]))
     assert len(groups[:99].unique()) in (49, 50)
     assert groups[99] not in groups[:99]
+
+
+def test_ten_examples_that_are_all_recognised_are_no_certainty() -> None:
+    """Every draw of documents says 1; Wilson's interval of 10 of 10 begins at 0.722."""
+    label = torch.tensor([1] * 10 + [0] * 2000)
+    even = torch.nn.functional.one_hot(label, 2).double().clamp(min=1e-9).log()
+    row = judge(even, even, label, torch.arange(2010) % 40).rows()[0]
+    assert row["balanced_accuracy"] == 1
+    assert row["low"] == pytest.approx(1 - (1 - 0.722467) / 2, abs=1e-3)
+
+
+def test_the_interval_of_a_rare_class_holds_the_truth() -> None:
+    draw = torch.Generator().manual_seed(0)
+    held = 0
+    for _ in range(200):
+        documents = torch.randint(9, (600,), generator=draw).sort().values
+        label = torch.zeros(600, dtype=torch.int64)
+        label[torch.randperm(600, generator=draw)[:10]] = 1
+        right = torch.rand(600, generator=draw) < torch.where(label == 1, 0.9, 0.85)
+        even = torch.nn.functional.one_hot(torch.where(right, label, 1 - label), 2).double()
+        groups, _ = drawn_groups(documents)
+        row = judge(even.clamp(min=1e-9).log(), even.log(), label, groups, draws=100).rows()[0]
+        held += row["low"] <= 0.875 <= row["high"]
+    assert held >= 186  # 93 %; by draws of documents alone 38 % of 9 documents' intervals did

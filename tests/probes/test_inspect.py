@@ -212,3 +212,13 @@ def test_what_cannot_be_shown_is_refused(tokenizer, ids) -> None:
         inspect(data, samples=-1)
     with pytest.raises(UserError, match="part = 'val': expected one of train, validation, test"):
         inspect(data, part="val")
+
+
+def test_a_footnote_says_what_the_columns_of_contexts_are(tokenizer, ids) -> None:
+    said = inspect(windows(tokenizer, ids)).footnote
+    assert all(f"{name}: " in said for name in ("repeated", "in_train", "overlap"))
+    assert f"{RUN} tokens" in said
+    short = {name: [one[: RUN // 2] for one in contexts] for name, contexts in ids.items()}
+    found = inspect(windows(tokenizer, short))
+    assert rows(found, "test")["overlap"] is None
+    assert "overlap" not in found.footnote

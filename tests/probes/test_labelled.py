@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from conftest import DATA, sentences
@@ -158,6 +159,20 @@ def test_a_word_labelled_none_is_read_but_no_example(tokenizer) -> None:
         if label == "True"
     } == {("the cat", "True")}
     assert data.source["words"] == 120
+
+
+@pytest.mark.parametrize("none", [None, float("nan"), np.float64("nan")])
+def test_texts_and_words_without_a_label_are_no_examples(tokenizer, capsys, none) -> None:
+    texts = [f"the {'cat' if n % 2 else 'dog'} sees {n}" for n in range(90)]
+    labels = [none if n % 3 == 0 else ("cat", "dog")[n % 2] for n in range(90)]
+    data = data_of(texts, labels, tokenizer, groups=range(90))
+    assert data.classes == ("cat", "dog")
+    assert data.source["texts"] == 60
+    assert "labels: 30 texts have no label and are left out" in capsys.readouterr().err
+    read = {(tokenizer.decode(tokens), label) for tokens, _, _, label, _ in examples(data)}
+    assert read == {(text, label) for text, label in zip(texts, labels) if isinstance(label, str)}
+    words = data_of([text.split() for text in texts], [["x", "y", none, "x"]] * 90, tokenizer)
+    assert (words.classes, words.source["words"]) == (("x", "y"), 270)
 
 
 def test_rare_types_are_left_out_and_said(tmp_path, tokenizer, capsys) -> None:

@@ -148,3 +148,34 @@ def test_what_cannot_be_probed_is_refused_in_one_line(tiny_folder, change, said:
     with pytest.raises(UserError, match=said) as error:
         fit(tiny_folder("llama"), texts, **given)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"read": "first"}, "read = 'first': expected mean or last"),
+        ({"layers": "9"}, "9"),
+        ({"method": "exat"}, "method = 'exat': expected exact or mass_mean"),
+        ({"method": "mlp"}, "trained by steps"),
+        ({"method": "minibatch"}, "trained by steps"),
+        ({"controls": "shufled"}, "controls = 'shufled'"),
+        ({"train_ratio": 2.0}, "train_ratio = 2.0"),
+        ({"strengths": [0.0]}, "strengths = 0.0: expected finite numbers above 0"),
+        ({"strengths": []}, "strengths"),
+    ],
+)
+def test_a_mistaken_argument_is_told_before_anything_of_the_texts(
+    tiny_folder, settings: dict, said: str
+) -> None:
+    model = open_model(tiny_folder("llama"), device="cpu")
+    with pytest.raises(UserError) as error:
+        fit(model, ["one text"], ["a"], **settings)  # far too few of them
+    assert said in str(error.value)
+    assert "text" not in str(error.value)
+
+
+def test_a_report_s_figure_names_its_task_and_model(tiny_folder) -> None:
+    texts, labels = stories()
+    report = fit(tiny_folder("llama"), texts, labels, controls="none", device="cpu")
+    (axes,) = report.figure().axes
+    assert axes.get_title("left").startswith("Balanced accuracy by layer: river or king, ")

@@ -208,3 +208,25 @@ def binary_with_other_weights(folder: Path) -> None:
 
     tensors = load_file(folder / "probe.safetensors")
     save_file({**tensors, "bias": tensors["bias"] + 1}, folder / "probe.safetensors")
+
+
+def test_a_probe_prints_as_one_line() -> None:
+    said = "Probe(residual.3 of gpt2: next token ' the', exact, balanced accuracy 0.900)"
+    assert repr(binary()) == said
+    of_labels = binary(task="labels", target=None, classes=("O", "PER"), scores={})
+    assert repr(of_labels) == "Probe(residual.3 of gpt2: PER or O, exact)"
+
+
+def test_a_run_and_a_folder_of_probes_name_theirs(tmp_path: Path) -> None:
+    for site in ("residual.0", "residual.10", "residual.2"):
+        binary(site=site).save(tmp_path / "probes" / site)
+    with pytest.raises(UserError) as error:
+        Probe.load(tmp_path)
+    names = "probes/residual.0, probes/residual.2, probes/residual.10"
+    assert str(error.value).endswith(f"; its probes are {names}")
+    with pytest.raises(
+        UserError, match=r"; its probes are residual\.0, residual\.2, residual\.10$"
+    ):
+        Probe.load(tmp_path / "probes")
+    with pytest.raises(UserError, match=r"is missing\)$"):
+        Probe.load(tmp_path / "probes" / "nothing")

@@ -149,6 +149,26 @@ def test_a_stream_says_what_each_probe_says_of_captured_states(model, shape):
             assert torch.allclose(p, one(states[one.site]), atol=2e-6)
 
 
+@pytest.mark.parametrize("shape", [{}, {"classes": 4}, {"hidden": 5}])
+def test_the_shares_of_training_are_taken_out_again(model, shape):
+    """Logits less log(trained share) plus log(natural share), written out."""
+    one = probe(model, "residual.0", **shape)
+    count = len(one.about.classes)
+    trained = torch.arange(1.0, count + 1) / sum(range(1, count + 1))
+    one = replace(one, about=replace(one.about, trained_prior=tuple(trained.tolist())))
+    tokens = torch.randint(0, 250, (2, 16))
+    p = next(stream(model, [one], [tokens]))[1][0]
+    state = capture(model, tokens, ["residual.0"])[one.site]
+    z = one.logits(state) - trained.log() + torch.tensor(one.about.prior).log()
+    raw = one.logits(state)
+    # probabilities near 0 are compared by their logarithms
+    expected, other = (
+        logits.log_softmax(-1)[..., 1 if count == 2 else slice(None)] for logits in (z, raw)
+    )
+    assert torch.allclose(p.log(), expected, atol=1e-4)
+    assert (p.log() - other).abs().max() > 0.2
+
+
 def test_a_stream_takes_packed_text_and_padding(model, probes, corpus):
     text = packed(source(corpus), model.reads, 16, tokens=400)
     found = list(stream(model, probes, text, batch_tokens=100))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from cutaway.probes.report_pictures import (
     reliability_diagram,
 )
 from cutaway.probes.report_rows import best_site
+from cutaway.runs.record import RunRecord
 
 LAYERED = ("shuffled", "token_type", "untrained", "mass_mean")
 
@@ -214,3 +216,89 @@ def test_all_pictures_come_from_tables_of_either_kind_and_from_runs() -> None:
     assert [1 / 3, 1 / 3] in chance  # three classes
     assert probes_figures({"layers": tables["layers"]}).keys() == {"accuracy_by_layer"}
     assert probes_figures({}) == {}
+
+
+def test_chance_is_named_beside_the_lines_and_not_on_one() -> None:
+    sites = [f"residual.{layer}" for layer in range(4)]
+    figure = accuracy_by_layer(layer_rows(sites), control_rows(sites))
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    (chance,) = (text for text in axes.texts if text.get_text() == "chance")
+    assert chance.get_window_extent().x0 > axes.get_window_extent().x1
+
+
+def test_two_lines_across_at_one_height_are_both_seen() -> None:
+    rows = [row for row in control_rows(["residual.0"]) if row["site"] is None]
+    rows = [row | {"balanced_accuracy": 0.8} for row in rows]
+    figure = accuracy_by_layer(layer_rows(["residual.0", "residual.1"]), rows)
+    across = [line for line in figure.axes[0].lines if list(line.get_ydata()) == [0.8, 0.8]]
+    patterns = {str(line._unscaled_dash_pattern) for line in across}
+    assert len(patterns) == len(across) == 2
+
+
+@pytest.mark.parametrize(
+    ("over", "said"),
+    [
+        ("documents", "95 % over documents"),
+        ("stretches", "95 % over stretches of the test documents' text"),
+        (None, "95 % interval"),
+    ],
+)
+def test_a_note_says_what_intervals_are_over(over: str | None, said: str, tmp_path) -> None:
+    changes = {} if over is None else {"interval_over": over}
+    rows = layer_rows(["residual.0", "residual.1"], **changes)
+    assert f"band: {said}" in words(accuracy_by_layer(rows))
+    assert f"bar: {said}" in words(accuracy_by_layer(rows[:1]))
+    both = [*rows, *layer_rows(["mlp.0", "mlp.1"], **changes)]
+    figure = accuracy_by_layer(both, control_rows(["residual.0", "residual.1"]))
+    save(figure, tmp_path / "kinds.png")
+    assert f"band: {said}" in words(figure)
+    bins = bin_rows("residual.0", [0.001, 0.3, 0.5], [0.0, 0.3, 0.5])
+    (note,) = (word for word in words(reliability_diagram(bins, rows)) if "bin of" in word)
+    assert f"bar: {said}" in note.replace("\n", " ")
+
+
+def test_triangles_are_explained_where_there_are_any() -> None:
+    def note(observed: Sequence[float]) -> str:
+        figure = reliability_diagram(bin_rows("embed", [0.001, 0.3, 0.99], observed))
+        (text,) = (word for word in words(figure) if "dot: a bin" in word)
+        return text.replace("\n", " ")
+
+    assert "▼▲ observed share 0 % or 100 %" in note([0.0, 0.5, 1.0])
+    assert "▼ observed share 0 %" in note([0.0, 0.5, 0.9])
+    assert "▼" not in note([0.002, 0.5, 0.9])
+
+
+def test_labels_of_a_stretched_axis_do_not_touch() -> None:
+    rows = [row for site in ("mlp.0", "mlp.1", "mlp.2")
+            for row in bin_rows(site, [1e-5, 0.3, 0.995], [0.0, 0.3, 1.0])]  # fmt: skip
+    figure = reliability_diagram(rows)
+    figure.draw_without_rendering()
+    for axes in (one for one in figure.axes if one.get_xlabel()):
+        boxes = [text.get_window_extent() for text in axes.get_xticklabels() if text.get_text()]
+        assert len(boxes) > 2
+        assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
+
+
+def test_titles_name_the_task_and_the_model_of_a_run() -> None:
+    sites = ["residual.0", "residual.1"]
+    tables = {
+        "layers": layer_rows(sites),
+        "reliability": [row for site in sites for row in bin_rows(site, RARE, RARE)],
+        "confusion": count_rows("residual.0", ["other", " the"]),
+    }
+    record = RunRecord(name="p", study="probe")
+    assert "Balanced accuracy by layer" in words(
+        probes_figures(tables, record=record)["accuracy_by_layer"]
+    )
+    record.resolved = {"task": "next", "target": " the", "classes": ["other", " the"]}
+    record.parents = [{"kind": "run", "id": "/some/where/docs-gpt2"}]
+    of = "next token ' the', docs-gpt2"
+    figures = probes_figures(tables, record=record)
+    assert f"Balanced accuracy by layer: {of}" in words(figures["accuracy_by_layer"])
+    assert f"Reliability: {of}" in words(figures["reliability"])
+    assert any(of in word for word in words(figures["confusion"]))
+    record.resolved = {"task": "labels", "target": None, "classes": ["O", "PER"]}
+    record.parents = [{"kind": "huggingface", "id": "EleutherAI/pythia-70m"}]
+    figure = probes_figures(tables, record=record)["accuracy_by_layer"]
+    assert "Balanced accuracy by layer: PER or O, pythia-70m" in words(figure)

@@ -22,6 +22,7 @@ from cutaway.probes import inputs as inputs_module
 from cutaway.probes import run as module
 from cutaway.probes import states as states_module
 from cutaway.probes.asked import Asked
+from cutaway.probes.config import ProbeConfig
 from cutaway.probes.data import ProbeData
 from cutaway.probes.inputs import inputs_of
 from cutaway.probes.probe import Probe
@@ -30,7 +31,8 @@ from cutaway.probes.reading import open_probes
 from cutaway.probes.run import train_probes
 from cutaway.runs.folder import Run
 from cutaway.runs.store import RunStore
-from cutaway.studies.train import train
+from cutaway.studies.settings import resolve
+from cutaway.studies.train import train, train_by_steps
 
 FEW = {"layers": "embed,0", "controls": "shuffled,mass_mean,model", "device": "cpu"}
 STEPS = {"method": "minibatch", "max_steps": 300, "learning_rate": 0.03}
@@ -51,11 +53,12 @@ def done(named: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def tables_of(out: Path) -> dict[str, list[dict[str, Any]]]:
-    """Every judged table without what time says."""
-    found = {name: Run.open(out).read(name).to_pylist() for name in TABLES}
-    for row in found["layers"]:
-        row.pop("seconds")
-    return found
+    """Every judged table."""
+    return {name: Run.open(out).read(name).to_pylist() for name in TABLES}
+
+
+def tables_of_layers(out: Path) -> list[dict[str, Any]]:
+    return Run.open(out).read("layers").to_pylist()
 
 
 # -- what a run keeps ------------------------------------------------------------------------------
@@ -267,8 +270,9 @@ def test_probes_trained_by_steps_are_judged_like_the_others(named, done, tmp_pat
         assert row["validation_balanced_accuracy"] == pytest.approx(
             at_best[f"val_balanced_accuracy.{row['site']}"], abs=1e-5
         )
-    # controls are of the states, not of how a probe was trained
-    assert found["controls"] == exact["controls"]
+    # random labels are solved, which is not how these probes were trained
+    same = [row for row in exact["controls"] if row["control"] != "shuffled"]
+    assert found["controls"] == same
     assert run.record.metrics["best_layer"] in (-1, 0)
     assert run.record.metrics["val_loss"] > 0
     assert [one.about.method for one in open_probes(run.path)] == ["minibatch"] * 2
@@ -277,7 +281,8 @@ def test_probes_trained_by_steps_are_judged_like_the_others(named, done, tmp_pat
 def test_a_run_stopped_between_training_and_judging_is_judged(named, tmp_path: Path) -> None:
     settings = {**named, **STEPS}
     whole = train_probes(settings, tmp_path / "whole")
-    trained = train("probe", settings, tmp_path / "run")
+    config = resolve(ProbeConfig, settings)
+    trained = train_by_steps("probe", config, tmp_path / "run")
     assert trained.status == "done"
     assert trained.read("layers") is None
     run = train_probes(settings, tmp_path / "run", resume=True)
@@ -289,6 +294,78 @@ def test_a_run_stopped_between_training_and_judging_is_judged(named, tmp_path: P
     )
     assert found == pytest.approx(expected)
     assert {"balanced_accuracy", "val_balanced_accuracy", "model_balanced_accuracy"} <= set(found)
+
+
+@pytest.mark.parametrize("how", [{}, STEPS])
+def test_trained_from_its_record_a_run_leaves_the_same(named, tmp_path: Path, how) -> None:
+    """By `studies.train.train`, which is `cutaway train` and a sweep's worker."""
+    whole = train_probes({**named, **how}, tmp_path / "whole")
+    again = train("probe", whole.record.config, tmp_path / "again")
+    assert again.status == "done"
+    assert tables_of(tmp_path / "again") == tables_of(tmp_path / "whole")
+    assert set(again.tables()) == set(whole.tables())
+    for one, other in zip(open_probes(again.path), open_probes(whole.path), strict=True):
+        assert one.about == other.about
+        assert torch.equal(one.weight, other.weight)
+    told = {"best_layer", *(name for name in whole.record.metrics if "accuracy" in name)}
+    assert {"balanced_accuracy", "best_layer"} <= told
+    for name in told:
+        assert again.record.metrics[name] == whole.record.metrics[name], name
+
+
+def test_more_steps_are_judged_anew(named, tmp_path: Path) -> None:
+    few = {**named, **STEPS, "max_steps": 40, "decay_steps": 40}
+    train("probe", few, tmp_path / "run")
+    before = tables_of(tmp_path / "run")
+    run = train("probe", few, tmp_path / "run", extra_steps=60)
+    assert (run.record.steps_done, run.status) == (100, "done")
+    train("probe", {**few, "max_steps": 100}, tmp_path / "long")
+    assert tables_of(tmp_path / "run") == tables_of(tmp_path / "long") != before
+
+
+def test_more_steps_without_their_judging_are_not_taken_for_judged(
+    named, tmp_path: Path, monkeypatch
+) -> None:
+    few = {**named, **STEPS, "max_steps": 40, "controls": "none"}
+    train_probes(few, tmp_path / "run")
+    before = tables_of_layers(tmp_path / "run")
+
+    def stopped(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "open_inputs", stopped)
+        with pytest.raises(RuntimeError, match="stopped"):
+            train_probes(few, tmp_path / "run", extra_steps=200)
+    assert Run.open(tmp_path / "run").status == "done"
+    train_probes(few, tmp_path / "run", resume=True)
+    assert tables_of_layers(tmp_path / "run") != before
+
+
+def test_more_steps_of_what_is_solved_are_refused(named, done: Path) -> None:
+    with pytest.raises(UserError, match=r"^extra_steps = 5: method 'exact' is solved"):
+        train("probe", named, done, extra_steps=5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"eval_every": 5}, "eval_every = 5: method 'exact' is solved"),
+        ({"log_every": 5}, "log_every = 5: method 'exact' is solved"),
+        ({"decay_steps": 5}, "decay_steps = 5: method 'exact' is solved"),
+        ({"checkpoint_every": 5}, "checkpoint_every = 5: method 'exact' is solved"),
+        (
+            {"method": "mass_mean", "keep_checkpoints": None},
+            "keep_checkpoints = None: method 'mass",
+        ),
+        ({"epochs": 3}, "epochs = 3.0: method 'exact' is solved"),
+        ({"method": "minibatch", "mlp_width": 4}, "mlp_width = 4: goes with method mlp"),
+    ],
+)
+def test_settings_that_would_change_nothing_are_refused(named, tmp_path, settings, said) -> None:
+    with pytest.raises(UserError, match=said):
+        train("probe", {**named, **settings}, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("place", ["probe_layers", "draw"])

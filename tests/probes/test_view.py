@@ -135,6 +135,7 @@ def test_data_hold_the_text_labels_scores_and_shares(page, reading):
         "balanced_accuracy": 0.6,
         "low": 0.5,
         "high": 0.92,
+        "validation_balanced_accuracy": None,
     }
     unscored = replace(reading.abouts[0], scores={"balanced_accuracy": float("nan")})
     assert "NaN" not in json.dumps(view_data_of(reading, unscored))
@@ -396,6 +397,32 @@ def test_an_address_opens_a_layer_and_a_token(page, tmp_path):
     assert "pinned" in found["at"][2]
     nonsense = driven(page, tmp_path, script, "#layer=99&token=x")
     assert nonsense["at"][:2] == ["residual.3 · 4 of 4", -1]
+
+
+def test_the_page_opens_at_the_layer_that_validation_chose(reading, tokenizer, tmp_path):
+    """Layer 3 is best on test; validation says 1. Without its scores it is the last layer."""
+    chosen = replace(
+        reading,
+        abouts=tuple(
+            replace(one, scores={**one.scores, "validation_balanced_accuracy": score})
+            for one, score in zip(reading.abouts, (0.6, 0.8, 0.7, float("nan")), strict=True)
+        ),
+    )
+    script = "found.at = $('.layer output').textContent;"
+    assert (
+        driven(html_of(chosen, tokenizer, tmp_path), tmp_path, script)["at"]
+        == "residual.1 · 2 of 4"
+    )
+    worst = replace(
+        reading,
+        abouts=tuple(
+            replace(one, scores={"balanced_accuracy": 0.9 - place / 10})
+            for place, one in enumerate(reading.abouts)
+        ),
+    )
+    assert (
+        driven(html_of(worst, tokenizer, tmp_path), tmp_path, script)["at"] == "residual.3 · 4 of 4"
+    )
 
 
 def test_of_many_classes_one_is_shown_and_without_labels_what_is_above_is_found(

@@ -173,6 +173,10 @@ KEY = "0123456789abcdef" * 3
         f"WANDB_API_KEY={KEY}",
         f"# a comment\nOTHER=x\n\nexport WANDB_API_KEY = '{KEY}'\n",
         f'WANDB_API_KEY="{KEY}"\r\nLAST=1',
+        f"WANDB_API_KEY={KEY} # mine",
+        f"WANDB_API_KEY={KEY}\t#mine\nLAST=1",
+        f"WANDB_API_KEY='{KEY}' # \"mine\"",
+        f'WANDB_API_KEY="{KEY}"# mine',
     ],
 )
 def test_the_key_is_read_from_a_dotenv_file_and_shown_to_nobody(
@@ -185,12 +189,28 @@ def test_the_key_is_read_from_a_dotenv_file_and_shown_to_nobody(
     assert not any(KEY.encode() in path.read_bytes() for path in written)
 
 
+@pytest.mark.parametrize("value", ['"abc # 123"', "'abc # 123' # mine", '"abc # 123"  ', "abc#123"])
+def test_a_hash_in_quotes_or_in_a_word_begins_no_comment(handed_key, value: str) -> None:
+    assert handed_key(f"WANDB_API_KEY={value}") == (value if value == "abc#123" else "abc # 123")
+
+
 def test_a_key_in_the_environment_goes_first(handed_key, monkeypatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "f" * 40)
     assert handed_key(f"WANDB_API_KEY={KEY}") is None
 
 
-@pytest.mark.parametrize("dotenv", [None, "", "WANDB_API_KEY=", "#WANDB_API_KEY=x", "no lines"])
+@pytest.mark.parametrize(
+    "dotenv",
+    [
+        None,
+        "",
+        "WANDB_API_KEY=",
+        "WANDB_API_KEY= # none",
+        "WANDB_API_KEY=''",
+        "#WANDB_API_KEY=x",
+        "no lines",
+    ],
+)
 def test_without_one_weights_and_biases_looks_for_itself(handed_key, dotenv) -> None:
     assert handed_key(dotenv) is None
 

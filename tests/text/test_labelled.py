@@ -92,6 +92,7 @@ def test_ids_are_places_in_the_sorted_classes():
     [
         (["a"] * 40, range(40), "every text has the label 'a'"),
         (["a"] * 36 + ["b"] * 4, range(40), "label 'b' has 4 texts; expected 10 or more"),
+        (["a"] * 39 + ["b"], range(40), "label 'b' has 1 text; expected 10 or more"),
         (["a"] * 20 + ["b"] * 20, [0] * 20 + list(range(20)), r"'a' comes from 1 document\(s\)"),
         (["a"] * 39, range(40), "40 texts, 39 labels"),
     ],
@@ -185,6 +186,26 @@ def test_tables_of_every_kind_give_the_same_task(tmp_path, kind):
     assert list(found.texts) == [row["text"] for row in ROWS]
     assert list(found.labels) == [str(row["label"]) for row in ROWS]
     assert list(found.groups) == [row["group"] for row in ROWS]
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "without"),
+    [
+        ("x.csv", '"{text}",{label}\n', ("", " ")),
+        ("x.jsonl", '{{"text": "{text}", "label": {label}}}\n', ("null", "NaN", '""')),
+    ],
+)
+def test_rows_without_a_label_are_left_out_and_said(tmp_path, capsys, name, line, without):
+    rows = [line.format(text=f"text {n}", label=n % 2) for n in range(40)]
+    rows += [line.format(text=f"bare {n}", label=one) for n, one in enumerate(without)]
+    head = "text,label\n" if name.endswith("csv") else ""
+    (tmp_path / name).write_text(head + "".join(rows))
+    (found,) = read_tasks(tmp_path / name)
+    assert (found.classes, len(found)) == (("0", "1"), 40)
+    assert (
+        f"x.{name[2:]}: {len(without)} rows have no label and are left out"
+        in capsys.readouterr().err
+    )
 
 
 def test_without_groups_equal_texts_belong_together(tmp_path):

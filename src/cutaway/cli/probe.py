@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 Settings = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 Flag = Annotated[bool, Parameter(negative=())]
-# fields of the loop: given, they ask for training in minibatches
-_OF_THE_LOOP = ("epochs", "learning_rate", "batch_size", "weight_decay", "max_steps", "mlp_width")
 _COLUMNS = (
     *("site", "balanced_accuracy", "low", "high", "recall", "specificity", "auroc"),
     *("average_precision", "precision", "expected_calibration_error", "strength"),
@@ -57,7 +55,7 @@ def train(
         csv: Print CSV: a row per layer.
     """
     from cutaway.probes.config import ProbeConfig
-    from cutaway.probes.run import STUDY, train_probes
+    from cutaway.probes.run import STUDY, judged, train_probes
     from cutaway.studies.presets import find_preset
     from cutaway.studies.settings import overrides, resolve
 
@@ -94,18 +92,21 @@ def train(
             what = "a MODEL" if name == "model" else "the folder of `cutaway probe data`, --data"
             raise UserError(f"probe train: {name} is missing: give {what}")
     settled = resolve(ProbeConfig, file, given)
+    done = resume and judged(out)
     if out is not None:
         run = train_probes(settled, out, resume=resume)
     else:
         with fresh_folder("probes") as folder:
             run = train_probes(settled, folder)
     _show(run, format)
+    if not done and format != "json":
+        display.notice(f"wrote {run.path}")
 
 
 def evaluate(
     probes: Path,
     *,
-    data: Annotated[str, Parameter(name=["--data", "--text-file"])] = "docstrings",
+    data: Annotated[str | None, Parameter(name=["--data", "--text-file"])] = None,
     model: str | None = None,
     part: str | None = None,
     tokens: str = "100k",
@@ -113,14 +114,16 @@ def evaluate(
     json: bool = False,
     csv: bool = False,
 ) -> None:
-    """Judge probes on other data than they were trained on.
+    """Judge probes on text they were not trained on.
 
     Args:
         probes: A run of `cutaway probe train`, or a probe's folder.
         data: A folder of probe data; a text source or file (for probes of a token, which every text
-            labels itself); labelled texts or CoNLL words (for others).
+            labels itself); labelled texts or CoNLL words (for others) [documents that the probes'
+            training did not see, where these can be found; else docstrings].
         model: The model they are of, where it is not where it was.
-        part: Of a folder of probe data: train, validation, test or all [test].
+        part: Of a folder of probe data (without --data the probes' own): train, validation, test or
+            all [test].
         tokens: How many tokens of a text.
         label: Of CoNLL words: the entity type.
         json: Print JSON.
@@ -128,12 +131,17 @@ def evaluate(
     """
     from cutaway.activations.config import count
     from cutaway.probes.evaluating import evaluate as judged
-    from cutaway.probes.evaluating import examples_for
+    from cutaway.probes.evaluating import examples_for, own_data
+    from cutaway.probes.held_out import trained_on
     from cutaway.probes.reading import model_of, open_probes
 
     format = output_format(json, csv)
     found = open_probes(probes)
     network = model_of(found, model)
+    if data is None:
+        data = own_data(found, probes, part=part)
+    elif trained_on(probes, data):
+        display.notice(f"{data}: documents the probes were trained on are among it")
     examples = examples_for(found, network, data, part=part, tokens=count(tokens), label=label)
     rows = judged(found, network, examples)
     shown = [one for one in _COLUMNS if one != "strength"] if format == "table" else None
@@ -145,8 +153,10 @@ def evaluate(
 
 
 def _choose_method(given: dict[str, Any], file: dict[str, Any]) -> None:
-    """Settings of the loop ask for training in minibatches, unless a method is named."""
-    named = [name for name in _OF_THE_LOOP if name in given]
+    """Settings of the loop ask for training in minibatches; UserError where another method is named."""
+    from cutaway.probes.run import OF_THE_LOOP
+
+    named = [name for name in OF_THE_LOOP if name in given]
     method = given.get("method") or file.get("method")
     if not named:
         return
@@ -170,4 +180,3 @@ def _show(run: Run, format: Any) -> None:
     display.show(layers, format, columns=_COLUMNS if format == "table" else None)
     if format == "table" and controls:
         display.show(controls, format, columns=_CONTROL_COLUMNS, title="controls")
-    display.notice(f"wrote {run.path}")

@@ -83,8 +83,9 @@ def _texts(
         raise UserError("--data, --text-file and --text: choose one")
     if text is None and text_file is None:
         if data is None and language is None and (found := held_out(probes)):
-            return found
-        chosen = source(in_language(data or "docstrings", language))
+            chosen = found
+        else:
+            chosen = source(in_language(data or "docstrings", language))
         return (document.text for document in chosen.documents()), chosen.name
     if language is not None:
         raise UserError(f"language = {language!r}: goes with --data gutenberg or wikipedia")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import textwrap
+from collections.abc import Collection
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -161,14 +164,41 @@ def _shown(path: Path) -> str:
         return str(path)
 
 
-def presets(*, json: bool = False, csv: bool = False) -> None:
-    """List the presets: name, study, what it is for.
+def presets(name: str | None = None, /, *, json: bool = False, csv: bool = False) -> None:
+    """List the presets (name, study, what it is for), or print one's settings as YAML.
 
     Args:
+        name: A preset; its settings are printed as a file that `cutaway train` or `sweep` takes.
         json: Print JSON.
-        csv: Print CSV.
+        csv: Print CSV, of the list.
     """
     from cutaway.studies.presets import presets as every
 
-    rows = [{"preset": p.name, "study": p.study, "about": p.about} for p in every(sweeps=True)]
+    known = every(sweeps=True)
+    if name is not None:
+        if csv:
+            raise UserError("--csv: goes with the list of presets; settings are YAML or --json")
+        _print_preset(name, {p.name for p in known if p.is_sweep}, json=json)
+        return
+    rows = [{"preset": p.name, "study": p.study, "about": p.about} for p in known]
     display.show(rows, output_format(json, csv))
+
+
+def _print_preset(name: str, sweeps: Collection[str], *, json: bool) -> None:
+    """One preset's settings, after its study, with its comment as it stands."""
+    from ruamel.yaml import YAML
+
+    from cutaway.studies.presets import find_preset
+
+    preset = find_preset(name, sweep=name.replace("_", "-") in sweeps)
+    settings = {"study": preset.study, **preset.values}
+    if json:
+        print(dumps(settings, ensure_ascii=False, indent=2))
+        return
+    if preset.about:
+        print(f"# {preset.about}")
+    writer = YAML(typ="safe", pure=True)
+    writer.default_flow_style = False
+    writer.sort_base_mapping_type_on_output = False
+    writer.allow_unicode = True
+    writer.dump(settings, sys.stdout)

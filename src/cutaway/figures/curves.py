@@ -30,6 +30,7 @@ _STYLES: dict[str, dict[str, Any]] = {
     "dotted": {"linewidth": 1.2, "linestyle": look.LINESTYLES[2]},
 }
 _FEW = 20  # points up to which a strong line shows each of them
+_SHORT = 40.0  # points: names of levels that may always stand in the margin
 _BUCKETS = 1000  # columns of a thinned line: a page at 150 columns per inch
 
 
@@ -60,12 +61,13 @@ def curves(
     levels: Mapping[str, float] | None = None,
     spans: Sequence[Span] = (),
     within: tuple[float, float] | None = None,
+    note: str | None = None,
     width: look.Width = "column",
     height: float | None = None,
 ) -> Figure:
     """Draw lines with their names at their ends, or in a legend below where there are too many.
 
-    `key` says what the styles mean (`{"validation": "strong", "training": "light"}`); `levels` are
+    `note` is a line below the chart, on what bands are for instance. `key` says what the styles mean (`{"validation": "strong", "training": "light"}`); `levels` are
     named horizontal lines, `spans` shaded stretches of x. `within`: between which values y can lie
     at all, as a share between 0 and 1; the axis does not reach beyond, nor show less than a tenth
     of it. NaN and infinities are gaps; a point alone is drawn as a dot; beyond 4,000 points a line
@@ -76,10 +78,14 @@ def curves(
     ends = draw(axes, series, log_x=log_x, log_y=log_y, levels=levels, spans=spans, within=within)
     decorate(axes, x_label, y_label, title, key, spans)
     named = [end for end in ends if end.name]
-    below = {} if label_ends(figure, {axes: named}) else handles(series)
+    below = {}
+    beside = level_ends(axes, levels, named)
+    if not beside or not label_ends(figure, {axes: named + beside}):
+        name_levels(axes, levels, series, log_x, log_y)
+        below = {} if label_ends(figure, {axes: named}) else handles(series)
     if not name_spans(figure, {axes: spans}):
         below |= patches(spans)
-    legend(figure, below)
+    legend(figure, below, note)
     return figure
 
 
@@ -93,7 +99,10 @@ def draw(
     spans: Sequence[Span] = (),
     within: tuple[float, float] | None = None,
 ) -> list[End]:
-    """Draw the lines of `series` on `axes` and set its scales; returns where each line ends."""
+    """Draw the lines of `series` on `axes` and set its scales; returns where each line ends.
+
+    Levels are drawn and not named: that is for `level_ends` or `name_levels`.
+    """
     if not series:
         raise UserError("nothing to draw: no series given")
     colors = [index if one.color is None else one.color for index, one in enumerate(series)]
@@ -111,9 +120,30 @@ def draw(
     if within is not None and not log_y:
         _keep_within(axes, *within)
     shade(axes, spans)
+    return ends
+
+
+def level_ends(axes: Axes, levels: Mapping[str, float] | None, named: Sequence[End]) -> list[End]:
+    """Where levels meet the right edge, for `label_ends` to name them beside the lines that are
+    `named`; none where a level's name would take more of the chart's width than those do."""
+    room = max((width(label(end.name), SIZE) for end in named), default=0.0)
+    if not named or any(width(label(one), SIZE) > max(room, _SHORT) for one in levels or {}):
+        return []
+    edge = axes.get_xlim()[1]
+    return [End(name, edge, level, look.SOFT_INK) for name, level in (levels or {}).items()]
+
+
+def name_levels(
+    axes: Axes,
+    levels: Mapping[str, float] | None,
+    series: Sequence[Series],
+    log_x: bool = False,
+    log_y: bool = False,
+) -> None:
+    """Levels' names inside the axes, at that end and side of each that lines and bands leave free."""
+    points = [_points(one, log_x, log_y) for one in series] if levels else []
     for name, level in (levels or {}).items():
         _name_level(axes, name, level, points)
-    return ends
 
 
 def decorate(
@@ -161,19 +191,29 @@ def handles(series: Sequence[Series]) -> dict[str, Line2D]:
     return found
 
 
-def legend(figure: Figure, named: Mapping[str, Artist]) -> None:
-    """A legend below the charts, in as many columns as fit; the figure grows by its height."""
+def legend(figure: Figure, named: Mapping[str, Artist], note: str | None = None) -> None:
+    """A legend below the charts, in as many columns as fit, and above its names a note, if any; a
+    note without names stands alone. The figure grows by their height."""
     if not named:
+        if note:
+            look.add_note(figure, label(note))
         return
     room = 72 * figure.get_figwidth() - 12
     names = [label(name, min(room, 190), SIZE) for name in named]
     widest = max(width(name, SIZE) for name in names) + 32
     columns = int(max(1, min(len(names), room // widest)))
     rows = -(-len(names) // columns)
-    figure.set_figheight(figure.get_figheight() + rows * 0.145 + 0.05)
+    figure.set_figheight(figure.get_figheight() + (rows + bool(note)) * 0.145 + 0.05)
     box = figure.legend(
-        list(named.values()), [""] * len(names), loc="outside lower left", ncols=columns
+        list(named.values()),
+        [""] * len(names),
+        loc="outside lower left",
+        ncols=columns,
+        title=label(note) if note else None,
+        title_fontproperties={"size": SIZE},
+        alignment="left",
     )
+    box.get_title().set_color(look.SOFT_INK)
     _name(box, names, ready=True)
 
 
@@ -304,16 +344,30 @@ def _line(
 def _name_level(
     axes: Axes, name: str, level: float, points: Sequence[tuple[np.ndarray, ...]]
 ) -> None:
-    """A level's name above its line, at the side where the curves leave more room."""
-    sides = [_clearance(axes, level, points, *side) for side in ((0.0, 0.4), (0.6, 1.0))]
-    right = sides[1] > sides[0]
+    """A level's name above or below its line, left or right: where there is most room, and of
+    equal places above, at the left."""
+    box = axes.get_window_extent()
+    point = axes.figure.dpi / 72
+    long = min(1.0, (width(label(name), SIZE) + 6) * point / box.width)
+    high = (2 + SIZE / 2) * point / box.height
+    places = [(right, above) for above in (True, False) for right in (False, True)]
+    at = axes.transAxes.inverted().transform(axes.transData.transform((axes.get_xlim()[0], level)))
+    fits = [place for place in places if place[1] or at[1] > 2 * high] or places
+
+    def room(place: tuple[bool, bool]) -> float:
+        right, above = place
+        ends = (1 - long, 1.0) if right else (0.0, long)
+        return min(_clearance(axes, at[1] + (high if above else -high), points, *ends), 2 * high)
+
+    right, above = max(fits, key=room)
     axes.annotate(
         label(name),
         xy=(1 if right else 0, level),
         xycoords=("axes fraction", "data"),
-        xytext=(-3 if right else 3, 2),
+        xytext=(-3 if right else 3, 2 if above else -2),
         textcoords="offset points",
         ha="right" if right else "left",
+        va="bottom" if above else "top",
         fontsize=SIZE,
         color=look.SOFT_INK,
         zorder=2.5,
@@ -321,14 +375,22 @@ def _name_level(
 
 
 def _clearance(
-    axes: Axes, level: float, points: Sequence[tuple[np.ndarray, ...]], left: float, right: float
+    axes: Axes, height: float, points: Sequence[tuple[np.ndarray, ...]], left: float, right: float
 ) -> float:
-    """How far the curves between two fractions of the width stay from just above `level`."""
+    """How far lines and their bands stay from a height between two places of the width, all as
+    shares of the axes; infinity where there are none."""
     nearest = np.inf
-    for x, y, *_ in points:
-        at = axes.transAxes.inverted().transform(axes.transData.transform(np.stack([x, y], 1)))
-        height = axes.transAxes.inverted().transform(axes.transData.transform((x[0], level)))[1]
-        within = (at[:, 0] >= left) & (at[:, 0] <= right) & np.isfinite(at[:, 1])
-        gaps = np.abs(at[within, 1] - height - 0.06)
-        nearest = min(nearest, gaps.min(initial=np.inf))
+    places = np.linspace(left, right, 9)
+    inside = axes.transData + axes.transAxes.inverted()
+    for x, y, low, high in points:
+        kept = np.isfinite(y)
+        bounds = []
+        for bound in (low, high):
+            at = inside.transform(np.stack([x, np.where(np.isfinite(bound), bound, y)], 1)[kept])
+            order = at[:, 0].argsort(kind="stable")
+            nothing = {"left": np.nan, "right": np.nan}
+            bounds.append(np.interp(places, at[order, 0], at[order, 1], **nothing))
+        gaps = np.maximum(bounds[0] - height, height - bounds[1])
+        gaps = gaps[np.isfinite(gaps)]
+        nearest = min(nearest, float(gaps.min(initial=np.inf)))
     return nearest

@@ -22,6 +22,7 @@ from cutaway.figures.text import label
 SIZE = 7.0  # points
 _GAP = 1.5  # points kept free between two names
 _MARGIN = 4.0  # points between the axes and the names
+_SIDE = 2.0  # points by which a name may be off its line's end and still stand beside it
 _MOST = 24  # more names than this are a list, not labels
 
 
@@ -129,8 +130,9 @@ def _lead(axes: Axes, end: End, centre: float) -> None:
     """A thin line from the end of the curve to its name, where the two are not side by side."""
     tip = axes.transAxes.inverted().transform(axes.transData.transform((end.x, end.y)))
     box = axes.get_window_extent()
-    gap = np.hypot((1.0 - tip[0]) * box.width, (centre - tip[1]) * box.height)
-    if gap <= 12 * axes.figure.dpi / 72:
+    away, moved = (1.0 - tip[0]) * box.width, abs(centre - tip[1]) * box.height
+    point = axes.figure.dpi / 72
+    if away <= 12 * point and moved <= _SIDE * point:
         return
     leader = ConnectionPatch(
         xyA=(end.x, end.y),
@@ -138,9 +140,9 @@ def _lead(axes: Axes, end: End, centre: float) -> None:
         xyB=(1.0 + 0.7 * _MARGIN * axes.figure.dpi / 72 / box.width, centre),
         coordsB=axes.transAxes,
         color=end.color,
-        linewidth=0.5,
-        alpha=0.6,
-        linestyle=(0, (1, 1.5)),
+        linewidth=0.6,
+        alpha=0.9,
+        linestyle=(0, (1, 1)),
     )
     leader.set_in_layout(False)
     axes.add_artist(leader)

@@ -166,6 +166,13 @@ def new(
     return figure, figure.subplots(rows, columns, **subplots)
 
 
+def add_note(figure: Figure, text: str) -> None:
+    """A soft line of text at the foot of a figure, which grows by its height."""
+    lines = text.count("\n") + 1
+    figure.set_figheight(figure.get_figheight() + 0.135 * lines + 0.03)
+    figure.supxlabel(text, x=0.01, ha="left", fontsize=7, color=SOFT_INK, linespacing=1.2)
+
+
 def series_color(index: int) -> str:
     """The colour of series `index`; after eight they start again, with the next of LINESTYLES."""
     return PALETTE[index % len(PALETTE)]

@@ -11,7 +11,16 @@ from matplotlib.figure import Figure
 
 from cutaway.base.errors import UserError
 from cutaway.figures import look
-from cutaway.figures.curves import Series, Style, decorate, draw, handles, legend
+from cutaway.figures.curves import (
+    Series,
+    Style,
+    decorate,
+    draw,
+    handles,
+    legend,
+    level_ends,
+    name_levels,
+)
 from cutaway.figures.direct import label_ends
 from cutaway.figures.spans import Span, name_spans, patches
 from cutaway.figures.text import label
@@ -41,6 +50,7 @@ def panels(
     key: Mapping[str, Style] | None = None,
     spans_in_legend: bool = False,
     own_names: bool = False,
+    note: str | None = None,
     width: look.Width = "page",
     height: float | None = None,
 ) -> Figure:
@@ -50,8 +60,8 @@ def panels(
     their lines; as soon as one occurs in two, all go into one legend below. With `own_names` a name
     means something else in every chart, and each has its names at its lines, or a legend of its
     own where they do not fit. Names of spans stand
-    above their charts where they fit, else (or with `spans_in_legend`) in the legend. Raises
-    UserError where a chart has nothing to draw.
+    above their charts where they fit, else (or with `spans_in_legend`) in the legend. `note` is a
+    line below it all. Raises UserError where a chart has nothing to draw.
     """
     if not charts:
         raise UserError("nothing to draw: no charts given")
@@ -80,17 +90,28 @@ def panels(
     if title:
         figure.suptitle(label(title), x=0.01, ha="left")
     below: dict[str, Artist] = {}
+    beside = {axes: level_ends(axes, one.levels, ends[axes]) for axes, one in zip(used, charts)}
+    every = {axes: tips + beside[axes] for axes, tips in ends.items()}
+    inside = [axes for axes in used if not beside[axes]]  # levels named between the lines
     if own_names:
         for axes, chart in zip(used, charts, strict=True):
+            if label_ends(figure, {axes: every[axes]}):
+                continue
+            inside.append(axes)
             if not label_ends(figure, {axes: ends[axes]}):
                 _legend_inside(axes, chart.series)
-    elif _shared(ends.values()) or not label_ends(figure, ends):
-        below |= handles([one for chart in charts for one in chart.series])
+    elif _shared(ends.values()) or not label_ends(figure, every):
+        inside = list(used)
+        if _shared(ends.values()) or not label_ends(figure, ends):
+            below |= handles([one for chart in charts for one in chart.series])
+    for axes, chart in zip(used, charts, strict=True):
+        if axes in inside:
+            name_levels(axes, chart.levels, chart.series, chart.log_x, chart.log_y)
     spans = {axes: chart.spans for axes, chart in zip(used, charts, strict=True)}
     if spans_in_legend or not name_spans(figure, spans):
         for chart in charts:  # one by one: a shade goes by the place in its chart's list
             below |= patches(chart.spans)
-    legend(figure, below)
+    legend(figure, below, note)
     return figure
 
 

@@ -291,7 +291,12 @@ def _forward(module: PreTrainedModel) -> Callable[[Tensor, Tensor | None, Tensor
             output = module(input_ids=tokens, attention_mask=attention_mask, **positions)
         if getattr(output, "logits", None) is None:
             raise UserError(f"{type(module).__name__}: was saved without a vocabulary head")
-        return output.logits if at is None else output.logits[:, 0]
+        if at is None:
+            return output.logits
+        if output.logits.shape[1] == 1:
+            return output.logits[:, 0]
+        # a model that did not send its states through the head it names
+        return output.logits[torch.arange(len(at), device=at.device), at]
 
     return forward
 

@@ -44,10 +44,19 @@ def chosen_controls(names: str | Sequence[str]) -> list[str]:
     return list(dict.fromkeys(asked))
 
 
-def usable_controls(asked: Sequence[str], data: ProbeData, model: Model) -> list[str]:
-    """Those of the controls that mean something for this task and this model; of the others a notice
+def usable_controls(
+    asked: Sequence[str], data: ProbeData, model: Model, method: str = "exact"
+) -> list[str]:
+    """Those of the controls that mean something for this task, model and method; of the others a notice
     says why, unless all were asked for."""
     left = {}
+    if method not in SOLVED:  # a linear solution's selectivity is not that of what was trained
+        reason = (
+            "random labels are solved for the methods exact and mass_mean, not trained by steps"
+        )
+        left |= dict.fromkeys(("shuffled", "token_type"), reason)
+    if method == "mass_mean":
+        left["mass_mean"] = "is the method itself"
     if not data.of_tokens:  # a text's state belongs to no one token
         left |= dict.fromkeys(("token_type", "current_token"), "a text's mean state has no token")
     if data.task != "next" or not model.causal:

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @look.styled()
 def confusion_figure(
-    confusion: Rows, site: str | None = None, *, title: str | None = None
+    confusion: Rows, site: str | None = None, *, of: str = "", title: str | None = None
 ) -> Figure:
     """Test examples by label (rows) and decision (columns), at even odds and at natural ones.
 
     Cells hold the share of the label's examples, which is their colour, and where there is room the
-    count. `site` is the
-    layer (default: the first in the table). Raises UserError where the table has no such site.
+    count. `site` is the layer (default: the first in the table), `of` the task and model, for the
+    title. Raises UserError where the table has no such site.
     """
     rows = rows_of(confusion)
     site = site or (rows[0]["site"] if rows else None)
@@ -49,7 +49,8 @@ def confusion_figure(
         _table(axes, counts, names, 72 * each, cell)
         axes.set_title(_odds_title(counts, which), pad=6)
     grid[0][0].set_ylabel("label")
-    figure.suptitle(shown(title or f"Decisions on test examples, {site}"), x=0.01, ha="left")
+    title = title or f"Decisions on test examples, {site}" + (f": {of}" if of else "")
+    figure.suptitle(shown(title, 490, 9, 3), x=0.01, ha="left")
     return figure
 
 

@@ -127,8 +127,10 @@ class ProbeData:
             )
         if self.fingerprint and task != self.task:
             raise UserError(f"task = {task!r}: {self.name} is already being read for {self.task!r}")
-        if task == "labels" or self.fingerprint:
+        if self.fingerprint:
             return self
+        if task == "labels":
+            return replace(self, fingerprint=self.sha256())
         begin, end = (0, -1) if task == "next" else (1, 0)
         parts = {name: part.moved(begin, end) for name, part in self.parts.items()}
         return replace(self, task=task, parts=parts, fingerprint=self.sha256())

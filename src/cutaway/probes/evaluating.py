@@ -9,17 +9,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.nets.model import Model
 from cutaway.probes.data import METADATA, PARTS, Examples, ProbeData
 from cutaway.probes.evaluation import drawn_groups, judge
+from cutaway.probes.held_out import HeldOut, data_folder, held_out
 from cutaway.probes.inputs import finite, require_tokens
 from cutaway.probes.labelled import label_data
 from cutaway.probes.probe import Probe, ProbeAbout
 from cutaway.probes.probing import SCORES
 from cutaway.probes.states import states_of
 from cutaway.text.packing import packed
-from cutaway.text.sources import source
+from cutaway.text.sources import Source, source
 
 TOKENS = 100_000  # of a text that is judged on, where nobody says how many
 _CONTEXT = 256  # tokens of context, for probes that name none
@@ -40,7 +42,7 @@ def evaluate(probes: Sequence[Probe], model: Model, examples: Examples) -> list[
 def examples_for(
     probes: Sequence[Probe],
     model: Model,
-    data: str,
+    data: str | HeldOut,
     *,
     part: str | None = None,
     tokens: int = TOKENS,
@@ -49,24 +51,56 @@ def examples_for(
     """The examples that `data` means to these probes.
 
     A folder of probe data gives its `part` (test, or `all` of them). For probes of a token, any source of
-    text: every token with at least half the probes' context before it, labelled by the text
-    itself. For others a file or folder of labelled texts or CoNLL words (`label`: one entity
+    text: every token of a document with at least half the probes' context before it (of a model
+    that looks both ways: all of it), labelled by the text itself. For others a file or folder of labelled texts or CoNLL words (`label`: one entity
     type). UserError for what does not go with the probes, and for a `part` or `label` that does not go
     with the data.
     """
     about = probes[0].about
-    stored = (Path(data) / METADATA).is_file()
+    stored = isinstance(data, str) and (Path(data) / METADATA).is_file()
     if part is not None and not stored:
-        raise UserError(f"part = {part!r}: goes with a folder of probe data, not with {data}")
+        raise UserError(
+            f"part = {part!r}: goes with a folder of probe data, not with {_named(data)}"
+        )
     if label is not None and (stored or about.task != "labels"):
         raise UserError(f"label = {label!r}: goes with a CoNLL file for probes of labels")
     if stored:
         return _stored(about, model, ProbeData.load(data), "test" if part is None else part)
     if about.task != "labels":
-        return _text(about, model, data, tokens)
+        return _text(about, model, source(data) if isinstance(data, str) else data, tokens)
     read = "last" if about.read == "token" else "mean"
     found = label_data(data, model.reads, label=label, read=read, context_length=model.max_length)
     return _stored(about, model, found, "all")
+
+
+def own_data(
+    probes: Sequence[Probe], path: str | Path, *, part: str | None = None
+) -> str | HeldOut:
+    """What probes in a folder or run are judged on where nobody says: what their training did not see.
+
+    For probes of a token the test documents of their run's data; where these are not to be had
+    (the source has changed, or its documents were cut into sections), for probes of labels, and
+    where a `part` is asked for, the folder of these data; where that is gone docstrings, with a
+    notice. UserError for probes of labels whose data are gone.
+    """
+    of_labels, folder = probes[0].about.task == "labels", data_folder(path)
+    if not of_labels and part is None and (found := held_out(path)) is not None:
+        return found
+    if folder is not None:
+        if part is None and not of_labels:
+            notice(f"{path}: no whole documents are held out; judged on the test part of {folder}")
+        return str(folder)
+    if of_labels or part is not None:
+        raise UserError(f"{path}: the data of its training cannot be found; name some with --data")
+    notice(
+        f"{path}: the data of its training cannot be found; judged on docstrings, which may be "
+        "among them"
+    )
+    return "docstrings"
+
+
+def _named(data: str | HeldOut) -> str:
+    return data if isinstance(data, str) else data.name
 
 
 def _stored(about: ProbeAbout, model: Model, data: ProbeData, part: str) -> Examples:
@@ -113,25 +147,46 @@ def _joined(parts: Sequence[Examples]) -> Examples:
     )
 
 
-def _text(about: ProbeAbout, model: Model, data: str, tokens: int) -> Examples:
-    """Every token of a text from the middle of its context on, labelled by the text."""
-    length = about.context_length or _CONTEXT
-    length = min(length, model.max_length or length)
-    text = packed(source(data), model.reads, length + 1, tokens=tokens)
-    found = text.contexts(0, text.n_contexts)
-    half, count = length // 2, text.n_contexts
-    inside = torch.arange(half, length)
-    each = torch.arange(count).repeat_interleave(length - half)
-    ids = torch.from_numpy(found.tokens)
-    after = ids[:, half + 1 :] if about.task == "next" else ids[:, half:-1]
-    begin = torch.arange(count) * (length + 1)
+def _text(about: ProbeAbout, model: Model, text: Source, tokens: int) -> Examples:
+    """Places of a text in windows of its documents, labelled by the text.
+
+    Windows of a context and the token after it follow one another from the beginning of each
+    document, and none goes beyond it: training's hold no end-of-text and ask for none. In a model
+    that looks both ways a place is the last of its window, or the answer would be seen.
+    """
+    longest = about.context_length or _CONTEXT
+    longest = min(longest, model.max_length or longest)
+    found = packed(text, model.reads, longest + 1, tokens=tokens)
+    first = longest // 2 if model.causal else longest - 1
+    ids, starts = np.asarray(found.ids).astype(np.int32), found.starts
+    ends = np.append(starts[1:], len(ids))
+    ends -= ids[ends - 1] == model.reads.end_of_text
+    windows = -(-(ends - starts) // (longest + 1))
+    document = np.arange(len(starts)).repeat(windows)
+    begin = starts[document] + (longest + 1) * _counted(windows)
+    size = np.minimum(longest + 1, ends[document] - begin)
+    after = int(about.task == "next")
+    places = np.clip(np.minimum(size - after, longest) - first, 0, None)
+    if not places.any():
+        raise UserError(
+            f"{text.name}: no document is longer than the {first + after} tokens that a place needs "
+            "before it; give longer texts"
+        )
+    context, last = np.arange(len(begin)).repeat(places), first + _counted(places)
+    asked = ids[begin[context] + last + after]
+    last = torch.from_numpy(last)
     return Examples(
-        tokens=ids.flatten().int(),
-        begin=begin,
-        end=begin + length,
-        context=each,
-        first=inside.repeat(count),
-        last=inside.repeat(count),
-        label=(after == about.target_id).long().flatten(),
-        document=torch.from_numpy(found.documents[:, half:-1].astype(np.int64)).flatten(),
-    )
+        tokens=torch.from_numpy(ids),
+        begin=torch.from_numpy(begin),
+        end=torch.from_numpy(begin + np.minimum(size, longest)),
+        context=torch.from_numpy(context),
+        first=last,
+        last=last.clone(),
+        label=torch.from_numpy((asked == about.target_id).astype(np.int64)),
+        document=torch.from_numpy(document[context]),
+    ).chosen(np.flatnonzero(asked != model.reads.end_of_text))
+
+
+def _counted(counts: np.ndarray) -> np.ndarray:
+    """0, 1, ..., n − 1 for each count n, one after another."""
+    return np.arange(counts.sum()) - (counts.cumsum() - counts).repeat(counts)

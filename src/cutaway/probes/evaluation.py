@@ -79,7 +79,8 @@ def judge(
 
     `label` (m,) or (..., m) holds classes 0 to C − 1, `documents` (m,) which examples belong together;
     `keep` (m,) or (..., m) leaves examples out. Leading axes broadcast. The interval: documents are
-    drawn with replacement, whole, and each draw's recalls are averaged, as the score itself is.
+    drawn with replacement, whole, and each draw's recalls are averaged, as the score itself is; where
+    it is the wider, that of independent examples counts (Wilson's, for rare classes).
     Raises UserError without examples, for labels out of range and for predictions that are NaN.
     """
     even, natural, label, documents, weight = _parts(even, natural, label, documents, keep)
@@ -217,6 +218,8 @@ def reliability(
         hit.to(p.dtype).expand_as(member), documents, member, draws=draws, seed=seed
     )
     counts = member.sum(-1)
+    alone = wilson(member @ hit.to(p.dtype), counts)  # none of a hundred seen is not certainly none
+    low, high = torch.minimum(low, alone[0]), torch.maximum(high, alone[1])
     columns = (counts.long(), member @ p / counts, observed, low, high)
     names = ("count", "predicted", "observed", "low", "high")
     return [
@@ -256,6 +259,29 @@ def _parts(
     return *sides, label.long().expand(*lead, m), documents, weight
 
 
+def _combined(hits: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Low and high of the mean of recalls hits/counts (..., C) of independent examples, (...,).
+
+    Wilson's interval of each (1927), put together by the distances of its ends from the recall (Zou &
+    Donner 2008). Classes without examples are left out.
+    """
+    recalls = hits / counts
+    low, high = wilson(hits, counts)
+    number = (counts > 0).sum(-1)
+    down = (recalls - low).square().nansum(-1).sqrt() / number
+    up = (high - recalls).square().nansum(-1).sqrt() / number
+    mean = _mean(recalls)
+    return mean - down, mean + up
+
+
+def wilson(hits: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Wilson's 95 % interval (1927) of the share hits/counts of independent examples; NaN without."""
+    z = 1.959963984540054  # of a standard normal: P(|Z| ≤ z) = 0.95
+    centre = (hits + z**2 / 2) / (counts + z**2)
+    half = z * (hits * (counts - hits) / counts + z**2 / 4).sqrt() / (counts + z**2)
+    return centre - half, centre + half
+
+
 def _interval(
     decided: Tensor,
     label: Tensor,
@@ -265,7 +291,11 @@ def _interval(
     draws: int,
     seed: int,
 ) -> tuple[Tensor, Tensor]:
-    """Low and high of the mean recall, (...,); NaN where all examples are of one document."""
+    """Low and high of the mean recall, (...,); NaN where all examples are of one document.
+
+    The wider of two: by drawing documents, and as if examples were independent (`_combined`). Of ten
+    examples that are all recognised every draw says 1, which is no certainty.
+    """
     drawn = torch.stack(
         [
             bootstrap.mean_draws(
@@ -276,6 +306,11 @@ def _interval(
         -1,
     )
     low, high = bootstrap.percentiles(_mean(drawn), bootstrap.LEVEL, documents)
+    counts = torch.stack([(weight * (label == one)).sum(-1) for one in range(classes)], -1)
+    right = (decided == label) * weight
+    hits = torch.stack([(right * (label == one)).sum(-1) for one in range(classes)], -1)
+    narrow = _combined(hits, counts)
+    low, high = torch.minimum(low, narrow[0]), torch.maximum(high, narrow[1])
     names = torch.where(weight > 0, documents, documents.min() - 1)
     first = names.amax(-1, keepdim=True)
     single = ((names == first) | (weight == 0)).all(-1)

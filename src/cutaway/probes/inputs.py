@@ -48,10 +48,12 @@ class Inputs:
         own: bool = False,
         model: Model | None = None,
         folder: Path | None = None,
+        held: int = 0,
     ) -> tuple[States, Examples]:
         """A part's states and its examples, those with a state that is not finite left out.
 
-        `own` asks for the model's own log-odds of the target; `model` reads with another model.
+        `own` asks for the model's own log-odds of the target; `model` reads with another model; `folder`
+        and `held`: see `states_of`.
         UserError where no state is finite.
         """
         examples = self.data.parts[part]
@@ -66,6 +68,7 @@ class Inputs:
             batch_tokens=self.forward_tokens,
             label=what,
             folder=folder,
+            held=held,
         )
         return finite(found, examples, part)
 

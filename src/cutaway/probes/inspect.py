@@ -51,6 +51,16 @@ class Inspection:
     problems: list[Problem]
 
     @property
+    def footnote(self) -> str:
+        """What the columns of `contexts` are that do not say it themselves, in a line."""
+        said = ["repeated: equal to an earlier context of the part"]
+        if any(row["in_train"] is not None for row in self.contexts):
+            said.append("in_train: equal to one of train")
+        if any(row["overlap"] is not None for row in self.contexts):
+            said.append(f"overlap: ends with {RUN} tokens that stand in one of train")
+        return "; ".join(said)
+
+    @property
     def errors(self) -> list[str]:
         """What makes these data useless."""
         return [one.message for one in self.problems if one.severity == "error"]

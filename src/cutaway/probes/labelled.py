@@ -86,7 +86,7 @@ def text_data(
     """
     if read not in ("mean", "last"):
         raise UserError(f"read = {read!r}: expected mean or last")
-    _require(context_length, train_ratio)
+    how = _How(tokenizer, context_length, train_ratio, seed)
     ids = tokenizer.encode_batch(texts.texts)
     if empty := [row for row, one in enumerate(ids) if not one]:
         notice(f"{texts.name}: {len(empty):,} texts have no token and are left out")
@@ -107,10 +107,7 @@ def text_data(
             labels=list(texts.labels),
             groups=list(texts.groups),
         ),
-        tokenizer,
-        context_length,
-        train_ratio,
-        seed,
+        how,
         {"data": texts.name, "texts": len(ids), "texts_cut": cut, "read": read},
     )
 
@@ -131,7 +128,7 @@ def word_data(
     Groups are documents, or ten neighbouring sentences. UserError for a label that no word has,
     and as `text_data`.
     """
-    _require(context_length, train_ratio)
+    how = _How(tokenizer, context_length, train_ratio, seed)
     path = Path(path)
     name = path.name.partition(".")[0]
     sentences = list(conll_sentences(path))
@@ -155,10 +152,7 @@ def word_data(
         [words for words, _, _ in sentences],
         labels,
         sentence_groups([document for _, _, document in sentences]),
-        tokenizer,
-        context_length,
-        train_ratio,
-        seed,
+        how,
         {"data": str(path)},
     )
 
@@ -177,7 +171,8 @@ def data_of(
 ) -> ProbeData:
     """Probe data of labels at hand: texts with a label each, or lists of words with lists of labels.
 
-    A word labelled None is read by the model, but is no example. Labels become texts, sorted, `O`
+    A text or word labelled None or NaN is no example; the model reads such a word, and how many
+    texts are left out is said. Labels become texts, sorted, `O`
     first; of two the second is the positive one. `groups` says which document each text (or list
     of words) is from, no two parts share one. Without it equal texts are a group; lists of words
     are grouped with up to nine neighbours. UserError as `text_data`, and where lengths differ.
@@ -190,7 +185,16 @@ def data_of(
         )
     named = None if groups is None else [str(one) for one in groups]
     if all(isinstance(text, str) for text in texts):
-        found = LabelledTexts(name, texts, [str(one) for one in labels], named or texts)
+        known = [row for row, one in enumerate(labels) if not _missing(one)]
+        if without := len(labels) - len(known):
+            notice(f"{name}: {without:,} texts have no label and are left out")
+        of = named or texts
+        found = LabelledTexts(
+            name,
+            [texts[row] for row in known],
+            [str(labels[row]) for row in known],
+            [of[row] for row in known],
+        )
         return text_data(
             found,
             tokenizer,
@@ -199,7 +203,7 @@ def data_of(
             seed=seed,
             read=read,
         )
-    _require(context_length, train_ratio)
+    how = _How(tokenizer, context_length, train_ratio, seed)
     for number, (words, tags) in enumerate(zip(texts, labels, strict=True)):
         if isinstance(words, str) or isinstance(tags, str) or len(words) != len(tags):
             raise UserError(
@@ -210,17 +214,29 @@ def data_of(
     return _of_words(
         name,
         [list(words) for words in texts],
-        [[None if one is None else str(one) for one in tags] for tags in labels],
+        [[None if _missing(one) else str(one) for one in tags] for tags in labels],
         named or sentence_groups([0] * len(texts), section),
-        tokenizer,
-        context_length,
-        train_ratio,
-        seed,
+        how,
         {"data": name},
     )
 
 
 # -- inside ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _How:
+    """What examples of any labels are made with; UserError for what is out of range."""
+
+    tokenizer: Tokenizer
+    context_length: int | None
+    train_ratio: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        require_ratio(self.train_ratio)
+        if self.context_length is not None and self.context_length < 1:
+            raise UserError(f"context_length = {self.context_length}: expected 1 or more")
 
 
 @dataclass(frozen=True)
@@ -236,10 +252,12 @@ class _Labelled:
     groups: list[str]
 
 
-def _require(context_length: int | None, train_ratio: float) -> None:
-    require_ratio(train_ratio)
-    if context_length is not None and context_length < 1:
-        raise UserError(f"context_length = {context_length}: expected 1 or more")
+def _missing(label: Hashable | None) -> bool:
+    """Whether a label is None, or not equal to itself: NaN, as tables have it for none."""
+    try:
+        return label is None or bool(label != label)
+    except TypeError:  # pandas' NA will not even be compared
+        return True
 
 
 def _of_words(
@@ -247,10 +265,7 @@ def _of_words(
     sentences: Sequence[Sequence[str]],
     labels: Sequence[Sequence[str | None]],
     groups: Sequence[str],
-    tokenizer: Tokenizer,
-    context_length: int | None,
-    train_ratio: float,
-    seed: int,
+    how: _How,
     source: Mapping[str, Any],
 ) -> ProbeData:
     """An example for each word that has a label, a token, and room in its context."""
@@ -263,6 +278,7 @@ def _of_words(
             f"{name}: {len(wanted)} label(s) of {FEWEST} words or more "
             f"({', '.join(sorted(wanted)) or 'none'}); a task needs two classes or more"
         )
+    tokenizer, longest = how.tokenizer, how.context_length
     spaced = tokenizer.token(tokenizer.encode("x")[0])[:1] == " "
     pieces = [list(_pieces(words, spaced)) for words in sentences]
     different = sorted({piece for found in pieces for piece in found})
@@ -275,7 +291,7 @@ def _of_words(
             tokens += ids[piece]
             if label not in wanted or not ids[piece]:
                 continue
-            if context_length is not None and len(tokens) > context_length:
+            if longest is not None and len(tokens) > longest:
                 cut += 1
                 continue
             data.context.append(len(data.contexts))
@@ -283,12 +299,12 @@ def _of_words(
             data.labels.append(label)
             data.groups.append(groups[number])
         if tokens:
-            data.contexts.append(tokens[:context_length])
+            data.contexts.append(tokens[:longest])
     if cut:
-        notice(f"{name}: {cut:,} words beyond the first {context_length} tokens are left out")
+        notice(f"{name}: {cut:,} words beyond the first {longest} tokens are left out")
     data.first.extend(data.last)
     about = {**source, "sentences": len(data.contexts), "words": len(data.labels), "words_cut": cut}
-    return _dealt_out(data, tokenizer, context_length, train_ratio, seed, about)
+    return _dealt_out(data, how, about)
 
 
 def _pieces(words: Sequence[str], spaced: bool) -> Iterable[str]:
@@ -304,10 +320,7 @@ def _pieces(words: Sequence[str], spaced: bool) -> Iterable[str]:
 
 def _dealt_out(
     found: _Labelled,
-    tokenizer: Tokenizer,
-    context_length: int | None,
-    train_ratio: float,
-    seed: int,
+    how: _How,
     source: Mapping[str, Any],
 ) -> ProbeData:
     """The examples in three parts that share no group."""
@@ -317,7 +330,7 @@ def _dealt_out(
     place = {name: index for index, name in enumerate(names)}
     groups = np.array([place[group] for group in found.groups])
     try:
-        split = split_by_group(labels, groups, shares=shares(train_ratio), seed=seed)
+        split = split_by_group(labels, groups, shares=shares(how.train_ratio), seed=how.seed)
     except UserError as error:
         raise UserError(f"{found.name}: {error}") from None
     number = {label: index for index, label in enumerate(classes)}
@@ -340,8 +353,8 @@ def _dealt_out(
             name: whole.chosen(np.flatnonzero(split == part)).compact()
             for part, name in enumerate(PARTS)
         },
-        tokenizer=tokenizer,
-        context_length=context_length,
-        seed=seed,
-        source={**source, "documents": len(names), "train_ratio": train_ratio},
+        tokenizer=how.tokenizer,
+        context_length=how.context_length,
+        seed=how.seed,
+        source={**source, "documents": len(names), "train_ratio": how.train_ratio},
     )

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from cutaway.base import display
 from cutaway.base.errors import UserError
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
-from cutaway.probes.asked import STRENGTHS, Asked, chosen_controls
+from cutaway.probes.asked import SOLVED, STRENGTHS, Asked, chosen_controls
 from cutaway.probes.data import ProbeData
-from cutaway.probes.inputs import inputs_of
-from cutaway.probes.labelled import data_of
+from cutaway.probes.inputs import inputs_of, layers_of
+from cutaway.probes.labelled import Read, data_of
+from cutaway.probes.places import require_ratio
 from cutaway.probes.probing import Findings, probe_layers
 
 if TYPE_CHECKING:
@@ -33,10 +35,12 @@ class Report(Findings):
 
     def figure(self) -> Figure:
         """Balanced accuracy over the layers, with controls."""
-        from cutaway.probes.report_pictures import accuracy_by_layer
+        from cutaway.probes.report_pictures import accuracy_by_layer, probe_title
 
-        classes = len(self.probes[0].about.classes)
-        return accuracy_by_layer(self.layers, self.controls, classes=classes)
+        about = self.probes[0].about
+        return accuracy_by_layer(
+            self.layers, self.controls, classes=len(about.classes), title=probe_title(about)
+        )
 
     def save(self, folder: str | Path) -> Path:
         """Each probe into `folder/SITE`; returns the folder."""
@@ -79,22 +83,41 @@ def fit(
     give `ProbeData`. `groups` says which texts belong to one document, so that train and test
     share none. `layers` is `all`, `auto`, or sites. Raises UserError for what cannot be probed.
     """
+    asked = Asked(method=method, strengths=strengths, controls=chosen_controls(controls), seed=seed)
+    _require_known(asked, read, train_ratio)
+    if not isinstance(texts, ProbeData) and labels is None:
+        raise UserError("labels: expected one for each text, or ProbeData in the place of texts")
     if not isinstance(model, Model):
         model = open_model(model, device=device, dtype=dtype)
+    layers_of(layers, model.n_layers)  # refuses what the model has not, before texts are read
     if isinstance(texts, ProbeData):
         data = texts
-    elif labels is None:
-        raise UserError("labels: expected one for each text, or ProbeData in the place of texts")
     else:
         data = data_of(
             texts, labels, model.reads, groups=groups, read=read, train_ratio=train_ratio,
             context_length=model.max_length, seed=seed,
         )  # fmt: skip
-    asked = Asked(method=method, strengths=strengths, controls=chosen_controls(controls), seed=seed)
     found = probe_layers(inputs_of(data.reading(), model, layers), asked)
     for line in (*found.failures, *found.warnings):
         display.notice(line)
     return Report(**found.__dict__)
+
+
+def _require_known(asked: Asked, read: str, train_ratio: float) -> None:
+    """Refuse values that no model and no texts would go with."""
+    if read not in get_args(Read):
+        raise UserError(f"read = {read!r}: expected {' or '.join(get_args(Read))}")
+    if asked.method not in SOLVED:
+        raise UserError(
+            f"method = {asked.method!r}: expected {' or '.join(SOLVED)}; minibatch and mlp are "
+            "trained by steps, with `cutaway probe train`"
+        )
+    require_ratio(train_ratio)
+    for one in asked.strengths:
+        if not (math.isfinite(one) and one > 0):
+            raise UserError(f"strengths = {one}: expected finite numbers above 0")
+    if not len(asked.strengths):
+        raise UserError("strengths: expected one or more")
 
 
 def _text(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
 """A trained probe: from a hidden state to the probability of each class.
 
-    z = W·(x − μ)·s + b,   p = softmax(z − log π_train + log π)
+    z = W·((x − μ)·s) + b,   p = softmax(z − log π_train + log π)
 
 μ and s are its normalisation. Training shifts logits towards the classes' shares it saw, π_train
 (balanced data, class weights); the last two terms take that out and put the natural shares π in.
@@ -23,6 +23,7 @@ from cutaway.base.display import finite
 from cutaway.base.errors import UserError
 from cutaway.nets.model import ModelReference
 from cutaway.nets.sites import Site, parse_site
+from cutaway.probes.report_rows import asked_words, model_words
 
 FORMAT = 1
 FILE, WEIGHTS = "probe.json", "probe.safetensors"
@@ -81,12 +82,14 @@ class ProbeAbout:
             raise UserError(f"probe: not one ({type(error).__name__}: {error})") from None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Probe:
     """`probe(hidden)` gives natural probabilities: (..., d) → (...,) of the second class where
     there are two, else (..., classes).
 
-    A linear probe has `weight` (outputs, d) and `bias` (outputs,); outputs is 1 for two classes. An
+        z = W·((x − mean)·scale) + b,   p = softmax(z − log trained_prior + log prior)
+
+    with z for the second of two classes, the first having 0; the shares are `about`'s. A linear probe has `weight` (outputs, d) and `bias` (outputs,); outputs is 1 for two classes. An
     MLP has `hidden_weight` (h, d) and `hidden_bias` (h,) before them, and weight (outputs, h), with
     a GELU between. `mean` (d,) and `scale` () normalise states. All float32.
     """
@@ -102,6 +105,15 @@ class Probe:
     def __call__(self, hidden: Tensor) -> Tensor:
         p = self.natural(hidden).exp()
         return p[..., 1] if len(self.about.classes) == 2 else p
+
+    def __repr__(self) -> str:
+        """One line: where, of which model, what it tells, how it was fitted and scored."""
+        about = self.about
+        told = [asked_words(about.task, about.target, about.classes), about.method]
+        score = about.scores.get("balanced_accuracy")
+        if score is not None:
+            told.append(f"balanced accuracy {score:.3f}")
+        return f"Probe({about.site} of {model_words(about.reference.id)}: {', '.join(told)})"
 
     @property
     def width(self) -> int:
@@ -181,14 +193,17 @@ class Probe:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Probe:
-        """A probe by its folder, or by either of its two files. UserError for anything else."""
+        """A probe by its folder, or by either of its two files.
+
+        UserError for anything else; of a run or a folder of probes it names them.
+        """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         folder = Path(path)
         folder = folder.parent if folder.name in (FILE, WEIGHTS) else folder
         if not (folder / FILE).is_file():
-            raise UserError(f"{path}: no probe there ({FILE} is missing)")
+            raise UserError(f"{path}: no probe there ({FILE} is missing){_near(folder)}")
         try:
             content = json.loads((folder / FILE).read_text("utf-8"))
             about = ProbeAbout.from_json(content)
@@ -198,3 +213,14 @@ class Probe:
             return cls(about, **tensors)
         except (OSError, ValueError, TypeError, SafetensorError) as error:
             raise UserError(f"{folder}: damaged probe: {error}") from None
+
+
+def _near(folder: Path) -> str:
+    """The probes in a folder or in its `probes/`, as a hint; nothing where there are none."""
+    for inside in (folder, folder / "probes"):
+        sites = [one.parent.name for one in inside.glob(f"*/{FILE}")]
+        if sites:
+            sites.sort(key=lambda name: (len(name), name))
+            shown = [str((inside / name).relative_to(folder)) for name in sites[:4]]
+            return f"; its probes are {', '.join(shown)}" + (", ..." if len(sites) > 4 else "")
+    return ""

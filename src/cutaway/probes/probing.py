@@ -7,9 +7,8 @@ fitted in one solve; everything is scored on test examples, whose documents noth
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,10 @@ from cutaway.base.errors import UserError
 from cutaway.base.progress import progress
 from cutaway.base.seeds import stream
 from cutaway.nets.model import Model
-from cutaway.nets.sites import Site, parse_site
+from cutaway.nets.sites import Site
 from cutaway.nets.untrained import untrained
 from cutaway.probes import controls as control
-from cutaway.probes.asked import SOLVED, Asked, usable_controls
+from cutaway.probes.asked import SOLVED, STRENGTHS, Asked, usable_controls
 from cutaway.probes.data import Examples, ProbeData
 from cutaway.probes.evaluation import (
     Judgement,
@@ -35,54 +34,15 @@ from cutaway.probes.evaluation import (
     reliability,
     reward_hacking,
 )
+from cutaway.probes.findings import SCORES, Findings
 from cutaway.probes.fitting import LayerFits, fit_layer, fit_mass_mean
 from cutaway.probes.inputs import Inputs, label_sets, require_classes, require_varied
 from cutaway.probes.probe import Probe, ProbeAbout
 from cutaway.probes.states import States
 
 DRAWS = 3  # random labellings of each kind of control
-SCORES = (
-    *("balanced_accuracy", "low", "high", "recall", "specificity", "accuracy", "precision", "f1"),
-    *("auroc", "average_precision", "brier", "expected_calibration_error", "log_loss"),
-)
-
-
-@dataclass
-class Findings:
-    """Rows of the tables (see `docs/probes.md`), a probe per layer, and what went wrong.
-
-    `failures` says which probes predict one class only; `warnings` which come near it.
-    """
-
-    layers: list[dict[str, Any]] = field(default_factory=list)
-    controls: list[dict[str, Any]] = field(default_factory=list)
-    reliability: list[dict[str, Any]] = field(default_factory=list)
-    confusion: list[dict[str, Any]] = field(default_factory=list)
-    probes: list[Probe] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def best(self) -> Probe:
-        """The probe of the layer that is best on validation: test chooses nothing."""
-        scores = [row["validation_balanced_accuracy"] for row in self.layers]
-        return self.probes[max(range(len(scores)), key=scores.__getitem__)]
-
-    def probe(self, site: str | int | Site) -> Probe:
-        """The probe of a site; UserError where there is none."""
-        wanted = parse_site(site)
-        for one in self.probes:
-            if one.site == wanted:
-                return one
-        known = ", ".join(one.about.site for one in self.probes)
-        raise UserError(f"site = {str(site)!r}: there are probes of {known}")
-
-    @property
-    def tables(self) -> dict[str, list[dict[str, Any]]]:
-        """The rows by the name of their table."""
-        return {
-            name: getattr(self, name) for name in ("layers", "controls", "reliability", "confusion")
-        }
+_PARTS = ("train", "validation", "test")
+_NO_CONTROL = "{}: left out: {}"
 
 
 def probe_layers(
@@ -94,8 +54,9 @@ def probe_layers(
 ) -> Findings:
     """Fit and judge a probe at every site; with `given` probes (one per site) these are judged.
 
-    `folder` is where states that do not fit the memory are kept meanwhile. Raises UserError where
-    nothing can be told apart. What fails later is in the findings' `failures`.
+    `folder` is where states that do not fit the memory are kept meanwhile. A control that cannot be
+    worked is left out, which is said. Raises UserError where nothing can be told apart. What fails
+    later is in the findings' `failures`.
     """
     data, found = inputs.data, Findings()
     if given is None and asked.method not in SOLVED:
@@ -103,14 +64,10 @@ def probe_layers(
             f"method = {asked.method!r}: expected {' or '.join(SOLVED)}; others are trained by steps, "
             "with `cutaway probe train`"
         )
-    wanted = usable_controls(asked.controls, data, inputs.model)
+    wanted = usable_controls(asked.controls, data, inputs.model, asked.method)
     own = "model" in wanted
-    parts: dict[str, tuple[States, Examples]] = {}
-    for part in ("train", "validation", "test"):
-        states, examples = inputs.states(part, own=own and part != "validation", folder=folder)
-        parts[part] = states, examples
-        if part == "train":
-            require_varied(states)
+    parts = _read(inputs, folder, own=own)
+    require_varied(parts["train"][0])
     examples = {part: one for part, (_, one) in parts.items()}
     require_classes(replace(data, parts=examples))  # what states that are not finite have left
     judged = _Judging(data, asked, examples, wanted, found)
@@ -119,23 +76,40 @@ def probe_layers(
             at = {part: states.values[index] for part, (states, _) in parts.items()}
             judged.layer(site, at, inputs.model, given[index] if given else None)
             bar.update(index + 1)
-    if "current_token" in wanted:
-        judged.current_token()
-    if own:
-        judged.model(parts["train"][0].own, parts["test"][0].own)
+    odds = {part: states.own for part, (states, _) in parts.items()}
     parts.clear()  # before the untrained model's states come
-    if "untrained" in wanted:
-        _untrained(inputs, judged, folder)
+    works: dict[str, Callable[[], None]] = {
+        "current_token": judged.current_token,
+        "model": lambda: judged.model(odds["train"], odds["test"]),
+        "untrained": lambda: _untrained(inputs, judged, folder),
+    }
+    for name, work in works.items():
+        if name not in wanted:
+            continue
+        try:
+            work()
+        except UserError as error:  # the layers stand without it
+            found.warnings.append(_NO_CONTROL.format(name, error))
     return found
+
+
+def _read(
+    inputs: Inputs, folder: Path | None, *, own: bool = False, model: Model | None = None
+) -> dict[str, tuple[States, Examples]]:
+    """States and examples of each part, together within the memory they may take."""
+    parts: dict[str, tuple[States, Examples]] = {}
+    held = 0
+    for part in _PARTS:
+        odds = own and part != "validation"
+        parts[part] = inputs.states(part, own=odds, model=model, folder=folder, held=held)
+        held += parts[part][0].values.nbytes
+    return parts
 
 
 def _untrained(inputs: Inputs, judged: _Judging, folder: Path | None) -> None:
     """The true labels on the states of the same architecture with random weights."""
     fresh = untrained(inputs.model, inputs.model.reference.id, judged.asked.seed)
-    parts = {
-        part: inputs.states(part, model=fresh, folder=folder)
-        for part in ("train", "validation", "test")
-    }
+    parts = _read(inputs, folder, model=fresh)
     examples = {part: one for part, (_, one) in parts.items()}
     for index, site in enumerate(inputs.sites):
         at = {part: states.values[index] for part, (states, _) in parts.items()}
@@ -161,47 +135,38 @@ class _Judging:
         self.prior = torch.tensor(data.prevalence).float()
         self.label = {part: one.label for part, one in examples.items()}
         self.documents = {part: one.document for part, one in examples.items()}
-        self.groups = self._groups()
+        self.groups, self.whole = drawn_groups(self.documents["test"])
+        if not self.whole:
+            self.found.warnings.append(
+                f"test has {len(self.documents['test'].unique())} documents: intervals are over "
+                "stretches of their text, and do not speak for other documents"
+            )
         self.sets, self.seen = self._sets(wanted)
         self.with_means = "mass_mean" in wanted
-
-    def _groups(self) -> Tensor:
-        """What intervals draw; where that is not documents, a warning says so."""
-        documents = self.documents["test"]
-        groups, whole = drawn_groups(documents)
-        if not whole:
-            self.found.warnings.append(
-                f"test has {len(documents.unique())} documents: intervals are over stretches of their "
-                "text, and do not speak for other documents"
-            )
-        return groups
 
     # -- one layer -------------------------------------------------------------------------
 
     def layer(
-        self,
-        site: Site,
-        at: Mapping[str, Tensor],
-        model: Model,
-        given: Probe | None,
+        self, site: Site, at: Mapping[str, Tensor], model: Model, given: Probe | None
     ) -> None:
         """The probe of a site, and the controls that are fitted there."""
-        began = time.monotonic()
         method = given.about.method if given else self.asked.method
-        fits = None
-        if method == "exact" or len(self.sets["train"]) > 1:
-            fits = self._fits(at, self.sets)
-        means = None
-        if method == "mass_mean" or self.with_means:
-            means = fit_mass_mean(at["train"], self.label["train"], self.classes)
+        fits = means = None
+        if method == "exact":
+            fits = self._fits(at, self.sets, self.seen)
+            self._tell_edge(site, fits)
+        elif method == "mass_mean":
+            fits = fit_mass_mean(at["train"], self.sets["train"], self.classes)
+        elif self.with_means:
+            means = fit_mass_mean(at["train"], self.label["train"][None], self.classes)
         if given is None:
-            chosen = means if method == "mass_mean" else fits
-            given = self._probe(site, model, chosen)
-        seconds = time.monotonic() - began
-        self._record(site, given, at, fits if method == "exact" else None, seconds)
+            given = self._probe(site, model, fits)
+        self._record(site, given, at, fits if method == "exact" else None)
         if fits is not None:
             self._of_sets(site, fits.even(at["test"]))
-        if means is not None and method != "mass_mean":
+        if self.with_means and method == "exact":
+            means = fit_mass_mean(at["train"], self.label["train"][None], self.classes)
+        if means is not None:
             self._control("mass_mean", site, self._judge(means.even(at["test"])[0]))
 
     def untrained(
@@ -209,19 +174,23 @@ class _Judging:
     ) -> None:
         """The true labels on the states of a model that learnt nothing."""
         sets = {part: one.label[None] for part, one in examples.items()}
-        fits = self._fits(at, sets, examples["validation"].document)
+        fits = self._fits(at, sets, {}, examples["validation"].document)
         even, test = fits.even(at["test"])[0], examples["test"]
         groups = drawn_groups(test.document)[0]
         score = judge(even, self._natural(even), test.label, groups, seed=self.asked.seed)
         self._control("untrained", site, score)
 
-    def _sets(self, wanted: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _sets(
+        self, wanted: Sequence[str]
+    ) -> tuple[dict[str, Tensor], dict[str, Mapping[str, Tensor]]]:
         """Label sets (P, n) of each part: the true ones, then DRAWS of each control of labels in the
-        order of `seen`, which says of which test examples (m,) these are."""
+        order of `seen`, which says of which examples (n,) of each part these are."""
         sets = {part: [label] for part, label in self.label.items()}
-        seen: dict[str, Tensor] = {}
+        seen: dict[str, Mapping[str, Tensor]] = {}
         if "shuffled" in wanted:
-            seen["shuffled"] = torch.ones_like(self.label["test"], dtype=torch.bool)
+            seen["shuffled"] = {
+                part: torch.ones_like(label, dtype=torch.bool) for part, label in self.label.items()
+            }
             for part, label in self.label.items():
                 for draw in range(DRAWS):
                     seed = stream(self.asked.seed, draw, "shuffled labels")
@@ -233,10 +202,10 @@ class _Judging:
                 labels, known = control.token_type_labels(
                     types, counts / counts.sum(), DRAWS, self.asked.seed
                 )
-            except UserError as error:  # hardly any token types, as where texts end in full stops
-                notice(f"left out: {str(error).partition(';')[0]}")
+            except UserError as error:  # one token type, say: the others stand without it
+                self.found.warnings.append(_NO_CONTROL.format("token_type", error))
             else:
-                seen["token_type"] = known["test"]
+                seen["token_type"] = known
                 for part, every in sets.items():
                     every.append(labels[part])
         return {part: label_sets(*every) for part, every in sets.items()}, seen
@@ -245,8 +214,12 @@ class _Judging:
         self,
         at: Mapping[str, Tensor],
         sets: Mapping[str, Tensor],
+        seen: Mapping[str, Mapping[str, Tensor]],
         documents: Tensor | None = None,
     ) -> LayerFits:
+        keep = torch.ones_like(sets["validation"], dtype=torch.bool)
+        for place, known in enumerate(seen.values()):
+            keep[1 + place * DRAWS : 1 + (place + 1) * DRAWS] = known["validation"]
         return fit_layer(
             at["train"],
             sets["train"],
@@ -255,17 +228,35 @@ class _Judging:
             self.documents["validation"] if documents is None else documents,
             n_classes=self.classes,
             strengths=self.asked.strengths,
+            extend=tuple(self.asked.strengths) == STRENGTHS,
+            keep=keep,
             cap=self.asked.pos_weight_cap,
             seed=self.asked.seed,
         )
 
+    def _tell_edge(self, site: Site, fits: LayerFits) -> None:
+        """Where the best of the strengths that were asked for is the first or last of them."""
+        asked = self.asked.strengths
+        if bool(fits.at_edge[0]) and tuple(asked) != STRENGTHS and len(asked) > 1:
+            self.found.warnings.append(
+                f"{site}: the best of the strengths is {float(fits.strength[0]):g}, at the end of those "
+                "tried: try more (--strengths)"
+            )
+
     def _of_sets(self, site: Site, even: Tensor) -> None:
         """Rows of the label sets after the true one."""
-        for place, (name, keep) in enumerate(self.seen.items()):
+        chance = 1 / self.classes
+        for place, (name, known) in enumerate(self.seen.items()):
             rows = slice(1 + place * DRAWS, 1 + (place + 1) * DRAWS)
+            keep = known["test"]
             score = self._judge(even[rows], self.sets["test"][rows], keep)
             task = self._judge(even[0], keep=keep) if name == "token_type" else None
-            self._control(name, site, score, task)
+            row = self._control(name, site, score, task)
+            if name == "shuffled" and not row["low"] <= chance <= row["high"]:
+                self.found.warnings.append(
+                    f"{site}: shuffled labels score {row['balanced_accuracy']:.3f} ({row['low']:.3f} to "
+                    f"{row['high']:.3f}), off chance: is something of the labels in the states?"
+                )
 
     def _probe(self, site: Site, model: Model, fits: LayerFits) -> Probe:
         """The probe of the true labels, with all a reader needs."""
@@ -292,8 +283,12 @@ class _Judging:
 
     def model(self, train: Tensor, test: Tensor) -> None:
         """The model's own probability of the target as a classifier."""
-        even, natural = control.model_reference(train, self.label["train"], test)
-        score = judge(even, natural, self.label["test"], self.groups, seed=self.asked.seed)
+        known, there = train.isfinite(), test.isfinite()
+        even, natural = control.model_reference(
+            train[known], self.label["train"][known], test[there]
+        )
+        label, groups = self.label["test"][there], self.groups[there]
+        score = judge(even, natural, label, groups, seed=self.asked.seed)
         self._control("model", None, score)
 
     # -- rows ------------------------------------------------------------------------------
@@ -320,7 +315,6 @@ class _Judging:
         probe: Probe,
         at: Mapping[str, Tensor],
         fits: LayerFits | None,
-        seconds: float,
     ) -> None:
         """The row of a layer, its reliability and confusion, and the probe with its scores."""
         even, natural = probe.even(at["test"]), probe.natural(at["test"])
@@ -336,10 +330,11 @@ class _Judging:
                 "method": probe.about.method,
                 "strength": probe.about.strength,
                 "n_test": len(label),
+                "n_documents": len(self.documents["test"].unique()),
+                "interval_over": "documents" if self.whole else "stretches",
                 **{name: row[name] for name in SCORES},
                 "validation_balanced_accuracy": held_out,
                 "train_balanced_accuracy": self._accuracy(probe, at, "train"),
-                "seconds": seconds,
             }
         )
         where = {"step": 0, "site": str(site)}
@@ -347,7 +342,8 @@ class _Judging:
             where | one for one in reliability(natural, label, groups, seed=self.asked.seed)
         ]
         self.found.confusion += [where | one for one in confusion_rows(score, self.data.classes)]
-        scores = {name: row[name] for name in SCORES} | {"n_test": len(label)}
+        scores = {name: row[name] for name in SCORES}
+        scores |= {"n_test": len(label), "validation_balanced_accuracy": held_out}
         self.found.probes.append(replace(probe, about=replace(probe.about, scores=scores)))
         if only := one_sided(score, self.data.classes)[0]:
             self.found.failures.append(f"{site}: {only}")
@@ -363,7 +359,7 @@ class _Judging:
 
     def _control(
         self, name: str, site: Site | None, score: Judgement, task: Judgement | None = None
-    ) -> None:
+    ) -> dict[str, Any]:
         """The row of a control, the mean over its draws, its interval that of one draw; `task`: the true
         labels on the same examples."""
         values = {
@@ -372,17 +368,17 @@ class _Judging:
         selectivity = None
         if task is not None:
             selectivity = float(task.balanced_accuracy) - values["balanced_accuracy"]
-        self.found.controls.append(
-            {
-                "step": 0,
-                "site": None if site is None else str(site),
-                "layer": None if site is None else site.layer,
-                "control": name,
-                **values,
-                "selectivity": selectivity,
-                "n_test": int(score.n.flatten()[0]),
-            }
-        )
+        row = {
+            "step": 0,
+            "site": None if site is None else str(site),
+            "layer": None if site is None else site.layer,
+            "control": name,
+            **values,
+            "selectivity": selectivity,
+            "n_test": int(score.n.flatten()[0]),
+        }
+        self.found.controls.append(row)
+        return row
 
 
 def about_of(

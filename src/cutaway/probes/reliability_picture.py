@@ -12,7 +12,7 @@ from matplotlib.ticker import NullLocator
 from cutaway.base.errors import UserError
 from cutaway.figures import look, ticks
 from cutaway.figures.text import label as shown
-from cutaway.probes.report_rows import Row, Rows, best_site, number, rows_of
+from cutaway.probes.report_rows import Row, Rows, best_site, interval_words, number, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,20 +23,27 @@ _FAR = 0.05  # where probabilities go below it the axes are stretched at both en
 _EDGE = 0.0001  # what is nearer to 0 or 1 stands at the edge
 _PERCENT = (0.0001, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
 _MOST = 6  # of these beside each other
+_LABEL = 27  # points that a tick's label takes of the x axis
 _COARSE = (0.0001, 0.01, 0.5, 0.99, 0.9999)
 _FINER = (0.02, 0.05, 0.2, 0.8, 0.95, 0.98)  # also, where few of those are in reach
 
 
 @look.styled()
 def reliability_diagram(
-    reliability: Rows, layers: Rows = None, *, classes: int = 2, title: str | None = None
+    reliability: Rows,
+    layers: Rows = None,
+    *,
+    classes: int = 2,
+    of: str = "",
+    title: str | None = None,
 ) -> Figure:
     """Predicted probability against observed share with its 95 % interval, on the diagonal where the
     two agree; above it how many examples a bin holds.
 
     All layers, up to six, else the one best on validation. The axes reach as far as probabilities do;
     where some are below 5 % they are stretched towards 0 and 1 (logit), to 0.01 % and 99.99 % at
-    most; what is beyond stands at the edge, shares of 0 or 1 as triangles. Raises UserError without a bin.
+    most; what is beyond stands at the edge, shares of 0 or 1 as triangles. `of`: the task and model, for
+    the title. Raises UserError without a bin.
     """
     by_site: dict[str, list[Row]] = {}
     for row in rows_of(reliability):
@@ -76,10 +83,34 @@ def reliability_diagram(
         axes.set_xlabel("predicted probability" if below else "")
         axes.set_ylabel("observed share" if index % columns == 0 else "")
         above.set_ylabel("count" if index % columns == 0 else "", rotation=0, ha="right")
-    of = "" if classes == 2 else " of the likeliest class"
+    whose = "" if classes == 2 else " of the likeliest class"
     one = f", {next(iter(by_site))}" if len(by_site) == 1 else ""
-    figure.suptitle(shown(title or f"Reliability{of}{one}"), x=0.01, ha="left")
+    title = title or f"Reliability{whose}{one}" + (f": {of}" if of else "")
+    figure.suptitle(shown(title, 72 * look.WIDTHS[width] - 12, 9, 3), x=0.01, ha="left")
+    _explain(figure, bins, layers, limits, look.WIDTHS[width])
     return figure
+
+
+def _explain(
+    figure: Figure, bins: Sequence[Row], layers: Rows, limits: tuple[float, float], wide: float
+) -> None:
+    """What a dot, its bar and a triangle are, at the foot."""
+    said = ["dot: a bin of examples of similar probability, each of equal Σ p(1 − p)"]
+    said.append(f"bar: {interval_words(layers)}")
+    observed = [number(row, "observed") for row in bins]
+    edges = [y for y in observed if y < limits[0] or y > limits[1]]
+    if edges:
+        only = set(edges) <= {0.0, 1.0}
+        what = {0.0: "0 %", 1.0: "100 %"}
+        words = " or ".join(what[y] for y in sorted(set(edges))) if only else "beyond the axis"
+        marks = "".join(
+            m
+            for m, there in (("▼", min(edges) < limits[0]), ("▲", max(edges) > limits[1]))
+            if there
+        )
+        said.append(f"{marks} observed share {words}")
+    text = "; ".join(said)
+    look.add_note(figure, shown(text, 72 * wide - 12, 7, 4))
 
 
 def _reach(bins: Sequence[Row]) -> tuple[tuple[float, float], bool]:
@@ -123,8 +154,26 @@ def _scaled(axes: Axes, which: str, limits: tuple[float, float], stretched: bool
         places = [one for one in _COARSE if limits[0] <= one <= limits[1]]
     elif len(places) < 4:
         places = sorted([*places, *(one for one in _FINER if limits[0] <= one <= limits[1])])
-    axis.set_ticks(places, [f"{ticks.number(round(100 * one, 4))} %" for one in places])
+    named = places
+    if which == "x":
+        columns = axes.get_subplotspec().get_gridspec().ncols
+        named = _apart(places, limits, 72 * axes.figure.get_figwidth() / columns - 45)
+    said = [f"{ticks.number(round(100 * one, 4))} %" if one in named else "" for one in places]
+    axis.set_ticks(places, said)
     axis.set_minor_locator(NullLocator())
+
+
+def _apart(places: Sequence[float], limits: tuple[float, float], room: float) -> list[float]:
+    """Those of the ticks that stand a label's width apart on an axis `room` points long."""
+    low, high = (math.log(p / (1 - p)) for p in limits)
+    kept: list[float] = []
+    last = -math.inf
+    for one in places:
+        at = room * (math.log(one / (1 - one)) - low) / (high - low)
+        if at - last >= _LABEL:
+            kept.append(one)
+            last = at
+    return kept
 
 
 def _diagram(axes: Axes, bins: Sequence[Row], limits: tuple[float, float], stretched: bool) -> None:

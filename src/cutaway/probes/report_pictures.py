@@ -8,24 +8,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from matplotlib.lines import Line2D
 
 from cutaway.base.errors import UserError
 from cutaway.figures import look, ticks
-from cutaway.figures.curves import Series, curves
+from cutaway.figures.curves import Series, Style, curves
 from cutaway.figures.panels import Panel, panels
 from cutaway.figures.text import label as shown
 from cutaway.nets.sites import parse_site
 from cutaway.probes.confusion_picture import confusion_figure
 from cutaway.probes.reliability_picture import reliability_diagram
-from cutaway.probes.report_rows import Row, Rows, best_site, number, rows_of
+from cutaway.probes.report_rows import (
+    Row,
+    Rows,
+    asked_words,
+    best_site,
+    interval_words,
+    model_words,
+    number,
+    rows_of,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from matplotlib.figure import Figure
+
+    from cutaway.probes.probe import ProbeAbout
+    from cutaway.runs.record import RunRecord
 
 
 class Recorded(Protocol):
@@ -44,23 +56,42 @@ CONTROLS = {
     "model": ("model's own P(target)", 1),
     "current_token": ("current token alone", 5),
 }
+# Two kinds, so that of two lines at one height both are seen.
+_ACROSS: dict[str, Style] = {"model": "dashed", "current_token": "dotted"}
 _ACCURACY = "balanced accuracy"
+_BY_LAYER = "Balanced accuracy by layer"
 
 
-def probes_figures(found: Recorded | Mapping[str, Rows]) -> dict[str, Figure]:
+def probes_figures(
+    found: Recorded | Mapping[str, Rows], *, record: RunRecord | None = None
+) -> dict[str, Figure]:
     """Every picture of a run, or of its tables by name: `accuracy_by_layer`, `reliability` and
-    `confusion` of the layer best on validation. Those whose table is empty are left out."""
+    `confusion` of the layer best on validation. Those whose table is empty are left out.
+
+    Titles name the task and the model where the run's `record` is known (default: the run's own).
+    """
     read = found.get if isinstance(found, Mapping) else found.read
     layers, controls, bins, counts = (rows_of(read(name)) for name in TABLES)
     classes = len({row["label"] for row in counts}) or 2
+    of = _of_record(record or getattr(found, "record", None))
     figures = {}
     if best_site(layers):
-        figures["accuracy_by_layer"] = accuracy_by_layer(layers, controls, classes=classes)
+        title = f"{_BY_LAYER}: {of}" if of else None
+        figures["accuracy_by_layer"] = accuracy_by_layer(
+            layers, controls, classes=classes, title=title
+        )
     if bins:
-        figures["reliability"] = reliability_diagram(bins, layers, classes=classes)
+        figures["reliability"] = reliability_diagram(bins, layers, classes=classes, of=of)
     if counts:
-        figures["confusion"] = confusion_figure(counts, best_site(layers) or counts[0]["site"])
+        site = best_site(layers) or counts[0]["site"]
+        figures["confusion"] = confusion_figure(counts, site, of=of)
     return figures
+
+
+def probe_title(about: ProbeAbout) -> str:
+    """The title of `accuracy_by_layer` for a probe's task and model."""
+    asked = asked_words(about.task, about.target, about.classes)
+    return f"{_BY_LAYER}: {asked}, {model_words(about.reference.id)}"
 
 
 def accuracy_by_layer(
@@ -68,7 +99,7 @@ def accuracy_by_layer(
 ) -> Figure:
     """Balanced accuracy over layers with its 95 % interval, the controls, and chance, 1/classes.
 
-    Controls that have no layer are dashed lines across. Attention's and MLP's outputs, where they
+    Controls that have no layer are broken lines across. Attention's and MLP's outputs, where they
     were probed, have charts of their own. Where every chart would hold one layer, all values stand
     below each other instead. Raises UserError where no probe has a finite balanced accuracy.
     """
@@ -76,7 +107,7 @@ def accuracy_by_layer(
     if not rows:
         raise UserError("nothing to draw: no layer has a balanced accuracy")
     others = [row for row in rows_of(controls) if math.isfinite(number(row, "balanced_accuracy"))]
-    title = title or "Balanced accuracy by layer"
+    title = title or _BY_LAYER
     kinds: dict[str, list[Row]] = {}
     for row in rows:
         kinds.setdefault(_kind(row), []).append(row)
@@ -84,6 +115,8 @@ def accuracy_by_layer(
         return _below_each_other(rows, others, 1 / classes, title)
     levels = {"chance": 1 / classes}
     charts = {kind: _series(those, others, kind) for kind, those in kinds.items()}
+    banded = any(one.low is not None for series in charts.values() for one in series)
+    note = f"band: {interval_words(rows)}" if banded else None
     if len(charts) == 1:
         figure = curves(
             *charts.values(),
@@ -92,6 +125,7 @@ def accuracy_by_layer(
             levels=levels,
             within=(0.0, 1.0),
             title=title,
+            note=note,
             width="page",
         )
     else:
@@ -106,7 +140,7 @@ def accuracy_by_layer(
             )
             for index, (kind, series) in enumerate(charts.items())
         ]
-        figure = panels(each, columns=len(each), title=title)
+        figure = panels(each, columns=len(each), title=title, note=note)
         bounds = [axes.get_ylim() for axes in figure.axes]
         for axes in figure.axes:
             axes.set_ylim(min(low for low, _ in bounds), max(high for _, high in bounds))
@@ -133,14 +167,20 @@ def _series(rows: Sequence[Row], controls: Sequence[Row], kind: str) -> list[Ser
         if layered:
             drawn.append(_line(layered, words, color, "light", band=name == "shuffled"))
         drawn += [
-            Series(words, ends, [row["balanced_accuracy"]] * 2, color=color, style="dashed")
+            Series(
+                words,
+                ends,
+                [row["balanced_accuracy"]] * 2,
+                color=color,
+                style=_ACROSS.get(name, "dashed"),
+            )
             for row in those
             if row["site"] is None
         ]
     return drawn
 
 
-def _line(rows: Sequence[Row], name: str, color: int, style: Any, band: bool) -> Series:
+def _line(rows: Sequence[Row], name: str, color: int, style: Style, band: bool) -> Series:
     rows = sorted(rows, key=lambda row: row["layer"])
     names = ("balanced_accuracy", "low", "high")
     y, low, high = (np.array([number(row, one) for row in rows]) for one in names)
@@ -148,6 +188,19 @@ def _line(rows: Sequence[Row], name: str, color: int, style: Any, band: bool) ->
     at = [row["layer"] for row in rows]
     bounds = {"low": low, "high": high} if banded else {}
     return Series(name, at, y, color=color, style=style, **bounds)
+
+
+def _of_record(record: RunRecord | None) -> str:
+    """Task and model of a run, as far as its record tells."""
+    if record is None:
+        return ""
+    known = record.resolved
+    said = []
+    if known.get("task") and known.get("classes"):
+        said.append(asked_words(known["task"], known.get("target"), known["classes"]))
+    if record.parents and record.parents[0].get("id"):
+        said.append(model_words(record.parents[0]["id"]))
+    return ", ".join(said)
 
 
 @look.styled()
@@ -202,6 +255,8 @@ def _below_each_other(
     axes.set_xlabel(_ACCURACY)
     site = "" if several else f", {rows[0]['site']}"
     axes.set_title(shown(title.replace(" by layer", site), 400, 8.5), pad=14)
+    if any(math.isfinite(number(row, "low")) for *_, row in entries):
+        look.add_note(figure, f"bar: {interval_words(rows)}")
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Rows of a run's tables, as its pictures read them."""
+"""Rows of a run's tables, as its pictures read them, and words for what they are of."""
 
 from __future__ import annotations
 
@@ -34,3 +34,23 @@ def best_site(layers: Rows) -> str | None:
         if known:
             return max(known, key=lambda row: number(row, column))["site"]
     return None
+
+
+def asked_words(task: str, target: str | None, classes: Sequence[str]) -> str:
+    """What a probe tells: `next token ' the'`, `PER or O`, `9 classes`."""
+    if target is not None:
+        return f"{task} token {target!r}"
+    return " or ".join(reversed(classes)) if len(classes) < 4 else f"{len(classes)} classes"
+
+
+def model_words(id: str) -> str:
+    """A model's name without the folder or organisation it is in."""
+    return id.replace("\\", "/").rstrip("/").rpartition("/")[2] or id
+
+
+def interval_words(layers: Rows) -> str:
+    """What the tables' intervals are: 95 %, and over what where the tables say that."""
+    over = {row.get("interval_over") for row in rows_of(layers)} - {None}
+    if over == {"documents"}:
+        return "95 % over documents"
+    return "95 % over stretches of the test documents' text" if over else "95 % interval"

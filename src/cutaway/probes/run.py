@@ -1,7 +1,8 @@
 """`cutaway probe train`: probes of every layer as a run, with tables, pictures and probe files.
 
 Exact fits and mass means are solved here; those trained in minibatches go through the one loop
-(`studies.train`) and are judged here when it is done.
+(`studies.train.train_by_steps`) and are judged here when it is done; `cutaway train` and sweeps come
+here too (`studies.registry`).
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from cutaway.base import display, files, hardware
 from cutaway.base.display import notice
-from cutaway.base.errors import CutawayError, Interrupted, RunFailed
+from cutaway.base.errors import CutawayError, Interrupted, RunFailed, UserError
 from cutaway.probes.asked import SOLVED, Asked, chosen_controls
 from cutaway.probes.config import ProbeConfig
 from cutaway.probes.inputs import Inputs, open_inputs
 from cutaway.probes.probing import SCORES, Findings, probe_layers
 from cutaway.runs.folder import Run
 from cutaway.studies.settings import resolve
-from cutaway.studies.train import require_same, require_same_parents, sinks_of, train
+from cutaway.studies.train import require_same, require_same_parents, sinks_of, train_by_steps
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,18 +30,27 @@ if TYPE_CHECKING:
 
 STUDY = "probe"
 PROBES = "probes"  # the folder of a run that holds one folder per site
+# fields without effect on probes that are solved
+OF_THE_LOOP = (
+    *("epochs", "learning_rate", "batch_size", "weight_decay", "max_steps", "decay_steps"),
+    *("mlp_width", "eval_every", "log_every", "checkpoint_every", "keep_checkpoints"),
+)
 
 
 def train_probes(
-    config: ProbeConfig | Mapping[str, Any], out: str | Path, *, resume: bool = False
+    config: ProbeConfig | Mapping[str, Any],
+    out: str | Path,
+    *,
+    resume: bool = False,
+    extra_steps: int = 0,
 ) -> Run:
     """Probe every layer that `config` names and return the closed run in `out`.
 
     The run keeps the tables `layers`, `controls`, `reliability` and `confusion`, a probe per site
     under `probes/` and `figures/`. `resume` goes on with a run that was stopped: a solved one starts
-    again, one in minibatches goes on at its last checkpoint. Raises UserError where nothing could
-    start, RunFailed (a probe that predicts one class only; what was found stays readable) or
-    Interrupted.
+    again, one in minibatches goes on at its last checkpoint. `extra_steps` trains one in minibatches
+    so much longer and judges it anew. Raises UserError where nothing could start, RunFailed (a probe
+    that predicts one class only; what was found stays readable) or Interrupted.
     """
     if not isinstance(config, ProbeConfig):
         config = resolve(ProbeConfig, config)
@@ -48,22 +58,37 @@ def train_probes(
     chosen_controls(config.controls)  # a mistake is told before anything slow
     hardware.device(config.device)
     files.require_writable(out)
-    if resume and _judged(out):
+    if extra_steps and config.method in SOLVED:
+        raise UserError(f"extra_steps = {extra_steps}: {_solved_by(config.method)}")
+    if resume and not extra_steps and judged(out):
         run = Run.open(out)
         require_same(run.record.config, config, out)
-        notice(f"{out}: already done")
+        controls = run.record.config["controls"]
+        other = f" with controls = {controls!r}; others need a new run"
+        notice(f"{out}: already done{other if config.controls != controls else ''}")
         return run
+    if not resume and not extra_steps:
+        _require_effect(config)
     if config.method in SOLVED:
         return _solved(config, out, resume)
     from cutaway.probes.study import probes_of
 
-    run = train(STUDY, config, out, resume=resume)
+    run = train_by_steps(STUDY, config, out, resume=resume, extra_steps=extra_steps)
     inputs = open_inputs(config)
     given = probes_of(run)
     with Run.resume(out, sinks=sinks_of(config)) as run:
         run.truncate(0, Findings().tables)  # of a judging that was cut off
         _work(run, inputs, config, given)
     return run
+
+
+def judged(out: Path) -> bool:
+    """Whether a run there is done and what it trained last was judged.
+
+    The loop, where it ends, leaves final figures of its own in the record; judging adds to them.
+    """
+    record = Run.open(out).record
+    return record.status == "done" and "balanced_accuracy" in record.metrics
 
 
 def asked_of(config: ProbeConfig) -> Asked:
@@ -104,10 +129,24 @@ def headline(found: Findings) -> dict[str, float]:
 # -- inside ----------------------------------------------------------------------------------------
 
 
-def _judged(out: Path) -> bool:
-    """Whether a run there is done and has its tables."""
-    opened = Run.open(out)
-    return opened.status == "done" and opened.read("layers") is not None
+def _require_effect(config: ProbeConfig) -> None:
+    """Refuse settings that would change nothing with this method."""
+    idle = OF_THE_LOOP if config.method in SOLVED else ("mlp_width",) * (config.method != "mlp")
+    for name in idle:
+        value = getattr(config, name)
+        if value == ProbeConfig.model_fields[name].default:
+            continue
+        if config.method in SOLVED:
+            raise UserError(f"{name} = {value}: {_solved_by(config.method)}")
+        raise UserError(f"{name} = {value}: goes with method mlp, not with {config.method!r}")
+
+
+def _solved_by(method: str) -> str:
+    """What there is to say of a setting of the loop."""
+    return (
+        f"method {method!r} is solved, not trained in steps; leave it out, or take --method "
+        "minibatch or mlp"
+    )
 
 
 def _solved(config: ProbeConfig, out: Path, resume: bool) -> Run:

@@ -26,6 +26,8 @@ from cutaway.nets.sites import Site
 from cutaway.probes.data import Examples
 
 TOKENS = 4096  # in a batch, about: more is no faster on a CPU
+_LOGITS = 2**26  # of the vocabulary's head at once: 256 MB
+_CGROUP_1 = "/sys/fs/cgroup/memory/memory.limit_in_bytes"
 _SHARE = 0.25  # of the machine's memory that states may take before they go to a file
 
 
@@ -55,12 +57,13 @@ def states_of(
     batch_tokens: int = TOKENS,
     label: str = "reading",
     folder: Path | None = None,
+    held: int = 0,
 ) -> States:
     """One pass over the contexts, ended after the deepest site.
 
     With `target_id` the pass goes on to the head, at the examples' positions only, for the model's
-    own log-odds of that token; each context must then have one example. What takes more than a
-    quarter of the memory lies in an unnamed file in `folder` (default: the system's temporary
+    own log-odds of that token; each context must then have one example. What takes, with the `held`
+    bytes of other states, more than a quarter of the memory lies in an unnamed file in `folder` (default: the system's temporary
     one). A batch that does not fit memory is halved, once, and that is said. Raises UserError for
     contexts longer than the model reads and for a disk without room.
     """
@@ -69,12 +72,14 @@ def states_of(
         raise UserError(
             f"context_length = {longest}: {model.reference.id} reads at most {model.max_length}"
         )
-    values = _room((len(sites), len(examples), model.width), model.dtype, folder)
+    values = _room((len(sites), len(examples), model.width), model.dtype, folder, held)
     own = torch.empty(len(examples), dtype=torch.float32) if target_id is not None else None
     order = examples.context.argsort(stable=True)
     counts = examples.context.bincount(minlength=len(examples.begin))
     ends = counts.cumsum(0)
     size = max(1, batch_tokens // max(1, longest))
+    most = len(examples) if target_id is None else max(1, _LOGITS // model.vocab_size)
+    size = min(size, most)
     halved = False
     if model.device.type == "cpu":
         hardware.keep_freed_memory()
@@ -100,7 +105,7 @@ def states_of(
             at += len(chosen)
             # as many tokens in every batch, however short its contexts are
             if at < len(contexts) and not halved:
-                size = max(1, batch_tokens // int(examples.lengths[contexts[at]]))
+                size = min(most, max(1, batch_tokens // int(examples.lengths[contexts[at]])))
             bar.update(at)
     return States(list(sites), values, _finite(values), own)
 
@@ -168,9 +173,9 @@ def _with_head(
     finally:
         for handle in handles:
             handle.remove()
-    others = logits.clone()
-    others[:, target_id] = -torch.inf
-    return states, (logits[:, target_id] - others.logsumexp(-1)).cpu()
+    target = logits[:, target_id].clone()
+    logits[:, target_id] = -torch.inf
+    return states, (target - logits.logsumexp(-1)).cpu()
 
 
 def _finite(values: Tensor) -> Tensor:
@@ -183,13 +188,13 @@ def _finite(values: Tensor) -> Tensor:
     return found
 
 
-def _room(shape: tuple[int, ...], dtype: torch.dtype, folder: Path | None) -> Tensor:
+def _room(shape: tuple[int, ...], dtype: torch.dtype, folder: Path | None, held: int) -> Tensor:
     """An empty tensor, in memory or over a file that has no name any more."""
     count = 1
     for size in shape:
         count *= size
     needed = count * dtype.itemsize
-    if needed <= _SHARE * _memory():
+    if needed + held <= _SHARE * _memory():
         return torch.empty(shape, dtype=dtype)
     place = Path(folder or tempfile.gettempdir())
     files.require_writable(place, needed)
@@ -202,5 +207,11 @@ def _room(shape: tuple[int, ...], dtype: torch.dtype, folder: Path | None) -> Te
 
 
 def _memory() -> int:
-    """Bytes of memory of the machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Bytes of memory of the machine, or of the container where that has less."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in (Path("/sys/fs/cgroup/memory.max"), Path(_CGROUP_1)):
+        try:
+            return min(whole, int(limit.read_text()))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return whole

@@ -29,7 +29,7 @@ _FEW, _MOST, _LOW = 0.05, 0.99, 0.5  # shares of a class found that make a probe
 
 class ProbeStudy(Study[ProbeConfig]):
     name = "probe"
-    headline = ("val_balanced_accuracy", "val_loss", "best_val_loss")
+    headline = ("balanced_accuracy", "val_balanced_accuracy", "val_loss", "best_val_loss")
 
     def prepare(self, config: ProbeConfig) -> Prepared:
         require_trained(config)

@@ -63,7 +63,9 @@ def write_view(
         Section("The text", body=part("probabilities", data)),
         Section("How to read it", _explained(reading, missing, text)),
     ]
-    html = page(_headline(first), sections, subtitle=subtitle, parts=("probabilities",))
+    html = page(
+        _headline(first), sections, subtitle=subtitle, parts=("probability_line", "probabilities")
+    )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write_text(path, html)
@@ -152,7 +154,8 @@ def _packed(p: Tensor) -> np.ndarray:
 
 
 def _layer(about: ProbeAbout) -> dict[str, Any]:
-    scores = {name: about.scores.get(name) for name in ("balanced_accuracy", "low", "high")}
+    names = ("balanced_accuracy", "low", "high", "validation_balanced_accuracy")
+    scores = {name: about.scores.get(name) for name in names}
     return finite({"name": about.site, **scores})
 
 

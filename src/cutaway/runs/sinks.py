@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 
     from cutaway.runs.folder import Run
     from cutaway.runs.record import RunRecord
+
+
+# text in quotes, or all up to a comment; an empty one is neither
+_VALUE = re.compile(
+    r"""(?P<quote>["'])(?P<quoted>.*?)(?P=quote)\s*(?:#.*)?$|(?P<bare>.*?)(?:(?:^|\s+)#.*)?$"""
+)
 
 
 class Sink(Protocol):
@@ -138,7 +145,8 @@ class TensorBoardSink:
 
 
 def _dotenv(path: Path) -> dict[str, str]:
-    """The `KEY=VALUE` lines of a file (also `export KEY=VALUE`), quotes stripped; empty without it."""
+    """The `KEY=VALUE` lines of a file (also `export KEY=VALUE`) without quotes and comments; empty
+    without it."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -146,9 +154,8 @@ def _dotenv(path: Path) -> dict[str, str]:
     found = {}
     for line in lines:
         name, equals, value = line.strip().removeprefix("export ").partition("=")
-        value = value.strip()
-        if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
-            value = value[1:-1]
+        bare, quoted = _VALUE.match(value.strip()).group("bare", "quoted")
+        value = quoted if bare is None else bare
         if equals and value and not name.startswith("#"):
             found[name.strip()] = value
     return found

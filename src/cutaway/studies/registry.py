@@ -16,6 +16,7 @@ from cutaway.base.errors import UserError, nearest
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from cutaway.runs.folder import Run
     from cutaway.studies.settings import StudyConfig
     from cutaway.studies.study import Study
 
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 class Entry:
     """Where a study lives: its config (loads no torch), its code, its presets, its pictures.
 
-    `words`: its recorded columns in plain words. `sweep_pictures`: from a sweep's logs and their
+    `train`: what trains a run, where that is more than `studies.train.train_by_steps`; it takes a
+    config, a folder, `resume` and `extra_steps`, and returns the closed run. `words`: its recorded
+    columns in plain words. `sweep_pictures`: from a sweep's logs and their
     groups to pictures by name. `sweep_advice`: from the same to lines; empty where it has none.
     """
 
@@ -35,6 +38,7 @@ class Entry:
     words: str
     sweep_pictures: str
     sweep_advice: str = ""
+    train: str = ""
 
 
 STUDIES: dict[str, Entry] = {
@@ -70,6 +74,7 @@ STUDIES: dict[str, Entry] = {
         pictures="cutaway.probes.pictures:PICTURES",
         words="cutaway.probes.pictures:NAMES",
         sweep_pictures="cutaway.probes.pictures:sweep_pictures",
+        train="cutaway.probes.run:train_probes",
     ),
 }
 
@@ -82,6 +87,12 @@ def config_of(name: str) -> type[StudyConfig]:
 def study_of(name: str) -> Study:
     """The study itself; loads its room."""
     return _fetch(_entry(name).study)()
+
+
+def trainer_of(name: str) -> Callable[..., Run] | None:
+    """What trains a study's runs; None where that is the loop alone."""
+    place = _entry(name).train
+    return _fetch(place) if place else None
 
 
 def pictures_of(name: str) -> Mapping[str, Callable[[Any], Figure | None]]:

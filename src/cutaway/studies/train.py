@@ -14,7 +14,7 @@ from cutaway.base.files import require_writable
 from cutaway.runs.checkpoint import Checkpoint
 from cutaway.runs.folder import Run
 from cutaway.runs.sinks import Sink
-from cutaway.studies.registry import config_of, study_of
+from cutaway.studies.registry import config_of, study_of, trainer_of
 from cutaway.studies.settings import StudyConfig, resolve
 from cutaway.studies.study import Prepared
 from cutaway.studies.unmoved import unmoved
@@ -40,6 +40,15 @@ def train(
     """
     if not isinstance(config, StudyConfig):
         config = resolve(config_of(study), config)
+    if (own := trainer_of(study)) is not None:
+        return own(config, out, resume=resume, extra_steps=extra_steps)
+    return train_by_steps(study, config, out, resume=resume, extra_steps=extra_steps)
+
+
+def train_by_steps(
+    study: str, config: StudyConfig, out: str | Path, *, resume: bool = False, extra_steps: int = 0
+) -> Run:
+    """`train` by the loop and nothing besides, whatever else the study's runs get."""
     config, out = config.anchored(), Path(out)
     hardware.device(config.device)
     require_writable(out)

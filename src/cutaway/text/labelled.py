@@ -51,7 +51,8 @@ class LabelledTexts:
         rare, count = min(sizes.items(), key=lambda item: item[1])
         if count < FEWEST:
             raise UserError(
-                f"{self.name}: label {rare!r} has {count} texts; expected {FEWEST} or more"
+                f"{self.name}: label {rare!r} has {count} {'text' if count == 1 else 'texts'}; "
+                f"expected {FEWEST} or more"
             )
         documents = Counter(label for label, _ in set(zip(self.labels, self.groups, strict=True)))
         rare, count = min(documents.items(), key=lambda item: item[1])

@@ -102,27 +102,37 @@ def docstrings_task(*, packages: int = PACKAGES, characters: int = CHARACTERS) -
 
 
 def table_task(path: Path) -> LabelledTexts:
-    """`text` and `label` of each row; rows with the same `group`, else the same text, belong together."""
+    """`text` and `label` of each row; rows with the same `group`, else the same text, belong together.
+
+    Rows without a label (empty, null or NaN) are left out, and that is said.
+    """
     texts, labels, groups = [], [], []
+    without = 0
     for where, row in labelled_rows(path):
         for column in ("text", "label"):
-            if row.get(column) is None:
+            if column not in row or (column == "text" and row[column] is None):
                 known = ", ".join(map(str, row)) or "none"
                 raise UserError(
                     f"{where}: no {column!r}; expected text and label, columns: {known}"
                 )
         if not isinstance(row["text"], str):
             raise UserError(f"{where}: 'text' is {type(row['text']).__name__}, expected text")
-        if not isinstance(row["label"], str | int | bool):
+        label = row["label"]
+        if label is None or label != label or not str(label).strip():
+            without += 1
+            continue
+        if not isinstance(label, str | int | bool):
             raise UserError(
-                f"{where}: 'label' is {type(row['label']).__name__}, expected a name or whole number"
+                f"{where}: 'label' is {type(label).__name__}, expected a name or whole number"
             )
         if not row["text"].strip():
             continue
         group = row.get("group")
         texts.append(row["text"])
-        labels.append(str(row["label"]))
+        labels.append(str(label))
         groups.append(row["text"] if group is None else str(group))
+    if without:
+        notice(f"{path}: {without:,} rows have no label and are left out")
     return LabelledTexts(path.name.partition(".")[0], texts, labels, groups)
 
 

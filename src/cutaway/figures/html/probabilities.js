@@ -4,6 +4,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("probabilities-data").textContent);
   const { words, tokens, layers, classes, labels, starts, steps } = data;
+  const { probability, logit, percent } = ProbabilityLine;
   const root = document.querySelector(".probe");
   const find = (selector) => root.querySelector(selector);
   const reading = find(".reading");
@@ -30,15 +31,6 @@
     return made;
   };
   const odds = (step) => (step === MISSING ? null : step / steps);
-  const probability = (x) => 1 / (1 + Math.exp(-x));
-  const logit = (p) => Math.log(p / (1 - p));
-  const percent = (p, digits = 3) => {
-    if (p < 1e-6) return "<\u00a00.0001\u00a0%";
-    if (p > 0.99999) return ">\u00a099.999\u00a0%";
-    // near 100 % what is left of it is what has digits
-    const places = Math.max(0, digits - 1 - Math.floor(Math.log10(100 * Math.min(p, 1 - p)) + 1e-9));
-    return `${(100 * p).toFixed(Math.min(places, p < 0.5 ? 6 : digits))}\u00a0%`;
-  };
   const visible = (text) =>
     text === "" ? "(empty)" : text.replace(/^ +| +$|[\n\t]/g, (found) => Array.from(found, (one) => marks[one]).join(""));
   // a class that never or always occurs has no log-odds
@@ -48,8 +40,9 @@
     return typeof word === "string" ? word : word[1];
   };
 
-  const best = layers.reduce((found, one, index) =>
-    (one.balanced_accuracy ?? -1) > (layers[found].balanced_accuracy ?? -1) ? index : found, layers.length - 1);
+  // test chooses nothing: where validation was not kept it is the last layer
+  const kept = (one) => one.validation_balanced_accuracy ?? -1;
+  const best = layers.reduce((found, one, index) => (kept(one) > kept(layers[found]) ? index : found), layers.length - 1);
   const state = { layer: best, shown: 0, centre: 0, half: false, threshold: 0, errors: false };
   let pinned = -1;
   let looked = -1; // what the card shows
@@ -191,60 +184,10 @@
     const right = (x >= state.threshold) === label;
     return `${side} the threshold, ${right ? "right" : "wrong"}: ${sentence(label)}.`;
   };
-  const drawing = (index) => {
-    const [width, height, left, right, top, foot] = [300, 132, 44, 8, 6, 17];
-    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-    const add = (name, attributes, text) => {
-      const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-      for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-      if (text !== undefined) made.textContent = text;
-      svg.append(made);
-      return made;
-    };
-    svg.setAttribute("viewBox", `0 0 ${width} ${height + foot}`);
-    svg.setAttribute("role", "img");
-    const found = layers.map((_, layer) => at(layer, index));
-    const real = found.filter((x) => x !== null);
-    const middle = usual();
-    const low = Math.min(middle, state.threshold, ...real) - 0.6;
-    const high = Math.max(middle, state.threshold, ...real) + 0.6;
-    const y = (x) => top + (height - top) * (high - x) / (high - low);
-    const across = (layer) => (layers.length === 1 ? (left + width - right) / 2 : left + (width - left - right) * layer / (layers.length - 1));
-    let last = Infinity;
-    const coarse = [1e-6, 1e-5, 1e-4, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999];
-    const fine = [1e-6, 2e-6, 5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999, 0.99995, 0.99999];
-    const within = (ticks) => ticks.filter((p) => logit(p) >= low && logit(p) <= high);
-    for (const p of within(within(coarse).length > 1 ? coarse : fine)) {
-      const x = logit(p);
-      if (last - y(x) < 13) continue;
-      last = y(x);
-      add("line", { class: "axis", x1: left, x2: width - right, y1: last, y2: last });
-      add("text", { x: left - 5, y: last + 3.2, "text-anchor": "end" }, `${Number((100 * p).toPrecision(5))} %`);
-    }
-    add("line", { class: "prior", x1: left, x2: width - right, y1: y(middle), y2: y(middle) });
-    add("line", { class: "limit", x1: left, x2: width - right, y1: y(state.threshold), y2: y(state.threshold) });
-    let path = "";
-    found.forEach((x, layer) => {
-      if (x !== null) path += `${layer > 0 && found[layer - 1] !== null ? "L" : "M"}${across(layer).toFixed(1)} ${y(x).toFixed(1)}`;
-    });
-    add("path", { class: "line", d: path });
-    found.forEach((x, layer) => {
-      if (x === null || (layers.length > 30 && layer !== state.layer)) return;
-      const here = layer === state.layer;
-      const dot = add("circle", { class: here ? "dot here" : "dot", cx: across(layer).toFixed(1), cy: y(x).toFixed(1), r: here ? 4.5 : 2.2 });
-      const title = document.createElementNS("http://www.w3.org/2000/svg", "title");
-      title.textContent = `${layers[layer].name}: ${percent(probability(x))}`;
-      dot.append(title);
-    });
-    const foot_ = height + foot - 4;
-    if (layers.length > 1) {
-      add("text", { x: left, y: foot_, "text-anchor": "start" }, layers[0].name);
-      add("text", { x: width - right, y: foot_, "text-anchor": "end" }, layers[layers.length - 1].name);
-    }
-    const told = found.map((x, layer) => `${layers[layer].name} ${x === null ? "no number" : percent(probability(x))}`);
-    svg.setAttribute("aria-label", `Probability at every layer: ${told.join(", ")}`);
-    return svg;
-  };
+  const drawing = (index) => ProbabilityLine.drawing(
+    layers.map(({ name }, layer) => ({ name, x: at(layer, index) })),
+    { here: state.layer, prior: usual(), limit: state.threshold },
+  );
   const show = (index) => {
     looked = index;
     const x = at(state.layer, index);

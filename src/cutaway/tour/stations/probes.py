@@ -82,7 +82,7 @@ def _layers(run: Run, data: Path, model: Path) -> Section:
         commands=f"cutaway probe data {typed} --context-length {CONTEXT} --out out/probe-data\n"
         f"cutaway probe inspect {os.path.relpath(data)}\n"
         f"cutaway probe train {typed} --data {os.path.relpath(data)} --layers all --out out/probes\n"
-        f"cutaway probe eval {at} --data docstrings",
+        f"cutaway probe eval {at}",
     )
 
 

@@ -1,0 +1,53 @@
+"""What probing found: rows of tables, a probe per layer, and what should be known of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from cutaway.base.errors import UserError
+from cutaway.nets.sites import Site, parse_site
+from cutaway.probes.probe import Probe
+
+SCORES = (
+    *("balanced_accuracy", "low", "high", "recall", "specificity", "accuracy", "precision", "f1"),
+    *("auroc", "average_precision", "brier", "expected_calibration_error", "log_loss"),
+)
+
+
+@dataclass
+class Findings:
+    """Rows of the tables (see `docs/probes.md`), a probe per layer, and what went wrong.
+
+    `failures` says which probes predict one class only; `warnings` which come near it.
+    """
+
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    controls: list[dict[str, Any]] = field(default_factory=list)
+    reliability: list[dict[str, Any]] = field(default_factory=list)
+    confusion: list[dict[str, Any]] = field(default_factory=list)
+    probes: list[Probe] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def best(self) -> Probe:
+        """The probe of the layer that is best on validation: test chooses nothing."""
+        scores = [row["validation_balanced_accuracy"] for row in self.layers]
+        return self.probes[max(range(len(scores)), key=scores.__getitem__)]
+
+    def probe(self, site: str | int | Site) -> Probe:
+        """The probe of a site; UserError where there is none."""
+        wanted = parse_site(site)
+        for one in self.probes:
+            if one.site == wanted:
+                return one
+        known = ", ".join(one.about.site for one in self.probes)
+        raise UserError(f"site = {str(site)!r}: there are probes of {known}")
+
+    @property
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """The rows by the name of their table."""
+        return {
+            name: getattr(self, name) for name in ("layers", "controls", "reliability", "confusion")
+        }
