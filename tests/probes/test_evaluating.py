@@ -18,6 +18,7 @@ from cutaway.probes.asked import Asked
 from cutaway.probes.data import PARTS, ProbeData
 from cutaway.probes.evaluating import evaluate, examples_for
 from cutaway.probes.inputs import inputs_of
+from cutaway.probes.labelled import label_data
 from cutaway.probes.probe import Probe
 from cutaway.probes.probing import SCORES, Findings, probe_layers
 from cutaway.text.sources import source
@@ -163,6 +164,27 @@ def test_probes_of_labels_are_judged_on_labelled_texts(
     # labels mean the same whatever order the file has them in
     turned = other(report.probes[0], classes=("river", "king"))
     assert torch.equal(examples_for(turned, model, str(file)).label, 1 - examples.label)
+
+
+def test_probes_of_words_are_judged_on_other_words(tiny_folder, tmp_path: Path) -> None:
+    def conll(name: str, first: int) -> Path:
+        lines = []
+        for number in range(first, first + 120):
+            who = ("Anna", "Bert", "Carl")[number % 3]
+            tagged = [("the", "O"), ("king", "O"), ("sees", "O"), (who, "B-PER"), (".", "O")]
+            lines += [f"{word}\t{tag}" for word, tag in tagged] + [""]
+        file = tmp_path / name
+        file.write_text("\n".join(lines))
+        return file
+
+    model = open_model(tiny_folder("llama"), device="cpu")
+    data = label_data(conll("here.conll", 0), model.reads, label="PER")
+    report = fit(model, data, layers="1", controls="none")
+    examples = examples_for(report.probes, model, str(conll("there.conll", 1)))
+    assert len(examples) == 600
+    assert float(examples.label.float().mean()) == pytest.approx(0.2)
+    (row,) = evaluate(report.probes, model, examples)
+    assert row["balanced_accuracy"] > 0.9
 
 
 def test_labels_the_probes_do_not_know_are_refused(tiny_folder, tmp_path: Path) -> None:

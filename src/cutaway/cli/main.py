@@ -19,6 +19,13 @@ _FIELDS = (
     f"(`cutaway train --help` lists them, under `dictionary`).\n\n{_EVERY}"
 )
 
+_PROBE_FIELDS = (
+    "Any field of the probes' config: --method exact|mass_mean|minibatch|mlp, --strengths 0.01,1, "
+    "--controls none, --pos-weight-cap 5, --seed 0, --device cpu; trained by steps: --epochs 10, "
+    "--learning-rate 1e-3, --batch-size 64, --weight-decay 1e-4, --mlp-width 128, --wandb-project NAME, "
+    "--wandb-group NAME, ... (`cutaway train --help` lists them, under `probe`).\n\n" + _EVERY
+)
+
 app = App(
     name="cutaway",
     help="A workbench for looking inside neural networks while they learn.",
@@ -31,7 +38,7 @@ COMMANDS: list[tuple[str, str, str]] = [
     ("tour", "cutaway.cli.tour:tour", "The whole story on an embedded corpus, in minutes."),
     ("train", "cutaway.cli.train:app", "Train anything: a preset or a YAML file."),
     ("sweep", "cutaway.cli.sweep:app", "Train many runs: every combination of settings."),
-    ("presets", "cutaway.cli.train:presets", "List the presets."),
+    ("presets", "cutaway.cli.train:presets", "List the presets, or print one's settings."),
     (
         "params",
         "cutaway.cli.language:params",
@@ -109,6 +116,7 @@ GROUPS: list[tuple[str, str, list[tuple[str, str, str]]]] = [
 EPILOGUES = {
     "cutaway.cli.sae:pipeline": _FIELDS,
     "cutaway.cli.sae:train": _FIELDS,
+    "cutaway.cli.probe:train": _PROBE_FIELDS,
 }
 
 for _name, _place, _help in COMMANDS:

@@ -19,13 +19,15 @@ Settings = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 Flag = Annotated[bool, Parameter(negative=())]
 _COLUMNS = (
     *("site", "balanced_accuracy", "low", "high", "recall", "specificity", "auroc"),
-    *("average_precision", "precision", "expected_calibration_error", "strength"),
+    *("average_precision", "strength"),
 )
 _CONTROL_COLUMNS = ("control", "site", "balanced_accuracy", "low", "high", "selectivity")
 
 
 def train(
-    model: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    model: Annotated[
+        str | None, Parameter(name=["--model", "--model-name"], allow_leading_hyphen=True)
+    ] = None,
     *settings: Settings,
     data: str | None = None,
     layers: Annotated[str | None, Parameter(name=["--layers", "--layer", "--layer-sweep"])] = None,

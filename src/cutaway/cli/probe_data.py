@@ -23,7 +23,7 @@ _LONGEST = ("max_position_embeddings", "n_positions", "max_sequence_length")
 
 
 def data(
-    model: str,
+    model: Annotated[str, Parameter(name=["--model", "--model-name"])],
     *,
     data: str | None = None,
     target_token: str | None = None,
@@ -133,12 +133,12 @@ def inspect(
         json: Print JSON.
     """
     from cutaway.probes import inspect as looking
-    from cutaway.probes.data import PARTS, ProbeData
+    from cutaway.probes.data import METADATA, PARTS, ProbeData
 
     folder, part = data, None
     if data.name in {f"{name}.safetensors" for name in PARTS}:
         folder, part = data.parent, data.stem
-    elif data.is_file():
+    elif data.name == METADATA:
         folder = data.parent
     found = looking.inspect(ProbeData.load(folder), samples=num_samples, part=part, seed=seed)
     if json:
@@ -268,6 +268,7 @@ def _print(found: Inspection, folder: Path) -> None:
     )
     display.show([{**row, "class": visible(row["class"])} for row in found.balance])
     display.show(found.contexts)
+    print(found.footnote + "\n")
     for row in found.samples:
         print(f"{row['part']}, {visible(row['class'])}, {row['document']}:")
         text = f"{visible(row['before']) if row['before'] else ''}⟦{visible(row['read'])}⟧"

@@ -16,10 +16,11 @@ from cutaway.probes.data import METADATA, PARTS, Examples, ProbeData
 from cutaway.probes.evaluation import drawn_groups, judge
 from cutaway.probes.held_out import HeldOut, data_folder, held_out
 from cutaway.probes.inputs import finite, require_tokens
-from cutaway.probes.labelled import label_data
+from cutaway.probes.labelled import Read, label_data
 from cutaway.probes.probe import Probe, ProbeAbout
 from cutaway.probes.probing import SCORES
 from cutaway.probes.states import states_of
+from cutaway.text.labelled_files import CONLL
 from cutaway.text.packing import packed
 from cutaway.text.sources import Source, source
 
@@ -68,7 +69,11 @@ def examples_for(
         return _stored(about, model, ProbeData.load(data), "test" if part is None else part)
     if about.task != "labels":
         return _text(about, model, source(data) if isinstance(data, str) else data, tokens)
-    read = "last" if about.read == "token" else "mean"
+    read: Read | None = "last" if about.read == "token" else "mean"
+    if Path(data).suffix.lower() in CONLL:  # of words, read at their last token
+        read = None
+        if label is None and len(about.classes) == 2:
+            label = about.classes[1]
     found = label_data(data, model.reads, label=label, read=read, context_length=model.max_length)
     return _stored(about, model, found, "all")
 

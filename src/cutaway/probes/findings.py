@@ -36,6 +36,26 @@ class Findings:
         scores = [row["validation_balanced_accuracy"] for row in self.layers]
         return self.probes[max(range(len(scores)), key=scores.__getitem__)]
 
+    def verdict(self) -> str:
+        """What the layer that is best on validation scores on test, and the controls that tell most
+        about it; where it is no better than the current token alone, that."""
+        best = next(row for row in self.layers if row["site"] == self.best.about.site)
+        found = {
+            row["control"]: row["balanced_accuracy"] for row in self.controls if not row["site"]
+        }
+        said = (
+            f"{best['site']}, best on validation: {best['balanced_accuracy']:.1%} "
+            f"({best['low']:.1%} to {best['high']:.1%})"
+        )
+        token, own = found.get("current_token"), found.get("model")
+        if own is not None:
+            said += f"; the model's own P(target): {own:.1%}"
+        if token is not None:
+            said += f"; the current token alone: {token:.1%}"
+            if token >= best["low"]:
+                said += ", within the probe's interval: no sign here that the state tells more"
+        return said
+
     def probe(self, site: str | int | Site) -> Probe:
         """The probe of a site; UserError where there is none."""
         wanted = parse_site(site)

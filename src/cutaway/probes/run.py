@@ -107,7 +107,7 @@ def draw(findings: Mapping[str, Any], out: Path) -> dict[str, Figure]:
     from cutaway.figures.look import save
     from cutaway.probes.report_pictures import probes_figures
 
-    drawn = probes_figures(findings)
+    drawn = probes_figures(findings, record=Run.open(out).record)
     for name, figure in drawn.items():
         save(figure, out / "figures" / f"{name}.png")
     return drawn
@@ -218,7 +218,7 @@ def _work(run: Run, inputs: Inputs, config: ProbeConfig, given: Sequence[Probe] 
             reason = f"{type(error).__name__}: {error}"
         run.fail(reason)
         raise RunFailed(reason) from error
-    for line in found.warnings:
+    for line in (*found.warnings, found.verdict()):
         run.notice(line)
     metrics = {**run.record.metrics, **headline(found)}
     if given is None:
