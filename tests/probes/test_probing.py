@@ -233,6 +233,20 @@ def test_controls_are_what_they_are_by_hand(real: Inputs) -> None:
     )
 
 
+def test_the_verdict_names_what_is_no_better_than_the_current_token(real: Inputs) -> None:
+    found = probe_layers(real, asked("current_token", "model"))
+    best = next(row for row in found.layers if row["site"] == found.best.about.site)
+    (token,) = rows_of(found, "current_token")
+    for reached, said in ((best["low"] + 0.01, True), (best["low"] - 0.01, False)):
+        token["balanced_accuracy"] = reached
+        told = found.verdict()
+        assert told.startswith(
+            f"{best['site']}, best on validation: {best['balanced_accuracy']:.1%}"
+        )
+        assert f"the current token alone: {reached:.1%}" in told
+        assert ("no sign here" in told) is said
+
+
 def test_what_is_trained_by_steps_has_no_control_of_solved_labels(real: Inputs, capsys) -> None:
     solved = probe_layers(real, asked("shuffled", "token_type"))
     trained = [replace(one, about=replace(one.about, method="minibatch")) for one in solved.probes]
