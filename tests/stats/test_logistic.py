@@ -268,3 +268,13 @@ def test_what_cannot_be_fitted_is_refused_in_one_line(change, message):
     with pytest.raises(UserError, match=message) as caught:
         fit_logistic(asked.pop("x"), asked.pop("y"), **asked)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("rows", [37, 150, 1001])
+def test_rows_that_are_all_the_same_get_no_weight_at_all(rows: int) -> None:
+    """A mean with rounding in it would leave a column that looks like a direction."""
+    row = torch.randn(1, 8, generator=torch.Generator().manual_seed(rows)) * 3 + 1
+    x, y = row.expand(rows, 8).clone(), (torch.arange(rows) % 3 == 0).long()
+    found = fit_logistic(x, y)
+    assert not found.weight.any()
+    assert float(found.bias) == pytest.approx(float(torch.logit(y.double().mean())), abs=1e-5)

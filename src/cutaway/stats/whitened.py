@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cutaway.base import hardware
 from cutaway.stats.problems import slices
 
 _SMALL = 1e-12  # variance, of the largest, below which a direction is not scaled up further
@@ -85,7 +86,8 @@ class Whitened:
 
 def whiten(x: Tensor, dtype: torch.dtype) -> Whitened:
     """Centre x (G, n, d) and find its directions; `dtype` is that of exact products."""
-    mean = x.mean(1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32)).to(dtype)
+    # in float64, which leaves nothing of rows that are all the same
+    mean = x.mean(1, keepdim=True, dtype=hardware.wide(x.device)).to(dtype)
     x = x.to(dtype, copy=True).sub_(mean)  # any shift is exact, as the intercept is free
     n, d = x.shape[1:]
     basis = None
