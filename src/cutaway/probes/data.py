@@ -231,6 +231,21 @@ class ProbeData:
         return {"format": FORMAT, **plain, **about}
 
 
+def joined(parts: Sequence[Examples]) -> Examples:
+    """Several parts' examples as one, in their order."""
+    parts = [part.compact() for part in parts]
+    token = context = 0
+    moved = []
+    for part in parts:
+        moved.append(
+            replace(
+                part, begin=part.begin + token, end=part.end + token, context=part.context + context
+            )
+        )
+        token, context = token + len(part.tokens), context + len(part.begin)
+    return Examples(**{name: torch.cat([getattr(one, name) for one in moved]) for name in _ARRAYS})
+
+
 def _plain(kind: type[ProbeData]) -> list[str]:
     """The fields that metadata.json holds under their own names."""
     return [

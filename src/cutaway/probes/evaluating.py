@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ import torch
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.nets.model import Model
-from cutaway.probes.data import METADATA, PARTS, Examples, ProbeData
+from cutaway.probes.data import METADATA, PARTS, Examples, ProbeData, joined
 from cutaway.probes.evaluation import drawn_groups, judge
+from cutaway.probes.findings import SCORES
 from cutaway.probes.held_out import HeldOut, data_folder, held_out
 from cutaway.probes.inputs import finite, require_tokens
 from cutaway.probes.labelled import Read, label_data
 from cutaway.probes.probe import Probe, ProbeAbout
-from cutaway.probes.probing import SCORES
 from cutaway.probes.states import states_of
 from cutaway.text.labelled_files import CONLL
 from cutaway.text.packing import packed
@@ -51,11 +52,11 @@ def examples_for(
 ) -> Examples:
     """The examples that `data` means to these probes.
 
-    A folder of probe data gives its `part` (test, or `all` of them). For probes of a token, any source of
-    text: every token of a document with at least half the probes' context before it (of a model
-    that looks both ways: all of it), labelled by the text itself. For others a file or folder of labelled texts or CoNLL words (`label`: one entity
-    type). UserError for what does not go with the probes, and for a `part` or `label` that does not go
-    with the data.
+    A folder of probe data gives its `part` (test, or `all` of them). For probes of a token, any source
+    of text: every token of a document with at least half the probes' context before it (of a model
+    that looks both ways: all of it), labelled by the text itself. For others a file or folder of
+    labelled texts or CoNLL words (`label`: one entity type). UserError for what does not go with the
+    probes, and for a `part` or `label` that does not go with the data.
     """
     about = probes[0].about
     stored = isinstance(data, str) and (Path(data) / METADATA).is_file()
@@ -124,32 +125,8 @@ def _stored(about: ProbeAbout, model: Model, data: ProbeData, part: str) -> Exam
         raise UserError(f"part = {part!r}: expected all, {', '.join(PARTS)}")
     place = torch.tensor([about.classes.index(one) for one in data.classes])
     chosen = [data.parts[name] for name in (PARTS if part == "all" else (part,))]
-    joined = chosen[0] if len(chosen) == 1 else _joined(chosen)
-    return Examples(**{**joined.__dict__, "label": place[joined.label]})
-
-
-def _joined(parts: Sequence[Examples]) -> Examples:
-    """Several parts' examples as one."""
-    parts = [part.compact() for part in parts]
-    tokens = [len(part.tokens) for part in parts]
-    contexts = [len(part.begin) for part in parts]
-    moves = {
-        "begin": np.cumsum([0, *tokens[:-1]]),
-        "end": np.cumsum([0, *tokens[:-1]]),
-        "context": np.cumsum([0, *contexts[:-1]]),
-    }
-    names = ("tokens", "begin", "end", "context", "first", "last", "label", "document")
-    return Examples(
-        **{
-            name: torch.cat(
-                [
-                    getattr(part, name) + (int(moves[name][at]) if name in moves else 0)
-                    for at, part in enumerate(parts)
-                ]
-            )
-            for name in names
-        }
-    )
+    whole = chosen[0] if len(chosen) == 1 else joined(chosen)
+    return replace(whole, label=place[whole.label])
 
 
 def _text(about: ProbeAbout, model: Model, text: Source, tokens: int) -> Examples:

@@ -115,8 +115,8 @@ def fit_layer(
     Each set's strength is the one with the least balanced log loss on `validation` (m, d) with
     `validation_labels` (P, m), where `keep` (P, m) says so; `documents` (m,) says which of these belong
     together. With `extend`, where the first set's best strength is the largest or smallest, the next
-    decade is tried, three times at most and while that gains 2 % of the loss. Raises UserError where a set has one class only, values are
-    not finite, or there is no strength.
+    decade is tried, three times at most and while that gains 2 % of the loss. Raises UserError where
+    a set has one class only, values are not finite, or there is no strength.
     """
     if not len(strengths):
         raise UserError("strengths: expected one or more")

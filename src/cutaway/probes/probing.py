@@ -24,7 +24,7 @@ from cutaway.nets.sites import Site
 from cutaway.nets.untrained import untrained
 from cutaway.probes import controls as control
 from cutaway.probes.asked import SOLVED, STRENGTHS, Asked, usable_controls
-from cutaway.probes.data import Examples, ProbeData
+from cutaway.probes.data import PARTS, Examples, ProbeData
 from cutaway.probes.evaluation import (
     Judgement,
     confusion_rows,
@@ -41,7 +41,6 @@ from cutaway.probes.probe import Probe, ProbeAbout
 from cutaway.probes.states import States
 
 DRAWS = 3  # random labellings of each kind of control
-_PARTS = ("train", "validation", "test")
 _NO_CONTROL = "{}: left out: {}"
 
 
@@ -99,7 +98,7 @@ def _read(
     """States and examples of each part, together within the memory they may take."""
     parts: dict[str, tuple[States, Examples]] = {}
     held = 0
-    for part in _PARTS:
+    for part in PARTS:
         odds = own and part != "validation"
         parts[part] = inputs.states(part, own=odds, model=model, folder=folder, held=held)
         held += parts[part][0].values.nbytes
@@ -151,22 +150,19 @@ class _Judging:
     ) -> None:
         """The probe of a site, and the controls that are fitted there."""
         method = given.about.method if given else self.asked.method
-        fits = means = None
+        fits = None
         if method == "exact":
             fits = self._fits(at, self.sets, self.seen)
             self._tell_edge(site, fits)
         elif method == "mass_mean":
             fits = fit_mass_mean(at["train"], self.sets["train"], self.classes)
-        elif self.with_means:
-            means = fit_mass_mean(at["train"], self.label["train"][None], self.classes)
         if given is None:
             given = self._probe(site, model, fits)
         self._record(site, given, at, fits if method == "exact" else None)
         if fits is not None:
             self._of_sets(site, fits.even(at["test"]))
-        if self.with_means and method == "exact":
+        if self.with_means:
             means = fit_mass_mean(at["train"], self.label["train"][None], self.classes)
-        if means is not None:
             self._control("mass_mean", site, self._judge(means.even(at["test"])[0]))
 
     def untrained(

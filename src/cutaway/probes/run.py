@@ -16,8 +16,9 @@ from cutaway.base.display import notice
 from cutaway.base.errors import CutawayError, Interrupted, RunFailed, UserError
 from cutaway.probes.asked import SOLVED, Asked, chosen_controls
 from cutaway.probes.config import ProbeConfig
+from cutaway.probes.findings import SCORES, Findings
 from cutaway.probes.inputs import Inputs, open_inputs
-from cutaway.probes.probing import SCORES, Findings, probe_layers
+from cutaway.probes.probing import probe_layers
 from cutaway.runs.folder import Run
 from cutaway.studies.settings import resolve
 from cutaway.studies.train import require_same, require_same_parents, sinks_of, train_by_steps

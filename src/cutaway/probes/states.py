@@ -88,9 +88,12 @@ def states_of(
         at = 0
         while at < len(contexts):
             chosen = contexts[at : at + size]
-            rows = torch.cat([order[ends[c] - counts[c] : ends[c]] for c in chosen.tolist()])
+            each = counts[chosen]
+            row = torch.arange(len(chosen)).repeat_interleave(each)
+            inside = torch.arange(len(row)) - (each.cumsum(0) - each)[row]
+            rows = order[(ends - counts)[chosen][row] + inside]
             try:
-                _read(model, examples, chosen, rows, sites, values, own, target_id)
+                _read(model, examples, chosen, rows, row, sites, values, own, target_id)
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
@@ -115,12 +118,14 @@ def _read(
     examples: Examples,
     contexts: Tensor,
     rows: Tensor,
+    row: Tensor,
     sites: Sequence[Site],
     values: Tensor,
     own: Tensor | None,
     target_id: int | None,
 ) -> None:
-    """The states of the examples `rows`, which are in `contexts`, into `values` and `own`."""
+    """The states of the examples `rows`, each in the context `row` of `contexts`, into `values` and
+    `own`."""
     begin, lengths = examples.begin[contexts], examples.lengths[contexts]
     longest = int(lengths.max())
     inside = torch.arange(longest)
@@ -128,17 +133,15 @@ def _read(
     places = (begin[:, None] + inside).clamp(max=len(examples.tokens) - 1)
     tokens = torch.where(mask, examples.tokens[places].long(), 0).to(model.device)
     padding = None if bool(mask.all()) else mask.long()
-    row = torch.searchsorted(contexts.sort().values, examples.context[rows])
-    row = contexts.argsort()[row].to(model.device)
-    first, last = (one[rows].to(model.device) for one in (examples.first, examples.last))
+    first, last = examples.first[rows], examples.last[rows]
+    single = torch.equal(first, last)
+    spanned = (inside >= first[:, None]) & (inside <= last[:, None])
+    row, first, last, spanned = (one.to(model.device) for one in (row, first, last, spanned))
 
     def keep(state: Tensor) -> Tensor:
-        if torch.equal(first, last):
+        if single:
             return state[row, last]
-        weight = (torch.arange(longest, device=first.device) >= first[:, None]) & (
-            torch.arange(longest, device=first.device) <= last[:, None]
-        )
-        sums = torch.einsum("nt,ntd->nd", weight.to(state.dtype), state[row])
+        sums = torch.einsum("nt,ntd->nd", spanned.to(state.dtype), state[row])
         return sums / (last - first + 1)[:, None]
 
     if own is None or target_id is None:
