@@ -16,6 +16,7 @@ from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
 from cutaway.nets.sites import Site, parse_sites, residual
 from cutaway.probes.data import PARTS, Examples, ProbeData
+from cutaway.probes.probe import ProbeAbout
 from cutaway.probes.states import TOKENS, States, states_of
 
 if TYPE_CHECKING:
@@ -183,3 +184,31 @@ def require_varied(found: States, part: str = "train") -> None:
 def label_sets(*sets: Tensor) -> Tensor:
     """Label sets (n,) or (P, n) one under another, (P, n)."""
     return torch.cat([one[None] if one.ndim == 1 else one for one in sets])
+
+
+def about_of(
+    data: ProbeData,
+    model: Model,
+    site: Site,
+    method: str,
+    *,
+    trained_prior: Sequence[float],
+    strength: float | None = None,
+) -> ProbeAbout:
+    """What a probe of these data carries, without scores."""
+    return ProbeAbout(
+        reference=model.reference,
+        site=str(site),
+        method=method,
+        task=data.task,
+        classes=data.classes,
+        prior=data.prevalence,
+        trained_prior=tuple(trained_prior),
+        target=data.target,
+        target_id=data.target_id,
+        read="token" if data.of_tokens else "mean",
+        dtype=str(model.dtype).removeprefix("torch."),
+        strength=strength,
+        context_length=data.context_length,
+        data={"name": data.name, "sha256": data.fingerprint or data.sha256()},
+    )

@@ -36,8 +36,8 @@ from cutaway.probes.evaluation import (
 )
 from cutaway.probes.findings import SCORES, Findings
 from cutaway.probes.fitting import LayerFits, fit_layer, fit_mass_mean
-from cutaway.probes.inputs import Inputs, label_sets, require_classes, require_varied
-from cutaway.probes.probe import Probe, ProbeAbout
+from cutaway.probes.inputs import Inputs, about_of, label_sets, require_classes, require_varied
+from cutaway.probes.probe import Probe
 from cutaway.probes.states import States
 
 DRAWS = 3  # random labellings of each kind of control
@@ -375,31 +375,3 @@ class _Judging:
         }
         self.found.controls.append(row)
         return row
-
-
-def about_of(
-    data: ProbeData,
-    model: Model,
-    site: Site,
-    method: str,
-    *,
-    trained_prior: Sequence[float],
-    strength: float | None = None,
-) -> ProbeAbout:
-    """What a probe of these data carries, without scores."""
-    return ProbeAbout(
-        reference=model.reference,
-        site=str(site),
-        method=method,
-        task=data.task,
-        classes=data.classes,
-        prior=data.prevalence,
-        trained_prior=tuple(trained_prior),
-        target=data.target,
-        target_id=data.target_id,
-        read="token" if data.of_tokens else "mean",
-        dtype=str(model.dtype).removeprefix("torch."),
-        strength=strength,
-        context_length=data.context_length,
-        data={"name": data.name, "sha256": data.fingerprint or data.sha256()},
-    )

@@ -12,9 +12,8 @@ from cutaway.nets.parameters import parameters_by_component
 from cutaway.nets.reference import checkpoint_of
 from cutaway.probes.config import ProbeConfig
 from cutaway.probes.fitting import trained_prior
-from cutaway.probes.inputs import Inputs, open_inputs, require_classes, require_varied
+from cutaway.probes.inputs import Inputs, about_of, open_inputs, require_classes, require_varied
 from cutaway.probes.probe import Probe, ProbeAbout
-from cutaway.probes.probing import about_of
 from cutaway.probes.run import parents_of, resolved_of
 from cutaway.probes.task import LabelledStates, LayerProbes, ProbeTask
 from cutaway.runs.folder import Run
