@@ -94,6 +94,9 @@ def test_a_run_that_was_cut_ends_where_the_whole_one_did(
         moved(version, folder, cut)
     before = Run.open(folder / cut)
     assert before.status == "interrupted"
+    if cut.endswith("/killed"):  # by kill -9: rows in parts, the owner still named
+        assert (folder / cut / "history.live").is_dir()
+        assert (folder / cut / ".owner.json").is_file()
     assert 0 < before.record.steps_done < before.record.steps_planned
     assert last(folder / cut, "train_loss") > 0  # its rows are read as they were left
     cutaway(f"train {cut} --resume {options}", folder, monkeypatch)
