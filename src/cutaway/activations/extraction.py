@@ -204,8 +204,6 @@ class _Extraction:
     def _taken(self) -> Run:
         """The run's folder, new or taken up again."""
         if self.resume:
-            for left in (self.out / SHARDS).glob(".*.tmp"):  # of a write that a kill cut off
-                left.unlink()
             return Run.resume(self.out)
         run = Run.create(
             self.out,
@@ -319,6 +317,10 @@ class _Extraction:
             run.notice(
                 f"stored as {manifest['dtype']}: mean ‖x − x̂‖² / ‖x‖² at most {error:.2g} ({worst})"
             )
+        run.known = {
+            f"{SHARDS}/{shard['file']}": {"bytes": shard["bytes"], "sha256": shard["sha256"]}
+            for shard in shards
+        }
         manifest |= {"complete": True, "rows": rows, "rows_left_out": out, "statistics": summary}
         files.write_json(self.out / MANIFEST, manifest)
         run.save_record(steps_done=self.text.n_contexts, steps_attempted=self.text.n_contexts)

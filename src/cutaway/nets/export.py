@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cutaway.base.errors import UserError
 from cutaway.nets.gpt2 import GPT2
+from cutaway.runs import checksums
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
@@ -43,6 +44,7 @@ def export_huggingface(
     twin.save_pretrained(out)
     if tokenizer is not None:
         tokenizer.save(out)
+    checksums.finish(out)
     return out
 
 

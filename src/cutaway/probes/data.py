@@ -21,6 +21,7 @@ from torch import Tensor
 
 from cutaway.base import files
 from cutaway.base.errors import UserError
+from cutaway.runs import checksums
 from cutaway.text.tokenizers import Tokenizer
 
 FORMAT = 1
@@ -173,7 +174,8 @@ class ProbeData:
             raise UserError(f"{folder}: not empty; give a new folder with --out")
         files.require_writable(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        made = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        files.clear_leftovers(folder.parent, folder.name)
+        made = files.temporary_beside(folder)
         try:
             made.mkdir()
             for name in PARTS:
@@ -182,6 +184,8 @@ class ProbeData:
                 save_file(tensors, made / f"{name}.safetensors")
             self.tokenizer.save(made / "tokenizer")
             files.write_json(made / METADATA, self._metadata())
+            checksums.seal(made)
+            files.flush_to_disk(made)
             os.replace(made, folder)  # an empty folder there gives way
         except OSError as error:
             raise UserError(f"{folder}: cannot write: {error.strerror or error}") from None
@@ -201,7 +205,7 @@ class ProbeData:
                 f"{folder}: no probe data ({METADATA} is missing); `cutaway probe data` writes some"
             )
         try:
-            said = json.loads((folder / METADATA).read_text("utf-8"))
+            said = files.read_json(folder / METADATA)
             if isinstance(said["format"], int) and said["format"] > FORMAT:
                 raise UserError(
                     f"{folder}: format {said['format']} is newer than this cutaway reads ({FORMAT})"
@@ -228,7 +232,7 @@ class ProbeData:
             "contexts": {name: len(part.begin) for name, part in self.parts.items()},
             "sha256": self.sha256(),
         }
-        return {"format": FORMAT, **plain, **about}
+        return {"format": FORMAT, "checksums": checksums.FILE, **plain, **about}
 
 
 def joined(parts: Sequence[Examples]) -> Examples:

@@ -88,7 +88,7 @@ class RunStore:
 
     def _folder(self, name: str) -> Path:
         if not (self.root / name / record.FILE).is_file():
-            raise _unknown(name, self.root)
+            raise unknown(name, self.root)
         return self.root / name
 
     def _readable(self) -> Iterator[tuple[Found, RunRecord]]:
@@ -119,10 +119,10 @@ def find_run(reference: str | os.PathLike[str], root: str | os.PathLike[str] = "
             return place
     if Path(reference).exists():
         raise UserError(f"{reference}: holds no run (no {record.FILE} there)")
-    raise _unknown(reference, Path(root))
+    raise unknown(reference, Path(root))
 
 
-def _unknown(reference: str | os.PathLike[str], root: Path) -> UserError:
+def unknown(reference: str | os.PathLike[str], root: Path) -> UserError:
     hint = nearest(str(reference), [found.name for found in find_all(root)])
     return UserError(f"{reference}: no run of this name or path (looked in {root}/ too){hint}")
 
@@ -164,27 +164,7 @@ def _look(folder: Path, name: str, linked: bool, depth: int, runs: list[Found]) 
 
 
 def verify(path: Path) -> list[str]:
-    """Check a run's record, tables (page checksums) and checkpoints (SHA-256), reading all of it.
+    """A line per damaged file of a run; an empty list means the run is whole (see `verifying`)."""
+    from cutaway.runs import verifying
 
-    Returns one line per damaged file; an empty list means the run is whole.
-    """
-    from cutaway.runs import table as tables
-
-    damages = []
-    run = None
-    try:
-        run = Run.open(path)
-    except UserError as error:
-        damages.append(str(error))
-    for name in tables.names(path):
-        try:
-            tables.read(path, name)
-        except UserError as error:
-            damages.append(str(error))
-    if run is not None:
-        for step in run.checkpoints.steps():
-            try:
-                run.checkpoints.verify(step)
-            except UserError as error:
-                damages.append(str(error))
-    return damages
+    return verifying.verify(path).damages

@@ -24,6 +24,7 @@ from cutaway.base.errors import UserError
 from cutaway.dictionaries.base import Dictionary, DictionaryShape
 from cutaway.dictionaries.formats import formats_of, module_of
 from cutaway.dictionaries.registry import ARCHITECTURES, build
+from cutaway.runs import checksums
 
 if TYPE_CHECKING:
     from cutaway.nets.sites import Site
@@ -47,7 +48,10 @@ def save(dictionary: Dictionary, folder: str | Path) -> None:
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        others = {one.name for one in folder.iterdir()} - {TENSORS, DESCRIPTION}
         write(dictionary, folder)
+        if not others or checksums.FILE in others:
+            checksums.finish(folder)
     except OSError as error:
         raise UserError(f"{folder}: cannot write: {error.strerror or error}") from None
 
