@@ -71,7 +71,9 @@ def extracted(
 
 def require_place(out: Path) -> None:
     """Refuse, before anything is done, a folder that holds something else than dictionaries."""
-    places.require_output(out, "dictionaries", ("evaluation.csv",), mine=places.holds_runs)
+    places.require_output(
+        out, "dictionaries", ("evaluation.csv",), folders=True, mine=places.holds_runs
+    )
 
 
 def require_begun(out: Path, settings: Mapping[str, Any], place: Path | None = None) -> None:

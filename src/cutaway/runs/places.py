@@ -40,12 +40,13 @@ def require_output(
     marks: Collection[str] = (),
     *,
     suffixes: Collection[str] = (),
+    folders: bool = False,
     mine: Callable[[Path], bool] = lambda folder: False,
 ) -> None:
     """Refuse a folder that `what` cannot be written into, because it is of another kind.
 
     It may be missing or empty, hold one of the files `marks`, nothing but files that end in
-    `suffixes`, or be what `mine` takes for its own. A run's folder, a folder of other things and a
+    `suffixes` and (with `folders`) folders, or be what `mine` takes for its own. A run's folder, a folder of other things and a
     file are refused; nothing is created.
     """
     path = Path(folder)
@@ -55,12 +56,14 @@ def require_output(
     if not path.is_dir():
         raise UserError(f"{path}: is a file, not a folder; choose another --out")
     if os.path.lexists(path / record.FILE):
-        raise UserError(
-            f"{path}: holds a run, and {what} would be mixed with its files; choose another --out"
-        )
+        raise UserError(f"{path}: holds a run, not {what}; choose another --out")
     if any((path / name).exists() for name in marks) or mine(path):
         return
-    others = [name for name in _others(path) if Path(name).suffix.lower() not in suffixes]
+    others = [
+        name
+        for name in _others(path)
+        if Path(name).suffix.lower() not in suffixes and not (folders and (path / name).is_dir())
+    ]
     if others:
         raise UserError(
             f"{path}: is not empty (holds {_listed(others)}), and nothing in it says that it is for "

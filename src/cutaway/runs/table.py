@@ -206,6 +206,8 @@ class Table:
             )
             if replaced or path.suffix == ".tmp":
                 path.unlink()
+        for leftover in self.main.parent.glob(f".{self.main.name}.*.tmp"):  # the writer is alone
+            leftover.unlink()
         self._number = max([through, *parts]) + 1
 
     def _start_after_main(self) -> None:

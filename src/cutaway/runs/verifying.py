@@ -125,7 +125,7 @@ def _compare(folder: Path, sums: checksums.Checksums, found: Verified, depth: in
 def _say(folder: Path, run: Run | None, found: Verified) -> None:
     """What of a folder without a list can be compared."""
     if run is None:
-        if _claims(folder):
+        if _claims(folder) and not found.damages:
             found.damages.append(f"{folder / checksums.FILE}: missing")
         elif any((folder / name).is_file() for name in MARKS):
             found.notices.append(

@@ -61,7 +61,7 @@ def run_sweep(
     if ensemble:
         require_stackable(chosen)
     files.require_writable(out)
-    places.require_output(out, "a sweep", (definition.FILE,))
+    places.require_output(out, "a sweep", (definition.FILE,), folders=True)
     whole = definition.joined(sweep, definition.read_definition(out), out)
     _require_resumable(chosen, out, resume)
     todo = [run for run in chosen if not _is_done(out / run.name)]
@@ -124,6 +124,9 @@ def _held(out: Path) -> Iterator[None]:
         raise UserError(f"{out}: cannot write: {error.strerror}") from None
     try:
         with FileLock(out / _LOCK, timeout=0):
-            yield
+            try:
+                yield
+            finally:  # who waits for it sees that it is gone, and makes a new one
+                (out / _LOCK).unlink(missing_ok=True)
     except Timeout:
         raise UserError(f"{out}: another `cutaway sweep` is at work here") from None
