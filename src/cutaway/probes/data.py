@@ -210,6 +210,8 @@ class ProbeData:
                 raise UserError(
                     f"{folder}: format {said['format']} is newer than this cutaway reads ({FORMAT})"
                 )
+            for name in PARTS:
+                files.require_regular(folder / f"{name}.safetensors")
             parts = {name: Examples(**load_file(folder / f"{name}.safetensors")) for name in PARTS}
             plain = {name: said[name] for name in _plain(cls) if name in said}
             for name in ("classes", "prevalence", "documents"):

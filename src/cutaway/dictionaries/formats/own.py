@@ -10,7 +10,6 @@ the tensors.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -284,7 +283,7 @@ def _of_run(path: Path, step: int | str) -> Dictionary:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; UserError where it is missing or damaged."""
     try:
-        content = json.loads(path.read_bytes())
+        content = files.read_json(path)
     except FileNotFoundError:
         raise UserError(f"{path}: missing") from None
     except OSError as error:
@@ -302,6 +301,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
+        files.require_regular(path)
         return load_file(path)
     except FileNotFoundError:
         raise UserError(f"{path}: missing") from None
