@@ -42,9 +42,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(params=FOLDERS)
 def finished(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A copy of a finished folder."""
-    return Path(
-        shutil.copytree(request.getfixturevalue(FOLDERS[request.param]), tmp_path / "copy")
-    )
+    return Path(shutil.copytree(request.getfixturevalue(FOLDERS[request.param]), tmp_path / "copy"))
 
 
 def every_file(folder: Path) -> list[Path]:
@@ -91,7 +89,10 @@ def test_the_command_ends_with_1_and_names_every_file(cutaway, finished: Path) -
     second.write_bytes(b"")
     code, out, err = cutaway("runs", "verify", finished, "--json")
     assert code == 1
-    assert {row["damage"].partition(": ")[0] for row in json.loads(out)} == {str(first), str(second)}
+    assert {row["damage"].partition(": ")[0] for row in json.loads(out)} == {
+        str(first),
+        str(second),
+    }
     assert err.count("\n") == 1
 
 
@@ -122,7 +123,9 @@ def test_a_list_that_leads_out_of_its_folder_is_not_followed(grokking_run: Path,
     assert all("leads out of the folder" in line for line in damages)
 
 
-def test_a_run_without_a_list_is_checked_as_before_and_says_so(grokking_run: Path, tmp_path) -> None:
+def test_a_run_without_a_list_is_checked_as_before_and_says_so(
+    grokking_run: Path, tmp_path
+) -> None:
     copy = Path(shutil.copytree(grokking_run, tmp_path / "copy"))
     content = json.loads((copy / record.FILE).read_text())
     (copy / record.FILE).write_text(json.dumps({**content, "checksums": None}))

@@ -21,7 +21,7 @@ import stat
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -130,6 +130,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends well it takes `path`'s place."""
     path = Path(path)
     temporary = temporary_beside(path)
+    with suppress(FileNotFoundError, IsADirectoryError):
+        require_regular(path)  # /dev/null stays what it is
     try:
         yield temporary
         flush_to_disk(temporary)

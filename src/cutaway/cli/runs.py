@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as jsonlib
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -202,10 +201,12 @@ def _named(name: str, root: Path) -> Path:
     from cutaway.runs.store import find_run
 
     found = find_run(name, root)
+    if found.is_symlink():
+        return found.absolute()  # refused as what it is
     inside = Path(root).resolve()
     if found != Path(name) and not found.resolve().is_relative_to(inside):
         raise UserError(f"{name}: leads out of {root}/; give the run's own path")
-    return Path(os.path.normpath(found.absolute())) if not found.is_symlink() else found.absolute()
+    return found.resolve()
 
 
 def _agreed(paths: list[Path]) -> bool:
