@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from cutaway.base import display, files
-from cutaway.base.errors import UserError
+from cutaway.base import display, files, signals
+from cutaway.base.errors import CutawayError, UserError
 from cutaway.runs import checksums, lock, places, record
 from cutaway.runs.audience import Audience
 from cutaway.runs.checkpoint import Checkpoints
@@ -269,6 +269,13 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._lock and error is not None and self.record.status == "running":
+            if isinstance(error, KeyboardInterrupt):
+                self.interrupt(signals.name_of(error))
+            elif isinstance(error, Exception) and not isinstance(error, UserError):
+                reason = str(error).partition("\n")[0]
+                known = isinstance(error, CutawayError | OSError) and reason
+                self.fail(reason if known else f"{kind.__name__}: {reason}")
         self.close()
 
     # -- inside ----------------------------------------------------------------------------
