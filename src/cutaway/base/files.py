@@ -20,7 +20,7 @@ import shutil
 import stat
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -89,6 +89,17 @@ def read_json(path: str | os.PathLike[str], limit: int = JSON_BYTES) -> Any:
         return json.loads(content)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def load_tensors(path: str | os.PathLike[str], device: str = "cpu") -> dict[str, Any]:
+    """The tensors of a safetensors file; OSError, or SafetensorError for a damaged one."""
+    from safetensors.torch import load, load_file
+
+    require_regular(path)
+    if is_utf8(os.fspath(path)):
+        return load_file(path, device=device)
+    found = load(read_bytes(path))  # the library takes names that are UTF-8
+    return {name: tensor.to(device) for name, tensor in found.items()}
 
 
 def require_inside(folder: str | os.PathLike[str], name: Any) -> Path:
@@ -207,6 +218,20 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def save_tensors(tensors: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write torch tensors (contiguous, on the CPU) as a safetensors file; OSError if the disk refuses."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:  # its way of passing on what the disk said
+        said = re.search(r"os error (\d+)", str(error))
+        number = int(said[1]) if said else errno.EIO
+        why = os.strerror(number) if said else str(error)
+        raise OSError(number, why, os.fspath(path)) from None
+
+
 def write_text(path: str | os.PathLike[str], content: str) -> None:
     """Replace the file's content in one step, as UTF-8."""
     write_bytes(path, content.encode("utf-8"))
@@ -214,7 +239,8 @@ def write_text(path: str | os.PathLike[str], content: str) -> None:
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Replace the file with `value` as JSON; NaN and infinities are refused (not JSON)."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))  # `\udce9`: JSON's own escape
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
@@ -238,6 +264,11 @@ def human_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a file's name is text; other names Python holds with half characters in them."""
+    return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def shown(name: str) -> str:

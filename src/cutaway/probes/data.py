@@ -167,8 +167,6 @@ class ProbeData:
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the data to a folder, new or empty; returns it."""
-        from safetensors.torch import save_file
-
         folder = Path(folder).absolute()
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder}: not empty; give a new folder with --out")
@@ -181,7 +179,7 @@ class ProbeData:
             for name in PARTS:
                 part = self.parts[name].compact()
                 tensors = {one: getattr(part, one).contiguous() for one in _ARRAYS}
-                save_file(tensors, made / f"{name}.safetensors")
+                files.save_tensors(tensors, made / f"{name}.safetensors")
             self.tokenizer.save(made / "tokenizer")
             files.write_json(made / METADATA, self._metadata())
             checksums.seal(made)
@@ -197,7 +195,6 @@ class ProbeData:
     def load(cls, folder: str | os.PathLike[str]) -> ProbeData:
         """What `save` wrote; UserError for anything else and for files that were changed."""
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
 
         folder = Path(folder)
         if not (folder / METADATA).is_file():
@@ -210,9 +207,8 @@ class ProbeData:
                 raise UserError(
                     f"{folder}: format {said['format']} is newer than this cutaway reads ({FORMAT})"
                 )
-            for name in PARTS:
-                files.require_regular(folder / f"{name}.safetensors")
-            parts = {name: Examples(**load_file(folder / f"{name}.safetensors")) for name in PARTS}
+            tensors = {name: files.load_tensors(folder / f"{name}.safetensors") for name in PARTS}
+            parts = {name: Examples(**tensors[name]) for name in PARTS}
             plain = {name: said[name] for name in _plain(cls) if name in said}
             for name in ("classes", "prevalence", "documents"):
                 plain[name] = tuple(plain[name])

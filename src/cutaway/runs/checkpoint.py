@@ -107,12 +107,10 @@ class Checkpoints:
 
         `groups` names those wanted (`["model"]` to look at a network); the others are not read.
         """
-        from safetensors.torch import load_file
-
         content = self.verify(step, groups)
         place = self.path(step)
         tensors = {
-            name.removesuffix(".safetensors"): load_file(place / name, device=str(device))
+            name.removesuffix(".safetensors"): files.load_tensors(place / name, str(device))
             for name in content["files"]
             if groups is None or name.removesuffix(".safetensors") in groups
         }
@@ -227,16 +225,10 @@ def _write(
     tensors: Mapping[str, Mapping[str, torch.Tensor]],
     state: Mapping[str, Any],
 ) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     written = {}
     for group, named in tensors.items():
         path = folder / f"{group}.safetensors"
-        try:
-            save_file(_owned(named), path)
-        except SafetensorError as error:  # its way of passing on what the disk said
-            raise OSError(str(error)) from None
+        files.save_tensors(_owned(named), path)
         files.flush_to_disk(path)
         written[path.name] = {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
     content = json.loads(

@@ -78,7 +78,7 @@ class Run:
         resolved = record.json_ready(dict(resolved or {}), "resolved")
         cls.require_free(path)
         content = record.new(
-            path.name,
+            files.shown(path.name),
             study,
             config=settings,
             resolved=resolved,

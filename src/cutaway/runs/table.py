@@ -271,8 +271,8 @@ def _through(main: Path) -> int:
 
 def _footer(path: Path) -> pq.FileMetaData:
     try:
-        files.require_regular(path)
-        return pq.read_metadata(path)
+        with files.open_regular(path) as opened:
+            return pq.read_metadata(opened)
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError) as error:
@@ -312,9 +312,11 @@ def _read(path: Path) -> pa.Table | None:
 
 def _read_parquet(path: Path) -> pa.Table:
     try:
-        files.require_regular(path)
-        # One file of its own: a folder name with `=` or `*` must not be taken for a dataset.
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        # An open file: a folder's name with `=` or `*` is no data set, and may be no UTF-8.
+        with (
+            files.open_regular(path) as opened,
+            pq.ParquetFile(opened, page_checksum_verification=True) as file,
+        ):
             return file.read()
     except FileNotFoundError:
         raise
@@ -341,10 +343,10 @@ def _read_tail(path: Path) -> pa.Table | None:
 
 
 def _write_parquet(table: pa.Table, path: Path, through: int) -> None:
-    with files.replacing(path) as temporary:
+    with files.replacing(path) as temporary, open(temporary, "wb") as file:
         pq.write_table(
             table.replace_schema_metadata({_THROUGH: str(through)}),
-            temporary,
+            file,
             compression="zstd",
             write_page_checksum=True,
         )

@@ -298,11 +298,9 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, on the CPU; UserError where it is missing or damaged."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     try:
-        files.require_regular(path)
-        return load_file(path)
+        return files.load_tensors(path)
     except FileNotFoundError:
         raise UserError(f"{path}: missing") from None
     except OSError as error:
@@ -313,15 +311,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Replace a safetensors file in one step, float32."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     plain = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
     with files.replacing(path) as temporary:
-        try:
-            save_file(plain, temporary)
-        except SafetensorError as error:  # its way of passing on what the disk said
-            raise OSError(str(error)) from None
+        files.save_tensors(plain, temporary)
 
 
 def require_tensors(
