@@ -6,6 +6,11 @@ loads no torch: names below are fetched from their rooms when first used.
 
 import lazy_loader
 
+from cutaway.base import files as _files
+from cutaway.runs import checksums as _checksums
+
+_files.replacements.append(_checksums.kept)  # lists of finished folders stay in step
+
 __version__ = "0.1.0"
 
 __getattr__, __dir__, _ = lazy_loader.attach(

@@ -84,7 +84,9 @@ def test_a_run_that_ends_well_leaves_figures_and_folded_tables(make: Callable[..
     run.finish({"val_loss": 3.25, "odd": float("nan")})
     run.close()
     left = {entry.name for entry in run.path.iterdir() if entry.name[0] != "."}
-    assert left == {"run.json", "config.yaml", "history.parquet", "words.parquet"}
+    assert left == {
+        *("run.json", "config.yaml", "history.parquet", "words.parquet", "checksums.json")
+    }
     again = Run.open(run.path)
     assert again.status == "done"
     assert again.record.metrics == {"val_loss": 3.25, "odd": None}

@@ -29,7 +29,7 @@ from cutaway.activations.store import (
     read_manifest,
     statistics,
 )
-from cutaway.base import files, hardware
+from cutaway.base import files, hardware, signals
 from cutaway.base.display import notice
 from cutaway.base.errors import CutawayError, Interrupted, RunFailed, UserError
 from cutaway.base.progress import duration, progress
@@ -179,13 +179,15 @@ class _Extraction:
         self._preflight(left, (time.monotonic() - begun) / (stop - self.done))
         with self._taken() as run:
             try:
-                self._go(run, first, stop)
-            except KeyboardInterrupt:
+                with signals.interruptible():
+                    self._go(run, first, stop)
+            except KeyboardInterrupt as stopped:
                 run.save_record(steps_done=self._complete())
-                run.interrupt("SIGINT")
+                run.interrupt(signals.name_of(stopped))
                 tokens = self._complete() * self.text.payload
                 raise Interrupted(
-                    f"{self.out}: stopped after {tokens:,} tokens; --resume goes on"
+                    f"{self.out}: stopped after {tokens:,} tokens; --resume goes on",
+                    signals.number_of(stopped),
                 ) from None
             except Exception as error:
                 reason = str(error)
@@ -204,8 +206,6 @@ class _Extraction:
     def _taken(self) -> Run:
         """The run's folder, new or taken up again."""
         if self.resume:
-            for left in (self.out / SHARDS).glob(".*.tmp"):  # of a write that a kill cut off
-                left.unlink()
             return Run.resume(self.out)
         run = Run.create(
             self.out,
@@ -319,6 +319,10 @@ class _Extraction:
             run.notice(
                 f"stored as {manifest['dtype']}: mean ‖x − x̂‖² / ‖x‖² at most {error:.2g} ({worst})"
             )
+        run.known = {
+            f"{SHARDS}/{shard['file']}": {"bytes": shard["bytes"], "sha256": shard["sha256"]}
+            for shard in shards
+        }
         manifest |= {"complete": True, "rows": rows, "rows_left_out": out, "statistics": summary}
         files.write_json(self.out / MANIFEST, manifest)
         run.save_record(steps_done=self.text.n_contexts, steps_attempted=self.text.n_contexts)

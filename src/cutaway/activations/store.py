@@ -29,7 +29,7 @@ from cutaway.base import files
 from cutaway.base.errors import UserError, nearest
 from cutaway.nets.model import ModelReference
 from cutaway.nets.sites import Site, parse_site
-from cutaway.runs import record
+from cutaway.runs import record, verifying
 from cutaway.runs.folder import Run
 
 FORMAT = 1
@@ -166,7 +166,7 @@ class ActivationStore:
     # -- checking --------------------------------------------------------------------------
 
     def verify(self) -> list[str]:
-        """Read every shard and compare its SHA-256; one line per damaged one."""
+        """Read every file of the store and compare its SHA-256; one line per damaged one."""
         return damages(self.path)
 
     # -- inside ----------------------------------------------------------------------------
@@ -261,7 +261,7 @@ def mapped(path: Path) -> dict[str, Tensor]:
     The map is private: writing to a tensor would not reach the file.
     """
     try:
-        with open(path, "rb") as file:
+        with files.open_regular(path) as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length))
         content = torch.from_numpy(np.memmap(path, np.uint8, mode="c", offset=8 + length))
@@ -280,7 +280,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of the store in `path`; UserError where there is none, or another format."""
     place = path / MANIFEST
     try:
-        content = json.loads(place.read_bytes())
+        content = files.read_json(place)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(_no_store(path)) from None
     except OSError as error:
@@ -338,6 +338,8 @@ def _wrong(content: dict[str, Any]) -> str | None:
         if not isinstance(shard, dict):
             return f"{name} = {shard!r}: expected an object"
         found = found or _mistyped(shard, _OF_SHARD, f"{name}.")
+        if not found and not files.is_plain(shard["file"]):
+            return f"{name}.file = {shard['file']!r}: expected the name of a file in {SHARDS}/"
         for site in () if found else content["sites"]:
             of_site = shard["statistics"].get(site)
             if not isinstance(of_site, dict) or not {"rest", "first"} <= of_site.keys():
@@ -366,27 +368,58 @@ def _no_store(path: Path) -> str:
 
 
 def damages(path: str | Path) -> list[str]:
-    """Check every shard of a store by size and SHA-256; one line per damaged one."""
-    path = Path(path)
+    """Check every file of a store; one line per damaged one.
+
+    Of a store without `checksums.json` (its extraction has not ended, or an earlier version wrote
+    it) the shards are checked, by size and SHA-256.
+    """
+    return verifying.verify(Path(path)).damages
+
+
+def _of_shards(path: Path) -> list[str]:
+    """What is wrong with a store by its own manifest."""
+    try:
+        return _damaged_shards(path)
+    except UserError as error:
+        if not (path / MANIFEST).exists() and Run.open(path).status != "done":
+            return []  # it was stopped before its first shard
+        return [str(error)]
+
+
+verifying.parts[STUDY] = _of_shards
+
+
+def _damaged_shards(path: Path) -> list[str]:
     manifest = read_manifest(path)
     found = missing(path, manifest)
     named = {line.partition(": ")[0] for line in found}
     for shard in manifest["shards"]:
         file = path / SHARDS / shard["file"]
-        if str(file) not in named and files.sha256(file) != shard["sha256"]:
-            found.append(f"{file}: damaged, its content differs from its checksum")
+        try:
+            if str(file) not in named and files.sha256(file) != shard["sha256"]:
+                found.append(f"{file}: damaged, its content differs from its checksum")
+        except OSError as error:
+            found.append(f"{file}: cannot read: {error.strerror}")
     return found
 
 
 def missing(path: Path, manifest: dict[str, Any]) -> list[str]:
-    """A line per shard that is not there or has another size."""
+    """A line per shard that is not there, is no file or has another size."""
     found = []
     for shard in manifest["shards"]:
         file = path / SHARDS / shard["file"]
         try:
+            files.require_inside(path, f"{SHARDS}/{shard['file']}")
+            files.require_regular(file)
             size = file.stat().st_size
+        except UserError as error:
+            found.append(str(error))
+            continue
         except FileNotFoundError:
             found.append(f"{file}: missing")
+            continue
+        except OSError as error:
+            found.append(f"{file}: cannot read: {error.strerror}")
             continue
         if size != shard["bytes"]:
             found.append(f"{file}: damaged, {size} bytes instead of {shard['bytes']}")

@@ -1,7 +1,7 @@
 """What can go wrong, and the exit code each kind of wrong ends with.
 
 0 done; 1 the run failed after its first step began; 2 the request was wrong or nothing could
-start; 130 and 143 interrupted by Ctrl-C or SIGTERM.
+start; 130, 143 and 129 interrupted by Ctrl-C, SIGTERM or SIGHUP (a closed terminal).
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from typing import Literal
 
 from cutaway.base import display
 from cutaway.base.errors import UserError
+from cutaway.runs import places
 from cutaway.runs.folder import Run
 from cutaway.runs.store import find_run
 
@@ -23,6 +24,8 @@ def export(run: str, *, format: Literal["hf"] = "hf", out: Path | None = None) -
     from cutaway.nets.reference import load
 
     folder = find_run(run)
+    out = out or folder / f"export-{format}"
+    places.require_output(out, "an export")
     loaded = load(folder, device="cpu")
     if loaded.tokenizer is None:  # no language model
         weights = Run.open(folder).checkpoints.path(loaded.step) / "model.safetensors"
@@ -30,5 +33,5 @@ def export(run: str, *, format: Literal["hf"] = "hf", out: Path | None = None) -
             f"{loaded.name}: has no place in another library's layout; its weights are in {weights}, "
             f"and cutaway.nets.load({str(run)!r}) is the network"
         )
-    written = export_huggingface(loaded.model, loaded.tokenizer, out or folder / f"export-{format}")
+    written = export_huggingface(loaded.model, loaded.tokenizer, out)
     display.notice(f"wrote {written} (step {loaded.step})")

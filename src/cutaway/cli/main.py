@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -10,8 +11,8 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError, UnknownCommandError
 
 import cutaway
-from cutaway.base import display
-from cutaway.base.errors import CutawayError, nearest
+from cutaway.base import display, signals
+from cutaway.base.errors import CutawayError, Interrupted, nearest
 
 _EVERY = "Every command: --quiet shows results only, --debug shows tracebacks."
 _FIELDS = (
@@ -141,13 +142,15 @@ def run(arguments: Sequence[str]) -> int:
 
 def _run(arguments: Sequence[str], debug: bool) -> int:
     try:
-        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        with signals.interruptible():
+            app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CutawayError as error:
         return _complain(str(error), error.exit_code, debug)
     except CycloptsError as error:
         return _complain(_one_line(error), 2, debug)
-    except KeyboardInterrupt:
-        return _complain("stopped by Ctrl-C", 130, debug)
+    except KeyboardInterrupt as stopped:
+        number = signals.number_of(stopped)
+        return _complain(f"stopped by {Interrupted('', number).name}", 128 + number, debug)
     except BrokenPipeError:  # the reader of our output has gone: `cutaway runs ls | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -176,4 +179,6 @@ def _one_line(error: CycloptsError) -> str:
 
 def main() -> None:
     """The console script."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that no terminal can show, as escapes
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))

@@ -119,11 +119,13 @@ def _sweep(folder: Path, out: Path) -> list[Path]:
 
 def _require_folder(what: str, out: Path) -> None:
     from cutaway.figures.look import FORMATS
+    from cutaway.runs import places
 
     if out.suffix.lower().lstrip(".") in FORMATS and not out.is_dir():
         raise UserError(f"{out}: expected a folder; plot {what} draws several pictures into it")
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; these pictures go into a folder")
+    places.require_output(out, "pictures", suffixes=places.PICTURES)
 
 
 def _study(log: Log) -> str:

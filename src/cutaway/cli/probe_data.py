@@ -71,6 +71,7 @@ def data(
     """
     from cutaway.probes.labelled import label_data
     from cutaway.probes.places import require_ratio
+    from cutaway.runs import places
 
     format = output_format(json, csv)
     windows = {
@@ -85,8 +86,7 @@ def data(
         {"label": label, "read": read},
     )
     require_ratio(train_ratio)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: not empty; give a new folder with --out")
+    places.require_output(out, "probe data")
     files.require_writable(out)
     tokenizer, longest = tokenizer_of(model)
     shared = {"train_ratio": train_ratio, "seed": seed}
@@ -204,7 +204,7 @@ def _of_run(folder: Path) -> tuple[Tokenizer, int | None]:
 def _longest(config: Path) -> int | None:
     """The longest context a Hugging Face configuration states."""
     try:
-        said = json_.loads(config.read_text("utf-8"))
+        said = files.read_json(config)
         said = said.get("text_config") or said
     except (OSError, ValueError, AttributeError):
         return None

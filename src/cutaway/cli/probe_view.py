@@ -53,6 +53,8 @@ def view(
     texts, name = _texts(probes, data, text_file, text, language)
     if out.is_dir():
         raise UserError(f"out = '{out}': is a folder; name a file, like {out / 'view.html'}")
+    if out.exists() and out.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"out = '{out}': is there already, and no page; name another file")
     files.require_writable(out.parent)
     found = open_probes(probes)
     network = model_of(found, model, device=device)

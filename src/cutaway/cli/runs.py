@@ -133,23 +133,28 @@ def compare(*names: str, runs: Runs = Path("runs"), json: bool = False, csv: boo
 
 
 def verify(run: str, *, runs: Runs = Path("runs"), json: bool = False, csv: bool = False) -> None:
-    """Read every byte of a run and check it against its checksums; exit 1 where one is wrong.
+    """Read every byte of a folder and check it against its checksums; exit 1 where one is wrong.
+
+    A run, a store of hidden states, a sweep, a pipeline, probe data, or a folder of several. What
+    has no checksum (a file added by hand, a run that was stopped) is named.
 
     Args:
-        run: A run's folder, or its name under --runs.
+        run: A folder, or a run's name under --runs.
         runs: The folder that holds the runs.
         json: Print JSON.
         csv: Print CSV.
     """
-    from cutaway.runs import store
+    from cutaway.runs import verifying
+    from cutaway.runs.store import find_all
 
     format = output_format(json, csv)
-    path = store.find_run(run, runs)
-    damages = store.verify(path)
-    if (path / "manifest.json").is_file():  # hidden states
-        from cutaway.activations.store import damages as of_states
-
-        damages += of_states(path)
+    path = verifying.find_folder(run, runs)
+    if any((found.path / "manifest.json").exists() for found in find_all(path)):
+        import cutaway.activations.store  # noqa: F401 - how hidden states are checked
+    found = verifying.verify(path)
+    damages = found.damages
+    for notice in found.notices:
+        display.notice(notice)
     if format != "table":
         display.show([{"run": str(path), "damage": damage} for damage in damages], format)
     elif not damages:
@@ -176,12 +181,11 @@ def rm(
         csv: Print CSV.
     """
     from cutaway.runs.folder import Run
-    from cutaway.runs.store import find_run
 
     format = output_format(json, csv)
     if not names:
         raise UserError("runs rm: name at least one run")
-    paths = list(dict.fromkeys(find_run(name, runs).resolve() for name in names))
+    paths = list(dict.fromkeys(_named(name, runs) for name in names))
     for path in paths:
         Run.require_removable(path)
     if not yes and not _agreed(paths):
@@ -190,6 +194,19 @@ def rm(
     for path in paths:
         Run.remove(path)
     display.show([{"deleted": str(path)} for path in paths], format)
+
+
+def _named(name: str, root: Path) -> Path:
+    """The folder of a run to delete; a name that leads out of the root is refused."""
+    from cutaway.runs.store import find_run
+
+    found = find_run(name, root)
+    if found.is_symlink():
+        return found.absolute()  # refused as what it is
+    inside = Path(root).resolve()
+    if found != Path(name) and not found.resolve().is_relative_to(inside):
+        raise UserError(f"{name}: leads out of {root}/; give the run's own path")
+    return found.resolve()
 
 
 def _agreed(paths: list[Path]) -> bool:

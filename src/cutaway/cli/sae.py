@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Settings = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 Flag = Annotated[bool, Parameter(negative=())]
+_EVALUATIONS = ("evaluation.json", "evaluation.csv", "suite.parquet", "features.json")
 
 
 def train(
@@ -44,11 +45,12 @@ def train(
         csv: Print CSV.
     """
     from cutaway.activations.store import ActivationStore
-    from cutaway.dictionaries.pipeline import chosen, require_begun, train_layers
+    from cutaway.dictionaries.pipeline import chosen, require_begun, require_place, train_layers
 
     format = output_format(json, csv)
     if out is None:
         raise UserError("sae train: say where to, with --out FOLDER")
+    require_place(out)
     store = ActivationStore(activations)
     asked = dictionary_settings(settings, config)
     if resume:
@@ -107,6 +109,7 @@ def pipeline(
         raise UserError("sae pipeline: say where to, with --out FOLDER")
     if extract_only and train_only:
         raise UserError("--extract-only and --train-only: choose one")
+    steps.require_place(out)
     asked_settings = dictionary_settings(settings, config)
     if device is not None:
         asked_settings["device"] = device
@@ -193,11 +196,13 @@ def evaluate(
     from cutaway.activations.config import count
     from cutaway.dictionaries import using
     from cutaway.dictionaries.pipeline import target_of, write_summary
+    from cutaway.runs import checksums, places
 
     format = output_format(json, csv)
     if not dictionaries:
         raise UserError("sae eval: name a dictionary, a run's or a saved one's folder")
     if out is not None:
+        places.require_output(out, "evaluations", _EVALUATIONS, mine=_holds_evaluations)
         files.require_writable(out)
     if suite is not None:
         if site is not None:
@@ -238,6 +243,7 @@ def evaluate(
         target = target_of([using.home(one) for one in dictionaries])
         for path in write_summary(evaluations, out, target):
             display.notice(f"wrote {path}")
+        checksums.finish(out)
 
 
 def dictionary_settings(tokens: tuple[str, ...], config: Path | None) -> dict[str, Any]:
@@ -252,6 +258,11 @@ def dictionary_settings(tokens: tuple[str, ...], config: Path | None) -> dict[st
     changes = overrides(tokens)
     resolve(DictionaryConfig, values, changes)  # a mistake is told before anything slow
     return {**values, **changes}
+
+
+def _holds_evaluations(folder: Path) -> bool:
+    """Whether a folder has those of several dictionaries, each in one of its own."""
+    return any(next(folder.glob(f"*/{name}"), None) for name in _EVALUATIONS)
 
 
 def _require_all(out: Path, sites: Sequence[Site], folders: Sequence[Path]) -> None:

@@ -51,11 +51,13 @@ def features(
     from cutaway.dictionaries import using
     from cutaway.dictionaries.page import write_page
     from cutaway.figures.text import visible
+    from cutaway.runs import checksums, places
 
     format = output_format(json, csv)
     if top < 1:
         raise UserError(f"top = {top}: expected 1 or more")
     folder = out or using.home(dictionary) / "features"
+    places.require_output(folder, "features", ("features.json",))
     files.require_writable(folder)
     found = using.read(
         dictionary,
@@ -69,6 +71,7 @@ def features(
     )
     found.save(folder)
     page = write_page(found, folder)
+    checksums.finish(folder)
     if feature is not None and format == "table":
         print(found.summary(feature))
     elif feature is not None:
@@ -92,9 +95,11 @@ def export(
     """
     from cutaway.dictionaries.base import Dictionary
     from cutaway.dictionaries.formats import export as write
+    from cutaway.runs import places
 
     if out is None:
         raise UserError("sae export: say where to, with --out FOLDER")
+    places.require_output(out, "an export")
     print(write(Dictionary.load(dictionary, site=site), out, format))
 
 

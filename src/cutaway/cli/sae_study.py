@@ -61,6 +61,7 @@ def study(
         csv: Print CSV.
     """
     from cutaway.dictionaries.experiments import report
+    from cutaway.runs import checksums
     from cutaway.sweeps.run import run_sweep
 
     format = output_format(json, csv)
@@ -88,6 +89,7 @@ def study(
     display.show(report.shown(comparison.arms, format), format, columns=shown)
     for name in report.figures(out, comparison):
         display.notice(f"wrote {out / 'figures' / name}.png")
+    checksums.finish(out)
     if swept.unfinished:
         for row in swept.unfinished:
             display.notice(f"{row['run']}: {row['status']}: {row['reason']}")

@@ -34,6 +34,7 @@ def evaluate_suite(
     from cutaway.dictionaries.suite.pictures import suite_picture
     from cutaway.dictionaries.suite.summary import tables
     from cutaway.figures.look import save
+    from cutaway.runs import checksums
 
     chosen = suite.chosen(names)
     if seeds < 1:
@@ -68,6 +69,8 @@ def evaluate_suite(
             place = folder / "figures" / "suite.png"
             place.parent.mkdir(exist_ok=True)
             display.notice(f"wrote {save(figure, place)}")
+        if out is not None:
+            checksums.finish(folder)
         if format == "table":
             for title, lines in tables(found):
                 display.show(lines, title=f"{label}: {title}" if several else title)

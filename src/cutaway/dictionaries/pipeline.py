@@ -32,7 +32,7 @@ from cutaway.dictionaries.page import write_page
 from cutaway.nets.model import Model, ModelReference
 from cutaway.nets.reference import open_model
 from cutaway.nets.sites import Site, parse_sites
-from cutaway.runs import record
+from cutaway.runs import checksums, places, record
 from cutaway.runs.folder import Run
 from cutaway.studies.settings import resolve
 from cutaway.studies.train import require_same, train
@@ -67,6 +67,13 @@ def extracted(
         model = open_model(asked.model, device=asked.device)
         config.sized(model.width, asked.tokens)
     return extract(extraction, place, resume=going_on)
+
+
+def require_place(out: Path) -> None:
+    """Refuse, before anything is done, a folder that holds something else than dictionaries."""
+    places.require_output(
+        out, "dictionaries", ("evaluation.csv",), folders=True, mine=places.holds_runs
+    )
 
 
 def require_begun(out: Path, settings: Mapping[str, Any], place: Path | None = None) -> None:
@@ -121,6 +128,7 @@ def pipeline(
     named = {name: value for name, value in given.items() if value is not None}
     asked = {"model": model, **named, **(extraction or {})}
     settings, layers = dict(settings or {}), layers or "all"
+    require_place(out)
     if resume:
         require_begun(out, settings, out / STORE)
     store = extracted(out / STORE, asked, settings, resume=resume)
@@ -204,6 +212,7 @@ def judge_layers(
     ]
     judged = [*evaluations, *before]
     write_summary(judged, out, target_of([out / one.site for one in judged]))
+    checksums.finish(out)
     return evaluations
 
 

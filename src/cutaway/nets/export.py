@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,8 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from cutaway.base import files
 from cutaway.base.errors import UserError
 from cutaway.nets.gpt2 import GPT2
+from cutaway.runs import checksums
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
@@ -36,13 +40,26 @@ def export_huggingface(
             f"{type(model).__name__.lower()}: Hugging Face has no such architecture; only gpt2 runs "
             "export to hf (train the Backpack's twin with model: gpt2)"
         )
+    from safetensors import SafetensorError
+
     out = Path(out)
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out}: not empty; give a new folder")
     twin = to_huggingface(model, None if tokenizer is None else tokenizer.end_of_text)
-    twin.save_pretrained(out)
-    if tokenizer is not None:
-        tokenizer.save(out)
+    made = files.temporary_beside(out.absolute())
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        twin.save_pretrained(made)
+        if tokenizer is not None:
+            tokenizer.save(made)
+        os.replace(made, out)  # an empty folder there gives way
+        checksums.finish(out)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{out}: cannot write: {getattr(error, 'strerror', None) or error}"
+        ) from None
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
     return out
 
 

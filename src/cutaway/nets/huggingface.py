@@ -8,7 +8,6 @@ GPT-NeoX (Pythia), BERT and kin. Code from the hub is never run, pickled weights
 from __future__ import annotations
 
 import inspect
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from cutaway.base import files
 from cutaway.base.errors import UserError
 from cutaway.nets.model import Anatomy
 
@@ -96,6 +96,7 @@ def load_module(folder: Path, dtype: str, device: torch.device) -> PreTrainedMod
     whatever cannot be loaded whole.
     """
     weight_files(folder)
+    _require_files(folder)
     with _quiet():
         try:
             import transformers
@@ -161,14 +162,29 @@ def tokenizer(folder: Path) -> Tokenizer | None:
 # -- loading -------------------------------------------------------------------------------
 
 
+def _require_files(folder: Path) -> None:
+    """UserError where something in the folder is no file: the library would wait for its content."""
+    for path in sorted(folder.iterdir()):
+        try:
+            if not path.is_dir():
+                files.require_regular(path)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}") from None
+
+
 def _safetensors(folder: Path) -> list[Path]:
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
     if not (folder / _INDEX).is_file():
         return []
     try:
-        names = sorted(set(json.loads((folder / _INDEX).read_text("utf-8"))["weight_map"].values()))
+        names = sorted(set(files.read_json(folder / _INDEX)["weight_map"].values()))
         found = [folder / name for name in names]
+        # a link is allowed: in the hub's cache every file is one, to a folder of contents
+        if odd := [name for name in names if not files.is_plain(name)]:
+            raise UserError(f"{folder / _INDEX}: {odd[0]!r} is not the name of a file beside it")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{folder / _INDEX}: not a readable index of weights") from None
     if absent := [path for path in found if not path.is_file()]:
@@ -350,9 +366,9 @@ def _identifier(value: Any) -> int | None:
 def _class_token(folder: Path) -> int | None:
     """An encoder's token for the beginning, which its configuration does not name."""
     try:
-        said = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))["cls_token"]
+        said = files.read_json(folder / "tokenizer_config.json")["cls_token"]
         said = said["content"] if isinstance(said, dict) else said
-        added = json.loads((folder / "tokenizer.json").read_text("utf-8"))["added_tokens"]
+        added = files.read_json(folder / "tokenizer.json")["added_tokens"]
         return next((token["id"] for token in added if token["content"] == said), None)
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from cutaway.base import files
 from cutaway.base.errors import UserError
+from cutaway.runs import checksums
 from cutaway.text.tokenizers import Tokenizer
 
 FORMAT = 1
@@ -166,22 +167,23 @@ class ProbeData:
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the data to a folder, new or empty; returns it."""
-        from safetensors.torch import save_file
-
         folder = Path(folder).absolute()
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UserError(f"{folder}: not empty; give a new folder with --out")
         files.require_writable(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        made = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        files.clear_leftovers(folder.parent, folder.name)
+        made = files.temporary_beside(folder)
         try:
             made.mkdir()
             for name in PARTS:
                 part = self.parts[name].compact()
                 tensors = {one: getattr(part, one).contiguous() for one in _ARRAYS}
-                save_file(tensors, made / f"{name}.safetensors")
+                files.save_tensors(tensors, made / f"{name}.safetensors")
             self.tokenizer.save(made / "tokenizer")
             files.write_json(made / METADATA, self._metadata())
+            checksums.seal(made)
+            files.flush_to_disk(made)
             os.replace(made, folder)  # an empty folder there gives way
         except OSError as error:
             raise UserError(f"{folder}: cannot write: {error.strerror or error}") from None
@@ -193,7 +195,6 @@ class ProbeData:
     def load(cls, folder: str | os.PathLike[str]) -> ProbeData:
         """What `save` wrote; UserError for anything else and for files that were changed."""
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
 
         folder = Path(folder)
         if not (folder / METADATA).is_file():
@@ -201,12 +202,13 @@ class ProbeData:
                 f"{folder}: no probe data ({METADATA} is missing); `cutaway probe data` writes some"
             )
         try:
-            said = json.loads((folder / METADATA).read_text("utf-8"))
+            said = files.read_json(folder / METADATA)
             if isinstance(said["format"], int) and said["format"] > FORMAT:
                 raise UserError(
                     f"{folder}: format {said['format']} is newer than this cutaway reads ({FORMAT})"
                 )
-            parts = {name: Examples(**load_file(folder / f"{name}.safetensors")) for name in PARTS}
+            tensors = {name: files.load_tensors(folder / f"{name}.safetensors") for name in PARTS}
+            parts = {name: Examples(**tensors[name]) for name in PARTS}
             plain = {name: said[name] for name in _plain(cls) if name in said}
             for name in ("classes", "prevalence", "documents"):
                 plain[name] = tuple(plain[name])
@@ -228,7 +230,7 @@ class ProbeData:
             "contexts": {name: len(part.begin) for name, part in self.parts.items()},
             "sha256": self.sha256(),
         }
-        return {"format": FORMAT, **plain, **about}
+        return {"format": FORMAT, "checksums": checksums.FILE, **plain, **about}
 
 
 def joined(parts: Sequence[Examples]) -> Examples:

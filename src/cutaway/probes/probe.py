@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -176,8 +175,6 @@ class Probe:
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `probe.json` and `probe.safetensors` into a folder; returns it."""
-        from safetensors.torch import save_file
-
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {
@@ -186,7 +183,7 @@ class Probe:
             if isinstance(value := getattr(self, one.name), Tensor)
         }
         with files.replacing(folder / WEIGHTS) as path:
-            save_file(tensors, path)
+            files.save_tensors(tensors, path)
         about = {**self.about.to_json(), "weights_sha256": files.sha256(folder / WEIGHTS)}
         files.write_json(folder / FILE, about)
         return folder
@@ -198,18 +195,17 @@ class Probe:
         UserError for anything else; of a run or a folder of probes it names them.
         """
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
 
         folder = Path(path)
         folder = folder.parent if folder.name in (FILE, WEIGHTS) else folder
         if not (folder / FILE).is_file():
             raise UserError(f"{path}: no probe there ({FILE} is missing){_near(folder)}")
         try:
-            content = json.loads((folder / FILE).read_text("utf-8"))
+            content = files.read_json(folder / FILE)
             about = ProbeAbout.from_json(content)
             if files.sha256(folder / WEIGHTS) != content.get("weights_sha256"):
                 raise UserError(f"{folder}: damaged: {WEIGHTS} is not what {FILE} says")
-            tensors = load_file(folder / WEIGHTS)
+            tensors = files.load_tensors(folder / WEIGHTS)
             return cls(about, **tensors)
         except (OSError, ValueError, TypeError, SafetensorError) as error:
             raise UserError(f"{folder}: damaged probe: {error}") from None

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cutaway.base import display, files, hardware
+from cutaway.base import display, files, hardware, signals
 from cutaway.base.display import notice
 from cutaway.base.errors import CutawayError, Interrupted, RunFailed, UserError
 from cutaway.probes.asked import SOLVED, Asked, chosen_controls
@@ -208,11 +208,13 @@ def resolved_of(inputs: Inputs) -> dict[str, Any]:
 def _work(run: Run, inputs: Inputs, config: ProbeConfig, given: Sequence[Probe] | None) -> None:
     """Fit or take the probes, judge them, and leave everything in the run."""
     try:
-        found = probe_layers(inputs, asked_of(config), given=given, folder=run.path)
-        _write(run, found)
-    except KeyboardInterrupt:
-        run.interrupt("SIGINT")
-        raise Interrupted(f"{run.path}: stopped; --resume goes on") from None
+        with signals.interruptible():
+            found = probe_layers(inputs, asked_of(config), given=given, folder=run.path)
+            _write(run, found)
+    except KeyboardInterrupt as stopped:
+        run.interrupt(signals.name_of(stopped))
+        where = f"{run.path}: stopped; --resume goes on"
+        raise Interrupted(where, signals.number_of(stopped)) from None
     except Exception as error:
         reason = str(error)
         if not isinstance(error, CutawayError | OSError):

@@ -10,6 +10,7 @@ SHA-256. Nothing is unpickled.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -77,7 +78,7 @@ class Checkpoints:
                     f"{place}: a checkpoint needs {files.human_bytes(needed)}, "
                     f"{files.human_bytes(free)} free on that disk"
                 )
-            temporary = self.folder / f".{place.name}.{os.getpid()}.tmp"
+            temporary = files.temporary_beside(place)
             try:
                 temporary.mkdir()
                 _write(temporary, step, tensors, state)
@@ -106,12 +107,10 @@ class Checkpoints:
 
         `groups` names those wanted (`["model"]` to look at a network); the others are not read.
         """
-        from safetensors.torch import load_file
-
         content = self.verify(step, groups)
         place = self.path(step)
         tensors = {
-            name.removesuffix(".safetensors"): load_file(place / name, device=str(device))
+            name.removesuffix(".safetensors"): files.load_tensors(place / name, str(device))
             for name in content["files"]
             if groups is None or name.removesuffix(".safetensors") in groups
         }
@@ -125,9 +124,21 @@ class Checkpoints:
         place = self.path(step)
         content = _read_state(place / STATE)
         for name, expected in content["files"].items():
+            if os.path.basename(name) != name:
+                raise DamagedCheckpoint(f"{place / STATE}: {name!r} is no file's name")
             if groups is None or name.removesuffix(".safetensors") in groups:
                 _check_file(place / name, expected)
         return content
+
+    def recorded(self) -> dict[str, dict[str, Any]]:
+        """Bytes and SHA-256 of all tensor files as they were written, by path in the run's folder."""
+        found = {}
+        for step in self.steps():
+            place = self.path(step)
+            with contextlib.suppress(UserError):  # damaged: its files are read
+                for name, entry in _read_state(place / STATE)["files"].items():
+                    found[f"{self.folder.name}/{place.name}/{name}"] = entry
+        return found
 
     def latest_intact(
         self, device: str | torch.device = "cpu"
@@ -180,13 +191,13 @@ class Checkpoints:
 
     def _remove(self, step: int) -> None:
         place = self.path(step)
-        doomed = place.with_name(f".{place.name}.tmp")  # never half a checkpoint under its name
+        doomed = files.temporary_beside(place)  # never half a checkpoint under its name
         place.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
 
     def _pointed(self, pointer: str) -> int | None:
         try:
-            name = (self.folder / pointer).read_text("utf-8").partition("\n")[0]
+            name = files.read_text(self.folder / pointer, 4096).partition("\n")[0]
         except (OSError, UnicodeDecodeError):
             return None
         match = _NAME.fullmatch(name.strip())
@@ -194,7 +205,8 @@ class Checkpoints:
 
     def _put(self, temporary: Path, place: Path) -> None:
         if place.exists():
-            shutil.rmtree(old := place.with_name(f".{place.name}.old.tmp"), ignore_errors=True)
+            old = files.temporary_beside(place.with_name(f"{place.name}.old"))
+            shutil.rmtree(old, ignore_errors=True)
             place.rename(old)
             temporary.rename(place)
             shutil.rmtree(old, ignore_errors=True)
@@ -213,16 +225,10 @@ def _write(
     tensors: Mapping[str, Mapping[str, torch.Tensor]],
     state: Mapping[str, Any],
 ) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     written = {}
     for group, named in tensors.items():
         path = folder / f"{group}.safetensors"
-        try:
-            save_file(_owned(named), path)
-        except SafetensorError as error:  # its way of passing on what the disk said
-            raise OSError(str(error)) from None
+        files.save_tensors(_owned(named), path)
         files.flush_to_disk(path)
         written[path.name] = {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
     content = json.loads(
@@ -248,7 +254,7 @@ def _owned(named: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def _read_state(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = files.read_json(path)
     except FileNotFoundError:
         raise DamagedCheckpoint(f"{path}: missing") from None
     except OSError as error:

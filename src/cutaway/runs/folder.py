@@ -3,23 +3,22 @@
 run.json          the record                config.yaml     the configuration, for people
 history.parquet   one row per recorded step; every other *.parquet is an instrument's table
 checkpoints/      weights and state         figures/        pictures
+checksums.json    size and SHA-256 of every file, once the run's life has ended
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import os
-import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from cutaway.base import display, files
-from cutaway.base.errors import UserError
-from cutaway.runs import lock, record
+from cutaway.base import display, files, signals
+from cutaway.base.errors import CutawayError, UserError
+from cutaway.runs import checksums, lock, places, record
 from cutaway.runs.audience import Audience
 from cutaway.runs.checkpoint import Checkpoints
 from cutaway.runs.record import RunRecord, Status
@@ -38,6 +37,8 @@ class Run:
 
     The writer's `record` is the truth; `save_record` puts it on the disk. Values given to
     `append` must be numbers. A sink that fails is announced once and dropped: training goes on.
+    `known` takes checksums of large files, by path in the folder, so that they are not read again
+    when the run's life ends and `checksums.json` is written; those of checkpoints are known.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Run:
         self._lock = held
         self._audience = Audience(sinks, self.notice)
         self._tables: dict[str, Table] = {}
+        self.known: dict[str, checksums.Entry] = {}
         self._seconds_before = content.seconds
         self._since = time.monotonic()
         self.checkpoints = Checkpoints(path / "checkpoints", before_save=self._before_checkpoint)
@@ -76,7 +78,7 @@ class Run:
         resolved = record.json_ready(dict(resolved or {}), "resolved")
         cls.require_free(path)
         content = record.new(
-            path.name,
+            files.shown(path.name),
             study,
             config=settings,
             resolved=resolved,
@@ -89,7 +91,9 @@ class Run:
         held = None
         try:
             path.mkdir(parents=True, exist_ok=True)
+            files.clear_leftovers(path.parent, path.name)
             held = lock.RunLock(path, content.started)
+            files.clear_leftovers(path)
             cls.require_free(path)  # another process may have been quicker
             try:
                 record.write(content, path)
@@ -124,16 +128,17 @@ class Run:
         except OSError as error:
             raise UserError(f"{path}: cannot write: {error.strerror or error}") from None
         try:
-            for leftover in path.glob(".*.tmp"):  # of a write that a kill cut off
-                leftover.unlink()
+            files.clear_leftovers(path)  # of writes that a kill cut off
             run = cls(path, record.read(path), held, sinks)
             fresh = record.new(run.name, run.record.study)
             run.save_record(
                 status="running",
                 reason=None,
                 finished=None,
+                checksums=None,
                 **{key: getattr(fresh, key) for key in ("versions", "git_commit", "host", "pid")},
             )
+            checksums.forget(path)  # of the life that had ended
             for name in run.tables():
                 if (path / f"{name}.live").is_dir():
                     run._table(name)
@@ -151,51 +156,9 @@ class Run:
         path = Path(folder).absolute()
         return cls(path, record.read(path), None, ())
 
-    @classmethod
-    def require_free(cls, folder: str | Path) -> None:
-        """Refuse a folder that a new run cannot have: it holds a run, other things, or is a file."""
-        path = Path(folder).absolute()
-        if not path.exists():
-            return
-        if not path.is_dir():
-            raise UserError(f"{path}: is a file, not a folder")
-        if (path / record.FILE).exists():
-            if lock.alive(path):
-                owner = lock.read_owner(path)
-                if owner and owner.pid != os.getpid():
-                    raise UserError(f"{path}: this run is being written by {owner}")
-            raise UserError(
-                f"{path}: holds another run; go on with it by --resume, or choose another --out"
-            )
-        if others := sorted(entry.name for entry in path.iterdir() if not _ours(entry.name)):
-            more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-            raise UserError(f"{path}: is not empty (holds {others[0]}{more}) and holds no run")
-
-    @classmethod
-    def require_removable(cls, folder: str | Path) -> None:
-        """Refuse to delete a run that is being written, or whose folder holds other runs."""
-        from cutaway.runs.store import find_all
-
-        path = Path(folder).absolute()
-        if lock.alive(path):
-            raise UserError(f"{path}: is being written by {lock.read_owner(path)}; not deleted")
-        if others := [found.name for found in find_all(path) if found.path != path]:
-            raise UserError(f"{path}: holds other runs ({others[0]}, ...); not deleted")
-
-    @classmethod
-    def remove(cls, folder: str | Path) -> None:
-        """Delete a run with everything in its folder; nobody can begin to write it meanwhile."""
-        cls.require_removable(folder)
-        path = Path(folder).absolute()
-        held = lock.RunLock(path, record.now())
-        try:
-            doomed = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            path.rename(doomed)  # never half a run under its name
-            shutil.rmtree(doomed)
-        except OSError as error:
-            raise UserError(f"{path}: cannot delete: {error.strerror or error}") from None
-        finally:
-            held.release()
+    require_free = staticmethod(places.require_free)
+    require_removable = staticmethod(places.require_removable)
+    remove = staticmethod(places.remove)
 
     # -- what it is ------------------------------------------------------------------------
 
@@ -292,6 +255,8 @@ class Run:
         """Fold the tables and let others write; does nothing the second time."""
         if self._lock:
             self._close_tables()
+            if self.record.status != "running" and not (self.path / checksums.FILE).exists():
+                self._seal()  # a resume that was refused took the list away
             self._lock.release()
             self._lock = None
 
@@ -304,6 +269,13 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._lock and error is not None and self.record.status == "running":
+            if isinstance(error, KeyboardInterrupt):
+                self.interrupt(signals.name_of(error))
+            elif isinstance(error, Exception) and not isinstance(error, UserError):
+                reason = str(error).partition("\n")[0]
+                known = isinstance(error, CutawayError | OSError) and reason
+                self.fail(reason if known else f"{kind.__name__}: {reason}")
         self.close()
 
     # -- inside ----------------------------------------------------------------------------
@@ -352,16 +324,32 @@ class Run:
         self._writer()
         self._close_tables()
         changes |= {"status": status, "reason": reason, "finished": record.now()}
+        saved = True
         try:
             self.save_record(**changes)
         except OSError as error:
+            saved = False
             self.notice(f"{self.path}: the record could not be saved: {error.strerror or error}")
         self._audience.tell("finish", self.record)
+        if saved:
+            self._seal()
 
+    def _seal(self) -> None:
+        """Write `checksums.json` over all there is, and say in the record that there is one.
 
-def _ours(name: str) -> bool:
-    """Whether a file is what a `create` killed before its first word leaves."""
-    return name in (lock.LOCK, lock.OWNER) or (name[0] == "." and name.endswith(".tmp"))
+        The record comes after the list, which is told of it: a kill between the two leaves a record
+        that does not speak of a list.
+        """
+        try:
+            files.clear_leftovers(self.path)
+            known = {**self.known, **self.checkpoints.recorded()}
+            checksums.seal(self.path, known, without=record.FILE)
+            self.save_record(checksums=checksums.FILE)
+        except OSError as error:
+            self.record.checksums = None
+            with contextlib.suppress(OSError):
+                checksums.forget(self.path)
+            self.notice(f"{self.path}: no checksums could be saved: {error.strerror or error}")
 
 
 def derived_status(content: RunRecord, path: Path) -> Status:

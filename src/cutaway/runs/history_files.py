@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from cutaway.base import files
 from cutaway.base.errors import UserError
 from cutaway.runs import columns
 
@@ -56,7 +57,7 @@ def read_history_file(path: str | Path) -> HistoryFile:
     if reader is None:
         raise UserError(f"{path}: expected a file named {', '.join(f'*{s}' for s in _READERS)}")
     try:
-        content = path.read_bytes()
+        content = files.read_bytes(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:

@@ -8,7 +8,6 @@ another machine go by.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import threading
@@ -61,12 +60,17 @@ class RunLock:
         self._stop = threading.Event()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
-    def release(self) -> None:
-        """Let others write; does nothing the second time."""
+    def release(self, *, moved: bool = False) -> None:
+        """Let others write; does nothing the second time.
+
+        Leaves no file behind: who waits for the lock sees that its file is gone, and makes a new
+        one. With `moved` the folder is no longer where it was, and what is there now is another's.
+        """
         if not self._stop.is_set():
             self._stop.set()
-            with contextlib.suppress(OSError):
-                self._owner.unlink()
+            for path in () if moved else (self._owner, Path(self._lock.lock_file)):
+                with contextlib.suppress(OSError):
+                    path.unlink()
             self._lock.release()
 
     def _beat(self) -> None:
@@ -78,7 +82,7 @@ class RunLock:
 def read_owner(folder: Path) -> Owner | None:
     """The process that last took the run and did not let go of it in order."""
     try:
-        content = json.loads((folder / OWNER).read_bytes())
+        content = files.read_json(folder / OWNER)
         return Owner(content["pid"], content["host"], content["since"], content["ticks"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

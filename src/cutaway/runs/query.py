@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cutaway.base import files
 from cutaway.base.errors import UserError
 from cutaway.runs.record import RunRecord
 
@@ -241,7 +242,7 @@ class Queries:
     def _is_parquet(self, path: str) -> bool:
         """Whether a file begins and ends as Parquet does: one cut short fails every query."""
         try:
-            with open(path, "rb", buffering=0) as file:
+            with files.open_regular(path) as file:
                 state = os.fstat(file.fileno())
                 stamp = (state.st_mtime_ns, state.st_size)
                 known, sound = self._known.get(path, (None, False))

@@ -52,6 +52,9 @@ class RunRecord(BaseModel):
     pid: int = 0
     parents: list[dict[str, Any]] = Field([], description="runs, model and data it came from")
     notices: list[str] = []
+    checksums: str | None = Field(
+        None, description="the list of all files' checksums; null while the run lives"
+    )
 
 
 def now() -> str:
@@ -104,7 +107,7 @@ def read(folder: str | os.PathLike[str]) -> RunRecord:
     """The record in `folder`. `UserError` where there is none, or it is damaged or too new."""
     path = Path(folder) / FILE
     try:
-        content = json.loads(path.read_bytes())
+        content = files.read_json(path)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder}: holds no run (no {FILE} there)") from None
     except OSError as error:

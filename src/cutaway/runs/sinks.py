@@ -148,7 +148,7 @@ def _dotenv(path: Path) -> dict[str, str]:
     """The `KEY=VALUE` lines of a file (also `export KEY=VALUE`) without quotes and comments; empty
     without it."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = files.read_text(path).splitlines()
     except (OSError, UnicodeDecodeError):
         return {}
     found = {}

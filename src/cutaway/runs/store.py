@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cutaway.base import files
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError, nearest
 from cutaway.runs import record
@@ -32,7 +33,9 @@ class Found:
 
     name: str
     path: Path
-    linked: bool  # reached through a symbolic link: DuckDB may not follow it out of the root
+    # Reached through a symbolic link, which DuckDB may not follow out of the root, or by a name that
+    # is no UTF-8, which it cannot be given.
+    linked: bool
     stamp: tuple[int, int]  # of run.json: when changed, size
     tables: set[str] = field(default_factory=set)
     live: set[str] = field(default_factory=set)  # those of them that are being written
@@ -76,6 +79,11 @@ class RunStore:
         from cutaway.runs import query as queries
 
         queries.require_select(query)
+        if not files.is_utf8(os.path.abspath(self.root)):
+            raise UserError(
+                f"{files.shown(os.fspath(self.root))}: SQL needs a folder whose whole path is UTF-8; "
+                "rename it"
+            )
         if self._queries is None:
             self._queries = queries.Queries(self.root, self._tell)
         return self._queries.answer(query, self._readable)
@@ -87,9 +95,12 @@ class RunStore:
     # -- inside ----------------------------------------------------------------------------
 
     def _folder(self, name: str) -> Path:
-        if not (self.root / name / record.FILE).is_file():
-            raise _unknown(name, self.root)
-        return self.root / name
+        if (self.root / name / record.FILE).is_file():
+            return self.root / name
+        for found in find_all(self.root):  # shown with escapes: its name is no UTF-8
+            if found.name == name:
+                return found.path
+        raise unknown(name, self.root)
 
     def _readable(self) -> Iterator[tuple[Found, RunRecord]]:
         for found in find_all(self.root):
@@ -117,12 +128,15 @@ def find_run(reference: str | os.PathLike[str], root: str | os.PathLike[str] = "
     for place in (Path(reference), Path(root) / reference):
         if (place / record.FILE).is_file():
             return place
+    for found in find_all(Path(root)):  # shown with escapes: its name is no UTF-8
+        if found.name == str(reference):
+            return found.path
     if Path(reference).exists():
         raise UserError(f"{reference}: holds no run (no {record.FILE} there)")
-    raise _unknown(reference, Path(root))
+    raise unknown(reference, Path(root))
 
 
-def _unknown(reference: str | os.PathLike[str], root: Path) -> UserError:
+def unknown(reference: str | os.PathLike[str], root: Path) -> UserError:
     hint = nearest(str(reference), [found.name for found in find_all(root)])
     return UserError(f"{reference}: no run of this name or path (looked in {root}/ too){hint}")
 
@@ -130,7 +144,7 @@ def _unknown(reference: str | os.PathLike[str], root: Path) -> UserError:
 def find_all(root: Path) -> list[Found]:
     """Every run under `root`, at any depth, by one look into each folder."""
     runs: list[Found] = []
-    _look(root, "", False, _DEPTH, runs)
+    _look(root, "", not files.is_utf8(os.path.abspath(root)), _DEPTH, runs)
     return sorted(runs, key=lambda found: found.name)
 
 
@@ -154,37 +168,19 @@ def _look(folder: Path, name: str, linked: bool, depth: int, runs: list[Found]) 
                     and entry.is_dir()
                     and depth
                 ):
-                    below.append((entry.name, linked or entry.is_symlink()))
+                    apart = linked or entry.is_symlink() or not files.is_utf8(entry.name)
+                    below.append((entry.name, apart))
     except OSError:
         return  # gone meanwhile, or not ours to read
     if found.stamp != (0, 0):
         runs.append(found)
     for child, through_link in below:
-        _look(folder / child, f"{name}/{child}" if name else child, through_link, depth - 1, runs)
+        shown = files.shown(child)
+        _look(folder / child, f"{name}/{shown}" if name else shown, through_link, depth - 1, runs)
 
 
 def verify(path: Path) -> list[str]:
-    """Check a run's record, tables (page checksums) and checkpoints (SHA-256), reading all of it.
+    """A line per damaged file of a run; an empty list means the run is whole (see `verifying`)."""
+    from cutaway.runs import verifying
 
-    Returns one line per damaged file; an empty list means the run is whole.
-    """
-    from cutaway.runs import table as tables
-
-    damages = []
-    run = None
-    try:
-        run = Run.open(path)
-    except UserError as error:
-        damages.append(str(error))
-    for name in tables.names(path):
-        try:
-            tables.read(path, name)
-        except UserError as error:
-            damages.append(str(error))
-    if run is not None:
-        for step in run.checkpoints.steps():
-            try:
-                run.checkpoints.verify(step)
-            except UserError as error:
-                damages.append(str(error))
-    return damages
+    return verifying.verify(path).damages

@@ -191,7 +191,7 @@ class Table:
     def _open_tail(self) -> None:
         self._tail = self.live / f"{self._number:06d}.jsonl"
         self._file = os.open(self._tail, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-        whole = self._tail.read_bytes()
+        whole = files.read_bytes(self._tail)
         self._size = whole.rfind(b"\n") + 1
         os.ftruncate(self._file, self._size)
         self._rows = whole.count(b"\n")
@@ -206,7 +206,7 @@ class Table:
             )
             if replaced or path.suffix == ".tmp":
                 path.unlink()
-        for leftover in self.main.parent.glob(f".{self.main.name}.*.tmp"):
+        for leftover in self.main.parent.glob(f".{self.main.name}.*.tmp"):  # the writer is alone
             leftover.unlink()
         self._number = max([through, *parts]) + 1
 
@@ -271,8 +271,11 @@ def _through(main: Path) -> int:
 
 def _footer(path: Path) -> pq.FileMetaData:
     try:
-        return pq.read_metadata(path)
-    except pa.ArrowException as error:
+        with files.open_regular(path) as opened:
+            return pq.read_metadata(opened)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
         raise DamagedTable(f"{path}: damaged: {schemas.first_line(error)}") from None
 
 
@@ -309,8 +312,11 @@ def _read(path: Path) -> pa.Table | None:
 
 def _read_parquet(path: Path) -> pa.Table:
     try:
-        # One file of its own: a folder name with `=` or `*` must not be taken for a dataset.
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        # An open file: a folder's name with `=` or `*` is no data set, and may be no UTF-8.
+        with (
+            files.open_regular(path) as opened,
+            pq.ParquetFile(opened, page_checksum_verification=True) as file,
+        ):
             return file.read()
     except FileNotFoundError:
         raise
@@ -320,7 +326,12 @@ def _read_parquet(path: Path) -> pa.Table:
 
 def _read_tail(path: Path) -> pa.Table | None:
     """The tail's whole lines. Python writes 2.0 for a float, so types are what they were."""
-    content = path.read_bytes()
+    try:
+        content = files.read_bytes(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DamagedTable(f"{path}: cannot read: {error.strerror}") from None
     content = content[: content.rfind(b"\n") + 1]
     if not content:
         return None
@@ -332,10 +343,10 @@ def _read_tail(path: Path) -> pa.Table | None:
 
 
 def _write_parquet(table: pa.Table, path: Path, through: int) -> None:
-    with files.replacing(path) as temporary:
+    with files.replacing(path) as temporary, open(temporary, "wb") as file:
         pq.write_table(
             table.replace_schema_metadata({_THROUGH: str(through)}),
-            temporary,
+            file,
             compression="zstd",
             write_page_checksum=True,
         )

@@ -173,7 +173,7 @@ def read_training_log(path: str | os.PathLike[str]) -> TrainingLogData:
     `top_activating_words` may be missing; the three lists may not, and are equally long.
     """
     try:
-        content = json.loads(Path(path).read_bytes())
+        content = files.read_json(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:

@@ -22,6 +22,7 @@ from typing import (
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from cutaway.base import files
 from cutaway.base.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = files.read_text(path, files.JSON_BYTES)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except UnicodeDecodeError:

@@ -13,11 +13,13 @@ from typing import Any
 
 from cutaway.base import files
 from cutaway.base.errors import UserError
+from cutaway.runs import checksums
 from cutaway.sweeps.grid import Sweep, SweepRun, read_sweep
 
 FILE = "sweep.yaml"
 _FIRST_LINE = (
     "# A sweep's runs with every setting; `cutaway sweep FOLDER --resume` goes on with it.\n"
+    f"# {checksums.FILE} lists the files of this folder, once the sweep has ended.\n"
 )
 
 

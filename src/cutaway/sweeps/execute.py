@@ -25,6 +25,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from cutaway.base import signals
 from cutaway.base.errors import UserError
 from cutaway.base.hardware import threads
 from cutaway.runs.folder import Run
@@ -80,7 +81,7 @@ def execute(work: Sequence[Sequence[Job]], board: Board, *, jobs: int = 1) -> Ex
     """Train every unit, `jobs` at a time, each in a worker with its share of the cores.
 
     A run that fails, or whose worker dies, is told so in its `End` and the rest go on. Ctrl-C or
-    SIGTERM interrupts the runs at work (each saves and can be resumed) and starts no others; a
+    SIGTERM or SIGHUP interrupts the runs at work (each saves and can be resumed) and starts no others; a
     second one stops them at once.
     """
     jobs = max(1, min(jobs, len(work)))
@@ -262,13 +263,17 @@ def _share(jobs: int) -> int:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """The SIGINTs and SIGTERMs that came, in a list that grows, in place of their usual effect."""
+    """The signals that ask to stop and came, in a list that grows, in place of their usual effect."""
     asked: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
+        if number == signals.SIGHUP:
+            signals.leave_closed_terminal()
+            if number in asked:  # a closing terminal sends it more than once
+                return
         asked.append(number)
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, note) for number in signals.stopping()}
     try:
         yield asked
     finally:

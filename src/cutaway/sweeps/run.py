@@ -11,6 +11,7 @@ from typing import Any
 from cutaway.base import files
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
+from cutaway.runs import checksums, places
 from cutaway.runs.folder import Run
 from cutaway.sweeps import definition
 from cutaway.sweeps.board import Board
@@ -60,8 +61,7 @@ def run_sweep(
     if ensemble:
         require_stackable(chosen)
     files.require_writable(out)
-    if (out / "run.json").exists():
-        raise UserError(f"{out}: holds a run, not a sweep; choose another --out")
+    places.require_output(out, "a sweep", (definition.FILE,), folders=True)
     whole = definition.joined(sweep, definition.read_definition(out), out)
     _require_resumable(chosen, out, resume)
     todo = [run for run in chosen if not _is_done(out / run.name)]
@@ -75,6 +75,7 @@ def run_sweep(
             board = Board([[job.name for job in unit] for unit in work], jobs)
             executed = execute(work, board, jobs=jobs)
         write_summary(summarise(whole.runs, out, executed.ends), out)
+        checksums.finish(out)
         return Swept(summarise(chosen, out, executed.ends), executed.signal)
 
 
@@ -123,6 +124,9 @@ def _held(out: Path) -> Iterator[None]:
         raise UserError(f"{out}: cannot write: {error.strerror}") from None
     try:
         with FileLock(out / _LOCK, timeout=0):
-            yield
+            try:
+                yield
+            finally:  # who waits for it sees that it is gone, and makes a new one
+                (out / _LOCK).unlink(missing_ok=True)
     except Timeout:
         raise UserError(f"{out}: another `cutaway sweep` is at work here") from None

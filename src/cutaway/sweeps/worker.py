@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from cutaway.base import display, progress
+from cutaway.base import display, progress, signals
 from cutaway.base.errors import CutawayError, Interrupted, RunFailed, UserError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Worker:
 
     def serve(self) -> None:
         """Train what comes until the pipe ends or a signal asks to stop."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in signals.stopping():
             signal.signal(number, self._asked)
         display.notices_to.set(lambda text: self.send("notice", text))
         progress.progress_to.set(self._progress)

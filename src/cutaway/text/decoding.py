@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from cutaway.base.errors import UserError
+from cutaway.base.files import open_regular
 
 _CHUNK = 1 << 20
 _BEGINNING = 1 << 14  # bytes
@@ -118,7 +119,7 @@ def normal_newlines(text: str) -> str:
 def opened_bytes(path: Path) -> Iterator[BinaryIO]:
     """The file's bytes, unpacked where gzipped; whatever fails is a UserError naming the file."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             if path.suffix.lower() == ".gz":
                 with gzip.open(file) as unpacked:
                     yield unpacked

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
-from cutaway.base.files import sha256
+from cutaway.base.files import require_regular, sha256
 from cutaway.text import decoding, europarl, rows
 from cutaway.text.sources import Document
 
@@ -270,6 +270,7 @@ def _opened_parquet(path: Path) -> Iterator[pq.ParquetFile]:
             with decoding.opened_bytes(path) as stream:
                 yield pq.ParquetFile(pa.BufferReader(stream.read()))
         else:
+            require_regular(path)
             with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as parquet:
                 yield parquet
     except (pa.ArrowException, OSError) as error:

@@ -18,6 +18,7 @@ from typing import Any
 
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
+from cutaway.base.files import require_regular
 from cutaway.text import decoding
 from cutaway.text.docstrings import DocstringsSource
 from cutaway.text.files import SUFFIXES, FilesSource
@@ -308,6 +309,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     import pyarrow.parquet as pq
 
     try:
+        require_regular(path)
         with pq.ParquetFile(path) as file:
             wanted = [c for c in ("text", "label", "group") if c in file.schema_arrow.names]
             number = 0

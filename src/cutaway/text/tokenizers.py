@@ -14,7 +14,7 @@ import tokenizers
 
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
-from cutaway.base.files import write_json, write_text
+from cutaway.base.files import read_json, require_regular, write_json, write_text
 
 END_OF_TEXT = "<|endoftext|>"
 SMALLEST_VOCABULARY = 257  # every byte, and the end of text
@@ -209,7 +209,8 @@ def _from_folder(folder: Path, only: str | None = None) -> Tokenizer:
         )
     whole = folder / (only if only and only not in names else "tokenizer.json")
     try:
-        if only not in names and whole.is_file():
+        if only not in names and os.path.lexists(whole):
+            require_regular(whole)
             backend = tokenizers.Tokenizer.from_file(str(whole))
             return Tokenizer(backend, _end(backend, folder), folder.name)
         for vocabulary, merges in _PAIRS:
@@ -289,7 +290,7 @@ def _end(backend: tokenizers.Tokenizer, folder: Path) -> int:
 
 def _config(folder: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+        config = read_json(folder / "tokenizer_config.json")
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

@@ -11,6 +11,7 @@ from cutaway.base.errors import UserError, nearest
 from cutaway.base.files import require_writable, write_text
 from cutaway.base.progress import duration
 from cutaway.figures.html import Section, page
+from cutaway.runs import checksums
 from cutaway.tour.stations import STATIONS
 
 
@@ -39,4 +40,5 @@ def tour(out: str | Path, *, fast: bool = False, only: str | None = None) -> Pat
     report = out / "report.html"
     subtitle = f"What cutaway saw on this machine in {spent}. Every figure below was made just now."
     write_text(report, page("A tour of cutaway", sections, subtitle=subtitle))
+    checksums.finish(out)
     return report

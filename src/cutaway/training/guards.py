@@ -13,11 +13,15 @@ from types import FrameType
 import torch
 from torch import Tensor
 
+from cutaway.base import signals
 from cutaway.base.errors import CutawayError, RunFailed
 
 
 class Stop:
-    """Ctrl-C or SIGTERM asks; the loop answers between steps. A second one acts at once."""
+    """Ctrl-C, SIGTERM or SIGHUP asks; the loop answers between steps. A second one acts at once.
+
+    A SIGHUP that is ignored (`nohup`) stays so; one after another asks no more than the first.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -25,13 +29,19 @@ class Stop:
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in signals.stopping():
                 self._previous[number] = signal.signal(number, self._ask)
         return self
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
+        if number == signals.SIGHUP:
+            signals.leave_closed_terminal()
+            if self.signal == number:
+                return
         self.signal = number
         for each in self._previous:
+            if each == number == signals.SIGHUP:
+                continue
             signal.signal(
                 each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL
             )

@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from cutaway.base.errors import UserError, nearest
+from cutaway.runs import checksums
 
 if TYPE_CHECKING:
     from cutaway.dictionaries.base import Dictionary
@@ -102,6 +103,7 @@ def export(dictionary: Dictionary, folder: str | Path, format: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         module_of(format).write(dictionary, folder)
+        checksums.finish(folder)
     except OSError as error:
         raise UserError(f"{folder}: cannot write: {error.strerror or error}") from None
     return folder

@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cutaway.base import files
 from cutaway.base.errors import UserError
 from cutaway.dictionaries.base import Dictionary
 from cutaway.dictionaries.formats import own
@@ -203,6 +204,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     `data/0`, `data/1` ... are the blocks. Raises UserError for anything but names and dense tensors.
     """
     try:
+        files.require_regular(path)
         with zipfile.ZipFile(path) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
                 raise _Refused("it is compressed, which torch.save never does")

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cutaway.base import files
 from cutaway.base.errors import UserError
 from cutaway.dictionaries.base import Dictionary
 from cutaway.dictionaries.formats import own
@@ -65,6 +66,7 @@ def read(path: Path) -> Dictionary:
 
 def _arrays(path: Path) -> dict[str, Tensor]:
     try:
+        files.require_regular(path)
         with np.load(path, allow_pickle=False) as file:
             # theirs also come with w_enc and w_dec
             named = {re.sub("^w_", "W_", name): file[name] for name in file.files}

@@ -10,7 +10,6 @@ the tensors.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,6 +23,7 @@ from cutaway.base.errors import UserError
 from cutaway.dictionaries.base import Dictionary, DictionaryShape
 from cutaway.dictionaries.formats import formats_of, module_of
 from cutaway.dictionaries.registry import ARCHITECTURES, build
+from cutaway.runs import checksums
 
 if TYPE_CHECKING:
     from cutaway.nets.sites import Site
@@ -47,7 +47,10 @@ def save(dictionary: Dictionary, folder: str | Path) -> None:
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        others = {one.name for one in folder.iterdir()} - {TENSORS, DESCRIPTION}
         write(dictionary, folder)
+        if not others or checksums.FILE in others:
+            checksums.finish(folder)
     except OSError as error:
         raise UserError(f"{folder}: cannot write: {error.strerror or error}") from None
 
@@ -280,7 +283,7 @@ def _of_run(path: Path, step: int | str) -> Dictionary:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; UserError where it is missing or damaged."""
     try:
-        content = json.loads(path.read_bytes())
+        content = files.read_json(path)
     except FileNotFoundError:
         raise UserError(f"{path}: missing") from None
     except OSError as error:
@@ -295,10 +298,9 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file, on the CPU; UserError where it is missing or damaged."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        return files.load_tensors(path)
     except FileNotFoundError:
         raise UserError(f"{path}: missing") from None
     except OSError as error:
@@ -309,15 +311,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Replace a safetensors file in one step, float32."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     plain = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
     with files.replacing(path) as temporary:
-        try:
-            save_file(plain, temporary)
-        except SafetensorError as error:  # its way of passing on what the disk said
-            raise OSError(str(error)) from None
+        files.save_tensors(plain, temporary)
 
 
 def require_tensors(

@@ -117,9 +117,10 @@ def stored(folder: Path) -> Rows:
     import pyarrow.parquet as pq
 
     path = folder / FILE
-    if not path.is_file():
+    if not path.exists():
         return []
     try:
+        files.require_regular(path)
         return pq.read_table(path, schema=_schema()).to_pylist()
     except (pa.ArrowException, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
