@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
@@ -42,8 +43,8 @@ def show(
     if columns is None:
         columns = list(dict.fromkeys(key for row in rows for key in row))
     if format == "json":
-        chosen = [{key: finite(row.get(key)) for key in columns} for row in rows]
-        print(json.dumps(chosen, ensure_ascii=False, indent=2, default=str))
+        chosen = [{key: json_value(row.get(key)) for key in columns} for row in rows]
+        print(json.dumps(chosen, ensure_ascii=False, indent=2, default=str, allow_nan=False))
     elif format == "csv":
         sys.stdout.write(csv_text(rows, columns))
     elif rows:
@@ -53,19 +54,39 @@ def show(
 
 
 def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
-    """Rows as CSV, their columns in the first line; they default to all seen."""
+    """Rows as CSV, their columns in the first line; they default to all seen.
+
+    A missing value is an empty cell; numbers that are not finite are NaN, Infinity and -Infinity.
+    """
     rows = list(rows)
     if columns is None:
         columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([row.get(key) for key in columns] for row in rows)
+    writer.writerows([json_value(row.get(key)) for key in columns] for row in rows)
     return text.getvalue()
 
 
+def not_finite_word(value: float) -> str:
+    """What a number that is not finite is called everywhere: NaN, Infinity or -Infinity."""
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def json_value(value: Any) -> Any:
+    """`value` for JSON, which has no NaN and no infinities: the texts "NaN", "Infinity" and
+    "-Infinity" take their place, so that they are told apart from null, which means missing."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return not_finite_word(value)
+    if isinstance(value, Mapping):
+        return {key: json_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(item) for item in value]
+    return value
+
+
 def finite(value: Any) -> Any:
-    """`value` with NaN and infinities as None, for JSON, which has neither."""
+    """`value` with NaN and infinities as None, for files in which None means not defined."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
@@ -75,14 +96,29 @@ def finite(value: Any) -> Any:
     return value
 
 
+def readable_path(path: str | os.PathLike[str]) -> str:
+    """A path as text that any output can hold: bytes of a name that are not UTF-8 as `\\xe9`."""
+    text = os.fspath(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        pass
+    else:
+        return text
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # halves of characters that no file name has
+        return text.encode("utf-8", "backslashreplace").decode()
+
+
 def cell(value: Any) -> str:
-    """One table cell: floats to four significant digits, None as a dash."""
+    """One table cell: floats to four significant digits, None as a dash, NaN and infinities by name."""
     if value is None:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.4g}" if math.isfinite(value) else not_finite_word(value)
     if isinstance(value, int):
         return f"{value:,}"
     return str(value)

@@ -6,15 +6,16 @@ The folders are the truth: there is no index and no shared database to keep in s
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cutaway.base.display import notice
+from cutaway.base.display import notice, readable_path
 from cutaway.base.errors import UserError, nearest
 from cutaway.runs import record
 from cutaway.runs.folder import Run, derived_status
+from cutaway.runs.names import is_table_name
 from cutaway.runs.record import RunRecord
 
 if TYPE_CHECKING:
@@ -28,12 +29,13 @@ _DEPTH = 8  # folders below the root; deeper there is a loop of links, not a run
 
 @dataclass
 class Found:
-    """A run's folder as one look into it shows: `name` is its path under the root."""
+    """A run's folder as one look into it shows: `name` is its path under the root, with bytes that
+    are not UTF-8 as `\\xe9`."""
 
     name: str
     path: Path
     linked: bool  # reached through a symbolic link: DuckDB may not follow it out of the root
-    stamp: tuple[int, int]  # of run.json: when changed, size
+    stamp: tuple[int, int, int]  # of run.json: inode, when changed, size
     tables: set[str] = field(default_factory=set)
     live: set[str] = field(default_factory=set)  # those of them that are being written
 
@@ -49,7 +51,7 @@ class RunStore:
         if self.root.exists() and not self.root.is_dir():
             raise UserError(f"{self.root}: is a file, not a folder of runs")
         self._queries: Queries | None = None
-        self._records: dict[Path, tuple[tuple[int, int], RunRecord]] = {}
+        self._records: dict[Path, tuple[tuple[int, int, int], RunRecord]] = {}
         self._told: set[str] = set()
 
     def runs(self) -> list[RunRecord]:
@@ -87,16 +89,21 @@ class RunStore:
     # -- inside ----------------------------------------------------------------------------
 
     def _folder(self, name: str) -> Path:
-        if not (self.root / name / record.FILE).is_file():
-            raise _unknown(name, self.root)
-        return self.root / name
+        if (self.root / name / record.FILE).is_file():
+            return self.root / name
+        for found in find_all(self.root):  # a name that is not UTF-8 is listed as text
+            if found.name == name:
+                return found.path
+        raise _unknown(name, self.root)
 
     def _readable(self) -> Iterator[tuple[Found, RunRecord]]:
-        for found in find_all(self.root):
+        for found in find_all(self.root, self._tell):
             try:
                 yield found, self._record(found)
             except UserError as error:
                 self._tell(f"{error}; skipped")
+            except Exception as error:  # one odd run: named and left out
+                self._tell(f"{readable_path(found.path)}: {type(error).__name__}: {error}; skipped")
 
     def _record(self, found: Found) -> RunRecord:
         known = self._records.get(found.path)
@@ -107,6 +114,7 @@ class RunStore:
         return known[1].model_copy(update={"name": found.name, "status": status})
 
     def _tell(self, message: str) -> None:
+        message = " ".join(readable_path(message).split("\n"))
         if message not in self._told:
             self._told.add(message)
             notice(message)
@@ -117,6 +125,9 @@ def find_run(reference: str | os.PathLike[str], root: str | os.PathLike[str] = "
     for place in (Path(reference), Path(root) / reference):
         if (place / record.FILE).is_file():
             return place
+    for found in find_all(Path(root)):  # a name that is not UTF-8 is listed as text
+        if found.name == str(reference):
+            return found.path
     if Path(reference).exists():
         raise UserError(f"{reference}: holds no run (no {record.FILE} there)")
     raise _unknown(reference, Path(root))
@@ -127,40 +138,72 @@ def _unknown(reference: str | os.PathLike[str], root: Path) -> UserError:
     return UserError(f"{reference}: no run of this name or path (looked in {root}/ too){hint}")
 
 
-def find_all(root: Path) -> list[Found]:
-    """Every run under `root`, at any depth, by one look into each folder."""
+def find_all(root: Path, tell: Callable[[str], None] | None = None) -> list[Found]:
+    """Every run under `root`, at any depth, by one look into each folder.
+
+    `tell`, where given, gets a line about each folder that cannot be read.
+    """
     runs: list[Found] = []
-    _look(root, "", False, _DEPTH, runs)
+    _look(root, "", (), False, runs, tell)
     return sorted(runs, key=lambda found: found.name)
 
 
-def _look(folder: Path, name: str, linked: bool, depth: int, runs: list[Found]) -> None:
-    below: list[tuple[str, bool]] = []
-    found = Found(name or ".", folder, linked, (0, 0))
+def _look(
+    folder: Path,
+    name: str,
+    above: tuple[tuple[int, int], ...],
+    linked: bool,
+    runs: list[Found],
+    tell: Callable[[str], None] | None,
+) -> None:
+    """Look into one folder and those below it; `above` are the folders it is in, as device and
+    inode, so that a loop of links is left."""
+    below: list[os.DirEntry[str]] = []
+    found = Found(readable_path(name) or ".", folder, linked, (0, 0, 0))
     try:
+        state = os.stat(folder)
+        here = (state.st_dev, state.st_ino)
         with os.scandir(folder) as entries:
-            for entry in entries:
-                stem, _, suffix = entry.name.rpartition(".")
-                if suffix in ("parquet", "live") and stem.isidentifier():
-                    found.tables.add(stem)
-                    if suffix == "live":
-                        found.live.add(stem)
-                elif entry.name == record.FILE:
-                    state = entry.stat()
-                    found.stamp = (state.st_mtime_ns, state.st_size)
-                elif (
-                    entry.name[0] != "."
-                    and entry.name not in _NOT_RUNS
-                    and entry.is_dir()
-                    and depth
-                ):
-                    below.append((entry.name, linked or entry.is_symlink()))
-    except OSError:
-        return  # gone meanwhile, or not ours to read
-    if found.stamp != (0, 0):
+            listed = list(entries)
+    except OSError as error:
+        if tell is not None and not isinstance(error, FileNotFoundError):  # gone meanwhile
+            tell(f"{readable_path(folder)}: cannot read: {error.strerror}; skipped")
+        return
+    if here in above:
+        return
+    for entry in listed:
+        stem, _, suffix = entry.name.rpartition(".")
+        if suffix in ("parquet", "live") and is_table_name(stem):
+            found.tables.add(stem)
+            if suffix == "live":
+                found.live.add(stem)
+        elif entry.name == record.FILE:
+            found.stamp = _stamp(entry)
+        elif entry.name[0] != "." and entry.name not in _NOT_RUNS and _is_folder(entry):
+            below.append(entry)
+    if found.stamp != (0, 0, 0):
         runs.append(found)
-    for child, through_link in below:
-        _look(folder / child, f"{name}/{child}" if name else child, through_link, depth - 1, runs)
+    if len(above) < _DEPTH:
+        for entry in below:
+            child = f"{name}/{entry.name}" if name else entry.name
+            through_link = linked or entry.is_symlink()
+            _look(folder / entry.name, child, (*above, here), through_link, runs, tell)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link through a folder that is not ours to read
+        return False
+
+
+def _stamp(entry: os.DirEntry[str]) -> tuple[int, int, int]:
+    """Changes whenever a file is replaced or written. Of a link that leads nowhere, its own."""
+    try:
+        state = entry.stat()
+    except OSError:
+        state = entry.stat(follow_symlinks=False)
+    return state.st_ino, state.st_mtime_ns, state.st_size
 
 
 def verify(path: Path) -> list[str]:

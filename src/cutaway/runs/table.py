@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from cutaway.base import files
 from cutaway.base.errors import RunFailed, UserError
 from cutaway.runs import schemas
+from cutaway.runs.names import is_table_name
 
 TAIL_ROWS = 2000  # a tail of this many rows becomes a part: a live reader parses it in ~2 ms
 MAX_PARTS = 32  # more parts are folded into the main file: each costs a reader ~1 ms
@@ -199,9 +200,9 @@ class Table:
     def _clear_replaced(self) -> None:
         """Remove what a kill left of files already replaced, and find the tail's number."""
         through = _through(self.main)
-        parts = {int(path.stem) for path in self.live.glob("*.parquet") if path.stem.isdigit()}
+        parts = {int(path.stem) for path in self.live.glob("*.parquet") if _is_number(path.stem)}
         for path in list(self.live.iterdir()):
-            replaced = path.stem.isdigit() and (
+            replaced = _is_number(path.stem) and (
                 int(path.stem) <= through or (path.suffix == ".jsonl" and int(path.stem) in parts)
             )
             if replaced or path.suffix == ".tmp":
@@ -242,20 +243,33 @@ def read(folder: str | os.PathLike[str], name: str) -> pa.Table | None:
     raise DamagedTable(f"{main.parent}: table {name} changed at each of 50 attempts to read it")
 
 
+def fingerprint(folder: str | os.PathLike[str], name: str) -> object:
+    """Changes whenever rows are added to a table or any of its files is replaced."""
+    main, live = _places(folder, name)
+    found: list[object] = []
+    for path in [main, *(sorted(live.iterdir()) if live.is_dir() else [])]:
+        with contextlib.suppress(OSError):  # not there, or replaced meanwhile
+            state = path.stat()
+            found.append((path.name, state.st_ino, state.st_size, state.st_mtime_ns))
+    return found
+
+
 def names(folder: str | os.PathLike[str]) -> list[str]:
     """The tables a folder holds, finished or live."""
-    found = set()
-    for entry in os.scandir(folder):
-        stem, dot, suffix = entry.name.rpartition(".")
-        if dot and stem.isidentifier() and suffix in ("parquet", "live"):
-            found.add(stem)
-    return sorted(found)
+    parts = [entry.name.rpartition(".") for entry in os.scandir(folder)]
+    return sorted(
+        {stem for stem, _, end in parts if end in ("parquet", "live") and is_table_name(stem)}
+    )
 
 
 def check_name(name: str) -> None:
     """Refuse a table name that is no plain word, or that means something else."""
-    if not (name.isidentifier() and name.isascii() and name.islower()) or name == "runs":
+    if not is_table_name(name):
         raise UserError(f"table name {name!r}: expected a-z, 0-9 and _, and not 'runs'")
+
+
+def _is_number(stem: str) -> bool:
+    return stem.isascii() and stem.isdigit()
 
 
 def _places(folder: str | os.PathLike[str], name: str) -> tuple[Path, Path]:
@@ -281,7 +295,7 @@ def _current(main: Path, live: Path) -> list[Path]:
     if not live.is_dir():
         return []
     through = _through(main)
-    numbered = [path for path in live.iterdir() if path.stem.isdigit()]
+    numbered = [path for path in live.iterdir() if _is_number(path.stem)]
     parts = {path.stem for path in numbered if path.suffix == ".parquet"}
     current = [
         path
