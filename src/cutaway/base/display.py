@@ -11,6 +11,7 @@ import json
 import math
 import os
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, Literal
@@ -27,7 +28,23 @@ def notice(message: str) -> None:
     if (take := notices_to.get()) is not None:
         take(message)
     elif not quiet.get():
-        print(message, file=sys.stderr, flush=True)
+        print(printable(message), file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """`text` in one line that any terminal can show: controls, line ends and what UTF-8 cannot
+    hold as their escapes (`\\n`, `\\x1b`, `\\xe9`)."""
+    text = readable_path(text)
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() or unicodedata.category(one) == "Zs" else _escaped(one)
+        for one in text
+    )
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 def show(
@@ -79,7 +96,10 @@ def json_value(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return not_finite_word(value)
     if isinstance(value, Mapping):
-        return {key: json_value(item) for key, item in value.items()}
+        return {
+            key if isinstance(key, str) else str(key): json_value(item)
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
         return [json_value(item) for item in value]
     return value
@@ -121,7 +141,7 @@ def cell(value: Any) -> str:
         return f"{value:.4g}" if math.isfinite(value) else not_finite_word(value)
     if isinstance(value, int):
         return f"{value:,}"
-    return str(value)
+    return printable(str(value))
 
 
 def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str | None) -> None:
@@ -130,10 +150,17 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=None if title is None else Text(title),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
     for key in columns:
         numeric = any(isinstance(row.get(key), int | float) for row in rows)
-        table.add_column(str(key), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(
+            Text(printable(str(key))), justify="right" if numeric else "left", overflow="fold"
+        )
     for row in rows:
         table.add_row(*(Text(cell(row.get(key))) for key in columns))
     # Outside a terminal nothing may be folded: a script greps whole lines.

@@ -221,12 +221,15 @@ def _under(root: Path) -> Iterator[Source]:
     from cutaway.runs.store import find_all
 
     without = 0
-    for found in find_all(root):
+    for found in find_all(root, display.notice):
         try:
             run = Run.open(found.path)
             table = history_of(run)
         except UserError as error:
             display.notice(f"{error}; skipped")
+            continue
+        except Exception as error:  # one odd run: named and left out
+            display.notice(f"{found.path}: {type(error).__name__}: {error}; skipped")
             continue
         if has_accuracies(table):
             yield found.name, table, run.status

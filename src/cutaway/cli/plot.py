@@ -60,17 +60,47 @@ def plot(
             display.notice(f"wrote {path}")
         return
     format_of(out)
-    logs = [_opened(run) for run in runs]
+    if labels and len(labels) != len(runs):
+        raise UserError(
+            f"--labels: {len(labels)} given for {len(runs)} runs; expected one for each"
+        )
+    logs, named, refused = _drawable(what, runs, labels or None)
+    if not logs:
+        raise UserError("; ".join(refused))
     words = _words(logs)
     if what == "loss":
         figure = histories.loss_curves(
-            logs, labels or None, words=words, log_x=log_x, log_y=log_y, title=title
+            logs, named, words=words, log_x=log_x, log_y=log_y, title=title
         )
     else:
         figure = histories.metric_curves(
-            logs, what, labels or None, words=words, log_x=log_x, log_y=bool(log_y), title=title
+            logs, what, named, words=words, log_x=log_x, log_y=bool(log_y), title=title
         )
     display.notice(f"wrote {save(figure, out)}")
+    if refused:
+        raise UserError(f"drawn without: {'; '.join(refused)}")
+
+
+def _drawable(
+    what: str, runs: Sequence[str], labels: Sequence[str] | None
+) -> tuple[list[Log], list[str] | None, list[str]]:
+    """The logs of the runs that can be drawn, their labels, and why the others cannot."""
+    from cutaway.figures import histories
+
+    logs, named, refused = [], [], []
+    for index, reference in enumerate(runs):
+        try:
+            log = _opened(reference)
+            if what == "loss":
+                histories.require_losses(log)
+            else:
+                histories.require_finite(log, what)
+        except UserError as error:
+            refused.append(str(error))
+            continue
+        logs.append(log)
+        named.append(labels[index] if labels else log.name)
+    return logs, named if labels else None, refused
 
 
 def _opened(reference: str) -> Log:

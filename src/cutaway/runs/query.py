@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from cutaway.base.errors import UserError
 from cutaway.runs import table as tables
 from cutaway.runs import views
+from cutaway.runs.names import told_apart
 from cutaway.runs.record import RunRecord
 from cutaway.runs.runs_view import runs_table
 from cutaway.runs.selection import Identity, Selection, identity
@@ -117,7 +118,7 @@ class Queries:
             try:
                 self.before_reading()
                 with cursor:
-                    answer = cursor.sql(query).to_arrow_table()
+                    answer = _named(cursor.sql(query).to_arrow_table())
             except duckdb.Error as raised:
                 error = raised
         changed = _changed(state, first)
@@ -165,6 +166,13 @@ class Queries:
         connection.execute("SET python_enable_replacements = false")
         connection.execute("SET lock_configuration = true")
         return connection
+
+
+def _named(answer: pa.Table) -> pa.Table:
+    """An answer with a name of its own for each column: `SELECT a, a` gives `a` and `a_2`."""
+    if len(set(answer.column_names)) == answer.num_columns:
+        return answer
+    return answer.rename_columns(told_apart(answer.column_names))
 
 
 def require_select(query: str) -> None:

@@ -100,7 +100,7 @@ class Selection:
 
         path = self.path(found, name)
         before = identity(path)
-        if before is None:
+        if before is None or self._schemas.get(path) == (before, None):
             return
         try:
             tables.read(found.path, name)
@@ -119,7 +119,7 @@ class Selection:
             if schema is None:
                 return None
             names = told_apart(schema.names, RESERVED)
-            if names == schema.names:
+            if names == schema.names and not any(map(_needs_cast, schema.types)):
                 return _Part(found, path, names, schema, None)
         table = self._read(found, name)
         if table is None:
@@ -144,10 +144,9 @@ class Selection:
                 if file.read(4) != b"PAR1":
                     raise ValueError("no whole Parquet file")
                 schema = pq.read_schema(file)
-        except OSError as error:
-            self._tell(f"{path}: cannot read: {error.strerror or error}; skipped")
         except Exception as error:
-            self._tell(f"{path}: damaged: {schemas.first_line(error)}; skipped")
+            what = "cannot read" if isinstance(error, OSError) and error.errno else "damaged"
+            self._tell(f"{path}: {what}: {schemas.first_line(error)}; skipped")
         if now is not None:
             self._schemas[path] = (now, schema)
         return schema
@@ -158,10 +157,10 @@ class Selection:
 
         try:
             table = tables.read(found.path, name)
+            return None if table is None else _cast(schemas.plain(table), str(found.path), name)
         except UserError as error:
             self._tell(f"{error}; skipped")
             return None
-        return None if table is None else schemas.plain(table)
 
     def _numeric(self, part: _Part) -> bool:
         """Whether a history holds numbers only: what it does not is told."""
@@ -201,11 +200,15 @@ class Selection:
 
 
 def identity(path: str | os.PathLike[str]) -> Identity | None:
-    """What changes whenever a file is replaced or written: inode, size, times; None without it."""
+    """What changes whenever a file is replaced or written: inode, size, times; None without it.
+    Of a link that leads nowhere, its own."""
     try:
         state = os.stat(path)
     except OSError:
-        return None
+        try:
+            state = os.lstat(path)
+        except OSError:
+            return None
     return state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
@@ -232,6 +235,31 @@ def _kinds(part: _Part) -> list[tuple[str, str]]:
         else:
             found.append((column, str(kind)))
     return found
+
+
+def _needs_cast(kind: pa.DataType) -> bool:
+    """Whether a column of this type would change the type that everybody's column has."""
+    import pyarrow.types as types
+
+    return types.is_uint64(kind) or types.is_decimal(kind)
+
+
+def _cast(table: pa.Table, path: str, name: str) -> pa.Table:
+    """Unsigned integers as signed ones, decimals as doubles."""
+    import pyarrow as pa
+
+    for index, field in enumerate(table.schema):
+        if not _needs_cast(field.type):
+            continue
+        kind = pa.int64() if pa.types.is_uint64(field.type) else pa.float64()
+        try:
+            column = table.column(index).cast(kind)
+        except pa.ArrowInvalid:
+            raise UserError(
+                f"{path}: table {name}: column {field.name} holds integers over 63 bits"
+            ) from None
+        table = table.set_column(index, field.name, column)
+    return table
 
 
 def _as_named(part: _Part) -> pa.Table:

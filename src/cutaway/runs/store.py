@@ -177,6 +177,9 @@ def _look(
             found.tables.add(stem)
             if suffix == "live":
                 found.live.add(stem)
+        elif suffix in ("parquet", "live") and stem.isidentifier() and tell is not None:
+            odd = readable_path(folder / entry.name)
+            tell(f"{odd}: no name of a table (a-z, 0-9 and _, not 'runs'); skipped")
         elif entry.name == record.FILE:
             found.stamp = _stamp(entry)
         elif entry.name[0] != "." and entry.name not in _NOT_RUNS and _is_folder(entry):

@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from cutaway.base import files
 from cutaway.base.errors import RunFailed, UserError
 from cutaway.runs import schemas
-from cutaway.runs.names import is_table_name
+from cutaway.runs.names import is_table_name, told_apart
 
 TAIL_ROWS = 2000  # a tail of this many rows becomes a part: a live reader parses it in ~2 ms
 MAX_PARTS = 32  # more parts are folded into the main file: each costs a reader ~1 ms
@@ -239,6 +239,12 @@ def read(folder: str | os.PathLike[str], name: str) -> pa.Table | None:
                 return schemas.united(tables, name)
         except FileNotFoundError:
             pass
+        except DamagedTable:
+            raise
+        except OSError as error:
+            raise DamagedTable(f"{main}: cannot read: {schemas.first_line(error)}") from None
+        except UserError as error:  # parts whose columns do not unite
+            raise DamagedTable(f"{main.parent}: {error}") from None
         time.sleep(0.002 * attempt)
     raise DamagedTable(f"{main.parent}: table {name} changed at each of 50 attempts to read it")
 
@@ -285,8 +291,11 @@ def _through(main: Path) -> int:
 
 def _footer(path: Path) -> pq.FileMetaData:
     try:
-        return pq.read_metadata(path)
-    except pa.ArrowException as error:
+        with open(path, "rb") as file:
+            return pq.read_metadata(file)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
         raise DamagedTable(f"{path}: damaged: {schemas.first_line(error)}") from None
 
 
@@ -322,19 +331,34 @@ def _read(path: Path) -> pa.Table | None:
 
 
 def _read_parquet(path: Path) -> pa.Table:
+    # Opened here: a path with `=`, `*`, `:` or bytes that are not UTF-8 means something to Arrow.
     try:
-        # One file of its own: a folder name with `=` or `*` must not be taken for a dataset.
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            return file.read()
+        with (
+            open(path, "rb") as opened,
+            pq.ParquetFile(opened, page_checksum_verification=True) as file,
+        ):
+            return _told_apart(file.read())
     except FileNotFoundError:
         raise
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise DamagedTable(f"{path}: damaged: {schemas.first_line(error)}") from None
+
+
+def _told_apart(table: pa.Table) -> pa.Table:
+    """With a name of its own for each column: what others wrote may have one twice."""
+    if len(set(table.column_names)) == table.num_columns:
+        return table
+    return table.rename_columns(told_apart(table.column_names))
 
 
 def _read_tail(path: Path) -> pa.Table | None:
     """The tail's whole lines. Python writes 2.0 for a float, so types are what they were."""
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DamagedTable(f"{path}: cannot read: {schemas.first_line(error)}") from None
     content = content[: content.rfind(b"\n") + 1]
     if not content:
         return None
@@ -346,10 +370,10 @@ def _read_tail(path: Path) -> pa.Table | None:
 
 
 def _write_parquet(table: pa.Table, path: Path, through: int) -> None:
-    with files.replacing(path) as temporary:
+    with files.replacing(path) as temporary, open(temporary, "wb") as file:
         pq.write_table(
             table.replace_schema_metadata({_THROUGH: str(through)}),
-            temporary,
+            file,
             compression="zstd",
             write_page_checksum=True,
         )
