@@ -81,7 +81,7 @@ class Writers:
         for number, process in list(self.at_work.items()):
             code = process.poll()
             if code is None:
-                if self.draw.random() < 0.02:
+                if self.draw.random() < 0.05:
                     os.kill(process.pid, signal.SIGKILL)
                     process.wait()
                     self.kills += 1

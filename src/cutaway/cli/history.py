@@ -220,7 +220,7 @@ def _under(root: Path) -> Iterator[Source]:
     from cutaway.runs.folder import Run
     from cutaway.runs.store import find_all
 
-    without = 0
+    without = []
     for found in find_all(root, display.notice):
         try:
             run = Run.open(found.path)
@@ -234,9 +234,15 @@ def _under(root: Path) -> Iterator[Source]:
         if has_accuracies(table):
             yield found.name, table, run.status
         else:
-            without += 1
+            without.append(found.name)
     if without:
-        display.notice(f"{without} {'run has' if without == 1 else 'runs have'} no accuracies")
+        has = "run has" if len(without) == 1 else "runs have"
+        display.notice(f"{len(without)} {has} no accuracies: {_some(without)}")
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _files_of(path: Path) -> list[Path]:

@@ -49,7 +49,7 @@ def runs_table(records: Sequence[RunRecord], tell: Callable[[str], None]) -> pa.
     parents = [json.dumps(json_value(record.parents)) for record in records]
     columns["parents"] = pa.array(parents, pa.string())
     for key in _GROUPS:
-        struct = _struct([row.group(key) for row in rows])
+        struct = _struct(key, rows)
         if struct is not None:
             columns[key] = struct
     kind = pa.map_(pa.string(), pa.string())
@@ -70,12 +70,13 @@ class _Row:
             self.odd[place] = not_finite_word(value)
             return None
         if type(value) is int and not -(2**63) <= value < 2**63:
-            self._tell(
-                f"{self.record.name}: {place} = {str(value)[:40]} does not fit 64 bits; "
-                "null in queries"
-            )
+            self.tell(f"{place} = {str(value)[:40]} does not fit 64 bits")
             return None
         return value
+
+    def tell(self, what: str) -> None:
+        """Announce a value that queries do not have."""
+        self._tell(f"{self.record.name}: {what}; null in queries")
 
     def group(self, key: str) -> dict[str, Any]:
         """The mapping `key` of the record, its keys as names that SQL tells apart."""
@@ -86,21 +87,37 @@ class _Row:
         }
 
 
-def _struct(rows: Sequence[Mapping[str, Any]]) -> pa.StructArray | None:
-    """Mappings with differing keys and types as one struct column; None where there are no keys."""
+def _struct(group: str, rows: Sequence[_Row]) -> pa.StructArray | None:
+    """The mapping `group` of all records as one struct column; None where there are no keys."""
     import pyarrow as pa
 
-    spelling = common_spelling(key for row in rows for key in row)
+    values = [row.group(group) for row in rows]
+    spelling = common_spelling(key for each in values for key in each)
     if not spelling:
         return None
-    folded = [{key.casefold(): value for key, value in row.items()} for row in rows]
-    return pa.StructArray.from_arrays(
-        [_column([row.get(key) for row in folded]) for key in spelling], list(spelling.values())
-    )
+    folded = [{key.casefold(): value for key, value in each.items()} for each in values]
+    columns = []
+    for key, name in spelling.items():
+        column = [each.get(key) for each in folded]
+        for index in _misfits(column):
+            rows[index].tell(
+                f"{group}.{name} = {str(column[index])[:40]!r}: most runs have numbers"
+            )
+            column[index] = None
+        columns.append(_column(column))
+    return pa.StructArray.from_arrays(columns, list(spelling.values()))
+
+
+def _misfits(values: Sequence[Any]) -> list[int]:
+    """Where values are no numbers although more than half of those there are: text in one run
+    must not make the numbers of all others text."""
+    numbers = sum(type(value) in (int, float) for value in values)
+    others = [i for i, v in enumerate(values) if v is not None and type(v) not in (int, float)]
+    return others if numbers > len(others) else []
 
 
 def _column(values: Sequence[Any]) -> pa.Array:
-    """Numbers as numbers, text as text; where runs disagree, everything as JSON text."""
+    """Numbers as numbers, text as text; where kinds are mixed, everything as JSON text."""
     import pyarrow as pa
 
     kinds = {type(value) for value in values if value is not None}
