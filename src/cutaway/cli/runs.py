@@ -98,7 +98,8 @@ def sql(query: str, *, runs: Runs = Path("runs"), json: bool = False, csv: bool 
     """Ask all runs in SQL (DuckDB's): tables `runs`, `history` and one per instrument.
 
     For instance: SELECT run, config.learning_rate, min(val_loss) FROM history JOIN runs
-    USING (run) GROUP BY ALL ORDER BY 3. SHOW TABLES and DESCRIBE history say what there is.
+    USING (run) WHERE status = 'done' GROUP BY ALL ORDER BY 3. SHOW TABLES and DESCRIBE history say
+    what there is. NaN and infinities are NULL, named in the column not_finite; raw.history has them.
 
     Args:
         query: One SELECT. It reads what is under --runs and writes nothing.

@@ -72,8 +72,13 @@ class RunStore:
 
         `runs` has a row per run: `run`, `study`, `status`, ..., and `config` and `metrics` whose
         fields are read with a dot (`config.learning_rate`). The others have a column `run` and
-        every column any run has, null where a run lacks it. A query can read nothing outside the
-        root and write nothing anywhere. Raises `UserError` with the first line of what is wrong.
+        every column any run has, null where a run lacks it. Floats that are not finite are null
+        too, and the map `not_finite` has them (column → NaN, Infinity or -Infinity), so that none
+        wins a `max` or an `ORDER BY`; the tables of the schema `raw` (`raw.history`) have every value
+        as recorded. An answer counts only if no file was replaced while it was read.
+
+        A query can read nothing outside the root and write nothing anywhere. Raises `UserError` with
+        the first line of what is wrong.
         """
         from cutaway.runs import query as queries
 
