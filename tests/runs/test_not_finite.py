@@ -63,6 +63,25 @@ def test_the_views_tell_it_apart_from_missing(store: RunStore) -> None:
     assert counted.to_pylist() == [{"n": 1}]
 
 
+@pytest.mark.parametrize("odd", ["NaN", "Infinity"])
+def test_conditions_on_it_hold_whatever_the_files_statistics_say(store: RunStore, odd: str) -> None:
+    """Parquet's statistics leave NaN out, and DuckDB concludes from them what cannot be there."""
+
+    def count(condition: str, table: str = "history") -> int:
+        query = f"SELECT count(*) AS n FROM {table} WHERE run = 'odd{odd}' AND {condition}"
+        return store.sql(query)["n"][0].as_py()
+
+    assert count("loss IS NULL") == 2
+    assert count("loss > 2") == count("loss IS NOT NULL") == 1
+    assert count("not_finite IS NOT NULL") == 1
+    assert count("isnan(loss)", "raw.history") == (odd == "NaN")
+    assert count("loss > 1000", "raw.history") == 1
+    assert count("NOT isfinite(loss)", "raw.history") == 1
+    best = store.sql(f"SELECT max(acc) AS acc FROM raw.history WHERE run = 'odd{odd}'")
+    assert str(best["acc"][0].as_py()) == {"NaN": "nan", "Infinity": "inf"}[odd]
+    assert store.sql("SELECT max(acc) AS acc FROM history")["acc"].to_pylist() == [1.0]
+
+
 def test_final_figures_are_null_and_named(store: RunStore) -> None:
     rows = store.sql("SELECT run, metrics.loss, not_finite FROM runs ORDER BY run").to_pylist()
     found = {row["run"]: row["not_finite"] and dict(row["not_finite"]) for row in rows}

@@ -7,6 +7,7 @@ beside it, so that live rows are there too. A query may read the root's files an
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from cutaway.runs.store import Found
 
 ATTEMPTS = 20  # at an answer for which no file was replaced meanwhile
+_RAW = re.compile(rf"\b{views.RAW}\b", re.IGNORECASE)
 Readable = Callable[[], Iterable[tuple["Found", RunRecord]]]
 Runs = Sequence[tuple["Found", RunRecord]]
 
@@ -38,6 +40,7 @@ class _Kept(NamedTuple):
     connection: duckdb.DuckDBPyConnection
     state: _State
     views: set[str]
+    raw: bool
 
 
 class _State(NamedTuple):
@@ -101,16 +104,19 @@ class Queries:
         answer = error = None
         with self._lock:
             known, wanted = _wanted(query.lower(), runs)
+            raw = _RAW.search(query) is not None
             kept = self._kept
             if kept is not None and not (
-                wanted <= kept.views and kept.state == self._state(runs, kept.views, copied)
+                raw == kept.raw
+                and wanted <= kept.views
+                and kept.state == self._state(runs, kept.views, copied)
             ):
                 wanted |= kept.views & known
                 kept = self._kept = None
             state = self._state(runs, wanted, copied) if kept is None else kept.state
             try:
                 if kept is None:
-                    kept = _Kept(self._connect(wanted, runs, copied), state, wanted)
+                    kept = _Kept(self._connect(wanted, runs, copied, raw), state, wanted, raw)
                 cursor = kept.connection.cursor()
             except duckdb.Error as raised:
                 cursor, error = None, raised
@@ -147,13 +153,21 @@ class Queries:
                     read[found.name, name] = tables.fingerprint(found.path, name)
         return _State(records, folders, files, read)
 
-    def _connect(self, names: set[str], runs: Runs, copied: set[str]) -> duckdb.DuckDBPyConnection:
-        """A new database with `runs` and one view for each table named, closed to all else."""
+    def _connect(
+        self, names: set[str], runs: Runs, copied: set[str], raw: bool
+    ) -> duckdb.DuckDBPyConnection:
+        """A new database with `runs` and one view for each table named, closed to all else.
+
+        With `raw` DuckDB draws no conclusions from Parquet's statistics, which leave NaN out: by
+        them no value is NaN, and none is larger than the largest number.
+        """
         import duckdb
 
         connection = duckdb.connect(":memory:")
         # of all cursors: footers are read once
         connection.execute("SET GLOBAL parquet_metadata_cache = true")
+        if raw:
+            connection.execute("SET disabled_optimizers = 'statistics_propagation,filter_pushdown'")
         views.keep(connection, "runs", runs_table([content for _, content in runs], self._tell))
         for schema in (views.RAW, views.COPIED):
             connection.execute(f"CREATE SCHEMA {schema}")
