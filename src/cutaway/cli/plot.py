@@ -60,10 +60,6 @@ def plot(
             display.notice(f"wrote {path}")
         return
     format_of(out)
-    if labels and len(labels) != len(runs):
-        raise UserError(
-            f"--labels: {len(labels)} given for {len(runs)} runs; expected one for each"
-        )
     logs, named, refused = _drawable(what, runs, labels or None)
     if not logs:
         raise UserError("; ".join(refused))
@@ -87,10 +83,21 @@ def _drawable(
     """The logs of the runs that can be drawn, their labels, and why the others cannot."""
     from cutaway.figures import histories
 
-    logs, named, refused = [], [], []
-    for index, reference in enumerate(runs):
+    opened: list[Log | UserError] = []
+    for reference in runs:
         try:
-            log = _opened(reference)
+            opened += _all_of(reference)
+        except UserError as error:
+            opened.append(error)
+    if labels is not None and len(labels) != len(opened):
+        raise UserError(
+            f"--labels: {len(labels)} given for {len(opened)} runs; expected one for each"
+        )
+    logs, named, refused = [], [], []
+    for index, log in enumerate(opened):
+        try:
+            if isinstance(log, UserError):
+                raise log
             if what == "loss":
                 histories.require_losses(log)
             else:
@@ -104,11 +111,25 @@ def _drawable(
 
 
 def _opened(reference: str) -> Log:
-    """The log of a run, named as failed where it failed, or of others."""
-    from cutaway.runs.folder import Run
-    from cutaway.runs.foreign import open_log
+    """The log of one run, named as failed where it failed, or of others."""
+    logs = _all_of(reference)
+    if len(logs) > 1:
+        raise UserError(
+            f"{reference}: holds {len(logs)} runs; `cutaway runs import` makes them runs"
+        )
+    return logs[0]
 
-    log = open_log(reference)
+
+def _all_of(reference: str) -> list[Log]:
+    """The logs in a file of others, or that of a run, named as failed where it failed."""
+    from cutaway.runs.foreign import open_logs
+
+    return [_called(log) for log in open_logs(reference)]
+
+
+def _called(log: Log) -> Log:
+    from cutaway.runs.folder import Run
+
     if not log.path.is_dir() or Run.open(log.path).record.status != "failed":
         return log
     reason = Run.open(log.path).record.reason
