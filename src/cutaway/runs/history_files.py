@@ -27,6 +27,7 @@ from cutaway.runs import columns, json_text
 # Keys whose object is the configuration, where a line about the run wraps it in one.
 _CONFIG_KEYS = {"meta", "config", "configuration", "args", "hparams", "hyperparameters", "settings"}
 _TRAINER_STATE = "trainer_state.json"  # of Hugging Face's Trainer
+_DEEPEST = 350  # levels of a line; those of a configuration that go too deep become null
 _NUMBERS_AS_TEXT = {"nan", "inf", "-inf", "+inf", "infinity", "-infinity", "+infinity"}
 
 
@@ -140,7 +141,7 @@ def _objects(text: str, path: Path, notices: list[str]) -> list[dict[str, Any]]:
     objects = []
     for number, line in lines:
         try:
-            one = json_text.loads(line)
+            one = json_text.loads(line, deepest=_DEEPEST, mend=False)
         except ValueError as error:
             if number == lines[-1][0] and objects and line.lstrip().startswith("{"):
                 notices.append(f"line {number} is cut off: left out")
@@ -283,7 +284,7 @@ def _reads_as_number(text: str) -> bool:
 def _json(content: bytes, path: Path, notices: list[str]) -> _Content:
     """One JSON value: a trainer's state, a list of rows, or an object of lists."""
     try:
-        value = json_text.loads(_text(content, path))
+        value = json_text.loads(_text(content, path), deepest=_DEEPEST, mend=False)
     except ValueError as error:
         raise UserError(f"{path}: not JSON: {error}") from None
     if isinstance(value, dict) and isinstance(value.get("log_history"), list):

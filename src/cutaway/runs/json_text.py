@@ -8,25 +8,25 @@ from typing import Any
 DEEPEST = 100  # levels of lists and objects: everything that walks values recurses on them
 
 
-def loads(text: str | bytes) -> Any:
+def loads(text: str | bytes, *, deepest: int = DEEPEST, mend: bool = True) -> Any:
     """The value of a JSON text. `ValueError`, in one line, for anything else.
 
-    Refused as well: lists and objects nested more than `DEEPEST` levels deep, and whole numbers of
+    Refused as well: lists and objects nested more than `deepest` levels deep, and whole numbers of
     thousands of digits. Halves of characters (`\\ud800`), which JSON can hold and UTF-8 cannot,
-    become the text of their escape.
+    become the text of their escape, with `mend`.
     """
     try:
         value = json.loads(text)
     except RecursionError:
-        raise _too_deep() from None
+        raise _too_deep(deepest) from None
     halves = (b"\\u" if isinstance(text, bytes) else "\\u") in text
-    return _mended(value) if _checked(value, halves) else value
+    return _mended(value) if _checked(value, halves and mend, deepest) else value
 
 
-def _checked(value: Any, look: bool) -> bool:
+def _checked(value: Any, look: bool, deepest: int) -> bool:
     """Whether texts need mending, which is looked for with `look`; refuses what is too deep."""
     level, halves = [value], False
-    for _ in range(DEEPEST + 1):
+    for _ in range(deepest + 1):
         below: list[Any] = []
         for one in level:
             if isinstance(one, dict):
@@ -40,7 +40,7 @@ def _checked(value: Any, look: bool) -> bool:
         if not below:
             return halves
         level = below
-    raise _too_deep()
+    raise _too_deep(deepest)
 
 
 def _mended(value: Any) -> Any:
@@ -66,5 +66,5 @@ def _encodable(text: str) -> bool:
     return True
 
 
-def _too_deep() -> ValueError:
-    return ValueError(f"nested more than {DEEPEST} levels deep")
+def _too_deep(deepest: int) -> ValueError:
+    return ValueError(f"nested too deeply (more than {deepest} levels)")

@@ -174,7 +174,7 @@ def read_training_log(path: str | os.PathLike[str]) -> TrainingLogData:
     `top_activating_words` may be missing; the three lists may not, and are equally long.
     """
     try:
-        content = json_text.loads(Path(path).read_bytes())
+        content = json_text.loads(Path(path).read_bytes(), mend=False)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
