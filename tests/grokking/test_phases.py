@@ -235,7 +235,7 @@ def test_the_command_takes_all_runs_that_have_accuracies(cutaway: Callable, tmp_
         ("b", None),
         ("sweep/a", 20),
     ]
-    assert err == "1 run has no accuracies\n"
+    assert err == "1 run has no accuracies: language\n"
     for reference in ("sweep/a", tmp_path / "runs" / "sweep" / "a", tmp_path / "runs" / "sweep"):
         assert json.loads(cutaway("runs", "phases", reference, "--json")[1])[0]["grokked"] == 20
     table = cutaway("runs", "phases", "b", "--csv")[1]

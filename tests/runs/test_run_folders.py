@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import random
@@ -89,7 +90,9 @@ def test_a_run_that_ends_well_leaves_figures_and_folded_tables(make: Callable[..
     }
     again = Run.open(run.path)
     assert again.status == "done"
-    assert again.record.metrics == {"val_loss": 3.25, "odd": None}
+    assert again.record.metrics["val_loss"] == 3.25
+    assert math.isnan(again.record.metrics["odd"])
+    assert json.loads((run.path / "run.json").read_text())["metrics"]["odd"] == "NaN"
     assert again.record.finished >= again.record.started
     assert again.tables() == ["history", "words"]
     assert steps(again) == [0, 1]

@@ -25,6 +25,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from cutaway.base import json_text
 from cutaway.base.errors import UserError
 
 JSON_BYTES = 1 << 28  # the longest JSON file that is read: a record has a few kilobytes
@@ -84,11 +85,7 @@ def read_text(path: str | os.PathLike[str], limit: int | None = None) -> str:
 
 def read_json(path: str | os.PathLike[str], limit: int = JSON_BYTES) -> Any:
     """What a JSON file holds; OSError, or ValueError for what is no JSON or nested too deeply."""
-    content = read_bytes(path, limit)
-    try:
-        return json.loads(content)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+    return json_text.loads(read_bytes(path, limit), mend=False)
 
 
 def load_tensors(path: str | os.PathLike[str], device: str = "cpu") -> dict[str, Any]:
@@ -269,11 +266,6 @@ def human_bytes(count: float) -> str:
 def is_utf8(name: str) -> bool:
     """Whether a file's name is text; other names Python holds with half characters in them."""
     return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
-
-
-def shown(name: str) -> str:
-    """A file's name as any terminal can show it: what is no UTF-8 as escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def is_folder_name(name: str) -> bool:

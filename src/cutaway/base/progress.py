@@ -5,6 +5,7 @@ Nothing is shown in the first two seconds, so quick work stays quiet.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -169,7 +170,9 @@ def track(items: Iterable[T], title: str, total: float | None = None, unit: str 
 
 
 def duration(seconds: float) -> str:
-    """`75` → `'1m15s'`."""
+    """`75` → `'1m15s'`; what is no number of seconds → `'-'`."""
+    if not math.isfinite(seconds):
+        return "-"
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds}s"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from cutaway.grokking.phases import Phases
+    from cutaway.runs.exports import RecordedRun
     from cutaway.runs.folder import Run
 
 Runs = Annotated[Path, Parameter(name="--runs")]
@@ -34,22 +35,24 @@ def import_(
     json: bool = False,
     csv: bool = False,
 ) -> None:
-    """Make runs of histories that others recorded: JSON lines, CSV or Parquet.
+    """Make runs of histories that others recorded: JSON, CSV or Parquet.
 
-    Columns are known under their common names (epoch, iteration, accuracy, val_loss, ...). All
-    files are read before the first run is made: one that cannot be read stops the import.
+    Columns are known under their common names (epoch, iteration, accuracy, val_loss, ...). A download
+    from Weights & Biases becomes a run for each of its runs; downloads from TensorBoard
+    (run-RUN-tag-TAG.csv) are joined to one run for each RUN. All files are read before the first run
+    is made: one that cannot be read stops the import.
 
     Args:
-        files: History files (.jsonl, .ndjson, .csv, .tsv, .parquet), or folders of them.
-        out: The run's folder, for a single file; without it, one named as the file under --runs.
-        name: The run's name, for a single file.
+        files: History files (.jsonl, .ndjson, .json, .csv, .tsv, .parquet), or folders of them.
+        out: The run's folder, for a single run; without it, one named as the run or file under --runs.
+        name: The run's name, for a single run.
         study: What kind of run it is.
         runs: The folder that holds the runs.
         json: Print JSON.
         csv: Print CSV.
     """
-    from cutaway.runs.history_files import read_history_file
-    from cutaway.runs.importing import import_history
+    from cutaway.runs.exports import read_recorded
+    from cutaway.runs.importing import folder_name, import_recorded
 
     format = output_format(json, csv)
     if study not in STUDIES:
@@ -62,33 +65,43 @@ def import_(
         raise UserError(f"runs import: {named}")
     if out is not None and name is not None:
         raise UserError("--out and --name: choose one; the run is called as its folder")
-    if len(found) > 1 and (out is not None or name is not None):
+    recorded = read_recorded(found)
+    if len(recorded) > 1 and (out is not None or name is not None):
         given = "--out" if out is not None else "--name"
-        raise UserError(f"{given}: is for a single file, {len(found)} given; see --runs")
+        what = f"{len(found)} given" if len(found) > 1 else f"{found[0]} holds {len(recorded)} runs"
+        raise UserError(f"{given}: is for a single run, {what}; see --runs")
     if out is not None:
         runs, name = out.absolute().parent, out.absolute().name
-    names = [file.stem if name is None else name for file in found]
-    for index, (file, one) in enumerate(zip(found, names)):
-        if one in names[:index]:
-            other = found[names.index(one)]
-            raise UserError(f"{file}: would be the run {one!r}, as {other}; import one with --name")
-        read_history_file(file)
-    imported = {one: _imported(file, runs / one) for file, one in zip(found, names)}
+    names = [folder_name(one.name) if name is None else _named(name) for one in recorded]
+    for index, (one, called) in enumerate(zip(recorded, names)):
+        if called in names[:index]:
+            other = recorded[names.index(called)].files[0]
+            raise UserError(
+                f"{one.files[0]}: would be the run {called!r}, as {other}; import one with --name"
+            )
+    imported = [_imported(one, runs / called) for one, called in zip(recorded, names)]
     rows = []
-    for file, one in zip(found, names):
-        run = imported[one]
+    for one, called, run in zip(recorded, names, imported):
         if run is not None:
-            display.notice(f"{file}: already imported as {one}")
+            display.notice(f"{one.files[0]}: already imported as {called}")
         else:
-            run = import_history(file, runs, name=one, study=study)
+            run = import_recorded(one, runs / called, study=study)
         rows.append(
-            {"run": one, "path": str(runs / one), "rows": _count(run)} | dict(run.record.metrics)
+            {"run": called, "path": str(runs / called), "rows": _count(run)} | run.record.metrics
         )
     display.show(rows, format)
 
 
-def _imported(file: Path, folder: Path) -> Run | None:
-    """The run that was made of this very file before; None where the folder is free.
+def _named(name: str) -> str:
+    from cutaway.base import files
+
+    if not files.is_folder_name(name):
+        raise UserError(f"name = {name!r}: expected a folder's name")
+    return name
+
+
+def _imported(recorded: RecordedRun, folder: Path) -> Run | None:
+    """The run that was made of these very files before; None where the folder is free.
 
     Raises UserError where it holds anything else.
     """
@@ -101,8 +114,9 @@ def _imported(file: Path, folder: Path) -> Run | None:
         return None
     run = Run.open(folder)
     sums = [one.get("sha256") for one in run.record.parents if one.get("kind") == "file"]
-    if files.sha256(file) in sums:
+    if {files.sha256(file) for file in recorded.files} <= set(sums):
         return run
+    file = recorded.files[0]
     raise UserError(
         f"{folder}: holds another run; import {file.name} under another --name or --out, "
         f"into other --runs, or delete that one with `cutaway runs rm {folder}`"
@@ -199,18 +213,20 @@ def _sources(name: str, runs: Path) -> list[Source]:
     """The histories a word of the command line means."""
     from cutaway.grokking.histories import history_of
     from cutaway.runs import record
+    from cutaway.runs.exports import read_recorded
     from cutaway.runs.folder import Run
-    from cutaway.runs.foreign import open_log
+    from cutaway.runs.foreign import open_logs
 
     path = Path(name)
     if not path.is_dir() or (path / record.FILE).exists():
-        log = open_log(name, runs)
-        status = Run.open(log.path).status if log.path.is_dir() else _RECORDED
-        return [(log.name, history_of(log), status)]
+        logs = open_logs(name, runs)
+        status = Run.open(logs[0].path).status if logs[0].path.is_dir() else _RECORDED
+        return [(display.readable_path(log.name), history_of(log), status) for log in logs]
     below = list(_under(path))
     if below:  # a folder of runs: a table beside them, a sweep's summary for one, is no history
         return below
-    return [(log.name, history_of(log), _RECORDED) for log in map(open_log, _files_of(path))]
+    found = read_recorded(_files_of(path))
+    return [(one.name, one.content.history, _RECORDED) for one in found]
 
 
 def _under(root: Path) -> Iterator[Source]:
@@ -220,20 +236,29 @@ def _under(root: Path) -> Iterator[Source]:
     from cutaway.runs.folder import Run
     from cutaway.runs.store import find_all
 
-    without = 0
-    for found in find_all(root):
+    without = []
+    for found in find_all(root, display.notice):
         try:
             run = Run.open(found.path)
             table = history_of(run)
         except UserError as error:
             display.notice(f"{error}; skipped")
             continue
+        except Exception as error:  # one odd run: named and left out
+            display.notice(f"{found.path}: {type(error).__name__}: {error}; skipped")
+            continue
         if has_accuracies(table):
             yield found.name, table, run.status
         else:
-            without += 1
+            without.append(found.name)
     if without:
-        display.notice(f"{without} {'run has' if without == 1 else 'runs have'} no accuracies")
+        has = "run has" if len(without) == 1 else "runs have"
+        display.notice(f"{len(without)} {has} no accuracies: {_some(without)}")
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _files_of(path: Path) -> list[Path]:

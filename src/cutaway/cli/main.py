@@ -163,7 +163,7 @@ def _run(arguments: Sequence[str], debug: bool) -> int:
 def _complain(message: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"cutaway: {message}", file=sys.stderr)
+    print(f"cutaway: {display.printable(message)}", file=sys.stderr)
     return code
 
 
@@ -179,6 +179,7 @@ def _one_line(error: CycloptsError) -> str:
 
 def main() -> None:
     """The console script."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that no terminal can show, as escapes
-        sys.stdout.reconfigure(errors="backslashreplace")
+    for stream in (sys.stdout, sys.stderr):  # what their encoding lacks is shown as an escape
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))

@@ -60,25 +60,76 @@ def plot(
             display.notice(f"wrote {path}")
         return
     format_of(out)
-    logs = [_opened(run) for run in runs]
+    logs, named, refused = _drawable(what, runs, labels or None)
+    if not logs:
+        raise UserError("; ".join(refused))
     words = _words(logs)
     if what == "loss":
         figure = histories.loss_curves(
-            logs, labels or None, words=words, log_x=log_x, log_y=log_y, title=title
+            logs, named, words=words, log_x=log_x, log_y=log_y, title=title
         )
     else:
         figure = histories.metric_curves(
-            logs, what, labels or None, words=words, log_x=log_x, log_y=bool(log_y), title=title
+            logs, what, named, words=words, log_x=log_x, log_y=bool(log_y), title=title
         )
     display.notice(f"wrote {save(figure, out)}")
+    if refused:
+        raise UserError(f"drawn without: {'; '.join(refused)}")
+
+
+def _drawable(
+    what: str, runs: Sequence[str], labels: Sequence[str] | None
+) -> tuple[list[Log], list[str] | None, list[str]]:
+    """The logs of the runs that can be drawn, their labels, and why the others cannot."""
+    from cutaway.figures import histories
+
+    opened: list[Log | UserError] = []
+    for reference in runs:
+        try:
+            opened += _all_of(reference)
+        except UserError as error:
+            opened.append(error)
+    if labels is not None and len(labels) != len(opened):
+        raise UserError(
+            f"--labels: {len(labels)} given for {len(opened)} runs; expected one for each"
+        )
+    logs, named, refused = [], [], []
+    for index, log in enumerate(opened):
+        try:
+            if isinstance(log, UserError):
+                raise log
+            if what == "loss":
+                histories.require_losses(log)
+            else:
+                histories.require_finite(log, what)
+        except UserError as error:
+            refused.append(str(error))
+            continue
+        logs.append(log)
+        named.append(labels[index] if labels else log.name)
+    return logs, named if labels else None, refused
 
 
 def _opened(reference: str) -> Log:
-    """The log of a run, named as failed where it failed, or of others."""
-    from cutaway.runs.folder import Run
-    from cutaway.runs.foreign import open_log
+    """The log of one run, named as failed where it failed, or of others."""
+    logs = _all_of(reference)
+    if len(logs) > 1:
+        raise UserError(
+            f"{reference}: holds {len(logs)} runs; `cutaway runs import` makes them runs"
+        )
+    return logs[0]
 
-    log = open_log(reference)
+
+def _all_of(reference: str) -> list[Log]:
+    """The logs in a file of others, or that of a run, named as failed where it failed."""
+    from cutaway.runs.foreign import open_logs
+
+    return [_called(log) for log in open_logs(reference)]
+
+
+def _called(log: Log) -> Log:
+    from cutaway.runs.folder import Run
+
     if not log.path.is_dir() or Run.open(log.path).record.status != "failed":
         return log
     reason = Run.open(log.path).record.reason

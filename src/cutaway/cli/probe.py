@@ -177,7 +177,7 @@ def _show(run: Run, format: Any) -> None:
     controls = run.read("controls")
     controls = [] if controls is None else controls.to_pylist()
     if format == "json":
-        print(dumps(display.finite({"layers": layers, "controls": controls}), indent=2))
+        print(dumps(display.json_value({"layers": layers, "controls": controls}), indent=2))
         return
     display.show(layers, format, columns=_COLUMNS if format == "table" else None)
     if format == "table" and controls:

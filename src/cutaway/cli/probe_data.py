@@ -142,7 +142,7 @@ def inspect(
         folder = data.parent
     found = looking.inspect(ProbeData.load(folder), samples=num_samples, part=part, seed=seed)
     if json:
-        print(json_.dumps(found.to_json(), ensure_ascii=False, indent=2))
+        print(json_.dumps(display.json_value(found.to_json()), ensure_ascii=False, indent=2))
     else:
         _print(found, folder)
     if found.errors:

@@ -16,6 +16,11 @@ from cutaway.base.progress import duration
 from cutaway.cli.common import output_format
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
+    import pyarrow as pa
+
+    from cutaway.runs.folder import Run
     from cutaway.runs.record import RunRecord
 
 Runs = Annotated[Path, Parameter(name="--runs")]
@@ -45,8 +50,12 @@ def ls(
     root = folder or runs
     if folder is not None and not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    records = RunStore(root).runs()
-    rows = [_line(one) if format == "table" else _facts(one) for one in records]
+    rows = []
+    for one in RunStore(root).runs():
+        try:
+            rows.append(_line(one) if format == "table" else _facts(one))
+        except Exception as error:  # one odd run: named and left out
+            display.notice(f"{one.name}: cannot be shown: {error}; skipped")
     display.show(rows, format, empty=f"no runs in {root}/")
 
 
@@ -64,11 +73,10 @@ def show(run: str, *, runs: Runs = Path("runs"), json: bool = False, csv: bool =
 
     format = output_format(json, csv)
     opened = Run.open(find_run(run, runs))
-    facts = {"run": opened.name, "path": str(opened.path), **opened.record.model_dump(mode="json")}
-    facts |= {"status": opened.status, "name": opened.name}
-    facts["tables"] = {
-        name: 0 if (table := opened.read(name)) is None else len(table) for name in opened.tables()
-    }
+    name, path = display.readable_path(opened.name), display.readable_path(opened.path)
+    facts = {"run": name, "path": path, **opened.record.model_dump(mode="json")}
+    facts |= {"status": opened.status, "name": name}
+    facts["tables"] = {name: _rows_of(opened, name) for name in opened.tables()}
     facts["checkpoints"] = {
         "steps": opened.checkpoints.steps(),
         "best": opened.checkpoints.best(),
@@ -90,7 +98,8 @@ def sql(query: str, *, runs: Runs = Path("runs"), json: bool = False, csv: bool 
     """Ask all runs in SQL (DuckDB's): tables `runs`, `history` and one per instrument.
 
     For instance: SELECT run, config.learning_rate, min(val_loss) FROM history JOIN runs
-    USING (run) GROUP BY ALL ORDER BY 3. SHOW TABLES and DESCRIBE history say what there is.
+    USING (run) WHERE status = 'done' GROUP BY ALL ORDER BY 3. SHOW TABLES and DESCRIBE history say
+    what there is. NaN and infinities are NULL, named in the column not_finite; raw.history has them.
 
     Args:
         query: One SELECT. It reads what is under --runs and writes nothing.
@@ -104,7 +113,8 @@ def sql(query: str, *, runs: Runs = Path("runs"), json: bool = False, csv: bool 
     if not runs.is_dir():
         raise UserError(f"{runs}: no such folder; --runs names the folder that holds the runs")
     answer = RunStore(runs).sql(query)
-    rows = answer.to_pylist()
+    columns = [_values(column) for column in answer.columns]
+    rows = [dict(zip(answer.column_names, values)) for values in zip(*columns)]
     if format != "json":
         rows = [{key: _flat(value) for key, value in row.items()} for row in rows]
     display.show(rows, format, columns=answer.column_names, empty="no rows")
@@ -218,6 +228,39 @@ def _agreed(paths: list[Path]) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
+def _rows_of(run: Run, table: str) -> int | None:
+    """How many rows a table has; None, which is said, where it cannot be read."""
+    try:
+        rows = run.read(table)
+    except UserError as error:
+        display.notice(str(error))
+        return None
+    return 0 if rows is None else len(rows)
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """An answer's column as Python values: decimals as numbers, maps as objects."""
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_decimal(kind):  # sums of integers are, with nothing after the point
+        return [_number(value) for value in column.to_pylist()]
+    try:
+        return column.to_pylist(maps_as_pydicts="lossy")
+    except (OverflowError, ValueError):  # times that Python's calendar does not have
+        if pa.types.is_temporal(kind):
+            return column.cast(pa.int32() if kind.bit_width == 32 else pa.int64()).to_pylist()
+        raise UserError(
+            f"SQL: an answer holds values of type {kind} that cannot be shown"
+        ) from None
+
+
+def _number(value: Decimal | None) -> int | float | None:
+    if value is None:
+        return None
+    return int(value) if value == value.to_integral_value() else float(value)
+
+
 def _line(one: RunRecord) -> dict[str, Any]:
     """A run in one line of a table."""
     of = f" of {one.steps_planned:,}" if one.steps_planned != one.steps_done else ""
@@ -270,7 +313,7 @@ def _shortened(value: Any) -> str:
 def _flat(value: Any) -> Any:
     """Nested values as JSON, for one cell of a table."""
     if isinstance(value, dict | list):
-        return jsonlib.dumps(display.finite(value), ensure_ascii=False, default=str)
+        return jsonlib.dumps(display.json_value(value), ensure_ascii=False, default=str)
     return value
 
 

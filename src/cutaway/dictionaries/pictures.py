@@ -23,6 +23,7 @@ from cutaway.figures.curves import Series, curves
 from cutaway.figures.panels import Panel, panels
 from cutaway.figures.recorded import decades, recorded, rows
 from cutaway.nets.sites import parse_site
+from cutaway.stats.ranking import rank
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -242,7 +243,7 @@ def ev_against_l0(evaluations: Sequence[Evaluation]) -> Figure:
     series = []
     for color, (kind, sites) in enumerate(kinds.items()):
         # named once, at its best point
-        best = max(sites, key=lambda site: max(ev for _, ev in sites[site]))
+        best = max(sites, key=lambda site: max(rank(ev) for _, ev in sites[site]))
         for site, points in sites.items():
             series.append(Series(kind if site == best else "", *_columns(points), color=color))
     own = {one.site: (one.l0, one.explained_variance) for one in evaluations}

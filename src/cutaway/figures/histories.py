@@ -113,6 +113,18 @@ def metric_curves(
     )
 
 
+def require_losses(log: Log, x: str = "step") -> None:
+    """Raises UserError where `loss_curves` could not draw this log."""
+    _losses(log, log.name, x)
+
+
+def require_finite(log: Log, metric: str, x: str = "step") -> None:
+    """Raises UserError where `metric_curves` could not draw this column of this log."""
+    _, values = _column(log, log.name, metric, x)
+    if not np.isfinite(values).any():
+        raise UserError(f"{log.name}: no finite {metric} in its history")
+
+
 def group_curves(
     logs: Sequence[Log],
     metric: str,

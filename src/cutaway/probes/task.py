@@ -13,6 +13,7 @@ from cutaway.base.errors import RunFailed
 from cutaway.base.seeds import torch_generator
 from cutaway.nets.sites import Site
 from cutaway.probes.fitting import class_weights, evened, normalisation, trained_prior
+from cutaway.stats.ranking import rank
 from cutaway.training.task import WHOLE, Loss, Part, Task
 
 _FLOATS = 2**22  # numbers of a piece of validation states that are worked at once
@@ -228,7 +229,7 @@ class ProbeTask(Task):
     def line(self, step: int, figures: Mapping[str, float]) -> str | None:
         if "val_loss" not in figures or "train_loss" not in figures:
             return None
-        best = max(self.sites, key=lambda site: figures[f"val_balanced_accuracy.{site}"])
+        best = max(self.sites, key=lambda one: rank(figures[f"val_balanced_accuracy.{one}"]))
         return (
             f"step {step:6,d} | training {figures['train_loss']:.3f} | validation "
             f"{figures['val_loss']:.3f} | balanced accuracy "

@@ -7,8 +7,10 @@
     val_acc, val_loss               the same with val, valid, validation, dev, eval, evaluation
     test_acc, test_loss             the same with test, testing, heldout, holdout
 
-Where several columns could be one of ours, the one spelled as ours is, else the first; the others
-keep their names, as every other column does. Of several steps the first in the table above counts.
+Where several columns could be one of ours, the one spelled as ours is, else the first, with a notice;
+the others keep their names, as every other column does. Of several steps the first in the table above
+counts, if it holds whole numbers. Names that differ in case only, which SQL takes for one, are told
+apart: the second of `Loss` and `loss` becomes `loss_2`.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cutaway.base.errors import UserError
+from cutaway.runs.names import told_apart
 
 STEPS = (
     *("step", "global_step", "iteration", "iter", "iter_num", "update", "epoch"),
@@ -39,6 +42,7 @@ OURS = (
     "step",
     *(f"{split}_{metric}" for split in ("train", "val", "test") for metric in ("acc", "loss")),
 )
+TAKEN = ("run", "not_finite")  # columns of the views
 _INDEX = re.compile(r"(Unnamed: \d+|__index_level_\d+__)?")
 _ROUNDING = 1e-6  # a mean of ones in float32 may come out this much above 1
 
@@ -48,7 +52,8 @@ def tidy(table: pa.Table, origin: str) -> tuple[pa.Table, list[str]]:
 
     The result has an int64 column `step`, rising and without repeats, then int64 and float64
     columns under our names. Rows of a repeated step become one, each column with its last recorded
-    value. Without any column for steps the row's number is the step. Accuracies given as
+    value. Without any column for steps the row's number is the step. Steps with fractions (epochs as
+    trainers log them) become a column `epoch`, and their place in order is the step. Accuracies given as
     percentages become shares. Nulls stay null and NaN stays NaN; a tidy table comes back as it is.
 
     Raises `UserError`, beginning with `origin`, for text in a column that means something to us,
@@ -57,8 +62,10 @@ def tidy(table: pa.Table, origin: str) -> tuple[pa.Table, list[str]]:
     notices: list[str] = []
     if len(table) == 0:
         raise UserError(f"{origin}: holds no rows")
-    columns = _numeric(table, origin, notices)
+    columns = _numeric(_told_apart(table, notices), origin, notices)
     steps = columns.pop("step", None)
+    if steps is not None and _fractional(steps):
+        steps = _whole_instead(steps, columns, origin, notices)
     if not columns:
         raise UserError(f"{origin}: no column of numbers besides the step")
     if steps is None:
@@ -115,7 +122,7 @@ def _numeric(table: pa.Table, origin: str, notices: list[str]) -> dict[str, pa.C
     """The columns of numbers under our names, without those that hold nothing at all."""
     ours = renamed(table.column_names)
     kept: dict[str, pa.ChunkedArray] = {}
-    lowered = {name.lower() for name in ours.values()}
+    _tell_ties(table.column_names, ours, notices)
     left_out: dict[str, list[str]] = {}
     for raw, column in zip(table.column_names, table.columns):
         name = ours.get(raw, raw)
@@ -125,19 +132,92 @@ def _numeric(table: pa.Table, origin: str, notices: list[str]) -> dict[str, pa.C
             continue
         if _INDEX.fullmatch(raw):
             left_out.setdefault("row numbers", []).append(raw or "(no name)")
-        elif raw == "run":
+        elif raw.lower() in TAKEN:
             left_out.setdefault("the name is taken in queries", []).append(raw)
-        elif name in kept or (raw not in ours and raw.lower() in lowered):
-            left_out.setdefault("the name is there already", []).append(raw)
         elif (numbers := _numbers(column)) is not None:
-            kept[name] = numbers
-            lowered.add(name.lower())
+            kept[_free(name, kept, notices)] = numbers
         elif name in OURS:
             raise UserError(f"{origin}: column {raw} holds {_example(column)}; expected numbers")
         else:
             left_out.setdefault("no numbers", []).append(raw)
     notices += [f"left out ({why}): {_listed(names)}" for why, names in left_out.items()]
     return kept
+
+
+def _told_apart(table: pa.Table, notices: list[str]) -> pa.Table:
+    """The table with names that differ, without regard to case; those spelled as ours come first."""
+    names = table.column_names
+    order = sorted(range(len(names)), key=lambda place: names[place] not in OURS)
+    unnamed = [place for place in order if not names[place]]  # row numbers, left out later
+    apart = dict(zip(order, told_apart(names[place] for place in order)))
+    apart |= dict.fromkeys(unnamed, "")
+    for place in sorted(apart):
+        if apart[place] != names[place]:
+            notices.append(
+                f"column {names[place]!r} is there twice without regard to case: the one in place "
+                f"{place + 1} is called {apart[place]}"
+            )
+    return table.rename_columns([apart[place] for place in range(len(names))])
+
+
+def _tell_ties(names: Sequence[str], ours: dict[str, str], notices: list[str]) -> None:
+    """Say which column was taken where several could be one of ours and none is spelled so."""
+    for name, own in ours.items():
+        others = [one for one in names if one != name and _meant(_first(one)) == own]
+        if own != "step" and name != own and others:
+            notices.append(
+                f"{_listed([name, *others])} could be {own}: {name} is taken, the rest keep their names"
+            )
+
+
+def _first(name: str) -> str:
+    """`loss_2`, as `_told_apart` made it → `loss`."""
+    return re.sub(r"_\d+$", "", name)
+
+
+def _free(name: str, kept: dict[str, pa.ChunkedArray], notices: list[str]) -> str:
+    """A name that no kept column has in any case."""
+    apart = told_apart([*kept, name])[-1]
+    if apart != name:
+        notices.append(f"column {name} is called {apart}: the name is there already")
+    return apart
+
+
+def _fractional(steps: pa.ChunkedArray) -> bool:
+    """Whether steps are numbers, all of a size that steps can have, and some are no whole ones."""
+    if not pa.types.is_floating(steps.type):
+        return False
+    values = steps.drop_null().to_numpy()
+    values = values[~np.isnan(values)]
+    fits = np.isfinite(values) & (np.abs(values) < 2**53)
+    return bool(fits.all() and (values != np.floor(values)).any())
+
+
+def _whole_instead(
+    steps: pa.ChunkedArray,
+    columns: dict[str, pa.ChunkedArray],
+    origin: str,
+    notices: list[str],
+) -> pa.ChunkedArray:
+    """Whole steps in place of those with fractions, which stay as the column `epoch`: another column
+    of steps, or else their places in order."""
+    name = told_apart([*columns, "epoch"])[-1]
+    columns[name] = steps
+    for other in sorted(filter(is_step, columns), key=lambda one: STEPS.index(_spelled(one))):
+        if other != name and not _fractional(columns[other]):
+            notices.append(f"steps have fractions: kept as {name}; {other} is the step")
+            return columns.pop(other)
+    values = steps.to_numpy().astype(float)
+    known = ~np.isnan(values)
+    if not known.any():
+        raise UserError(f"{origin}: no row has a step")
+    places = np.zeros(len(values), np.int64)
+    places[known] = np.unique(values[known], return_inverse=True)[1]
+    example = values[known & (values != np.floor(values))][0]
+    notices.append(
+        f"steps have fractions ({example:g}): kept as the column {name}; their place in order is the step"
+    )
+    return pa.chunked_array([pa.array(places, mask=~known)])
 
 
 def _numbers(column: pa.ChunkedArray) -> pa.ChunkedArray | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from cutaway.base.display import readable_path
 from cutaway.runs.folder import Run
 
 
@@ -12,11 +13,12 @@ def compare(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """One row per differing setting, then per final metric; a column for each run.
 
     Rows are `{"of": "config" | "run" | "metrics", "field": name, <run>: value, ...}`; a value a
-    run lacks is None. Columns are the runs' names, or their paths where names repeat.
+    run lacks is None. Columns are the runs' names, or their paths where names repeat or mean
+    something else here.
     """
-    names = [run.name for run in runs]
-    if len(set(names)) < len(names):
-        names = [str(run.path) for run in runs]
+    names = [readable_path(run.name) for run in runs]
+    if len(set(names)) < len(names) or {"of", "field"} & set(names):
+        names = [readable_path(run.path) for run in runs]
     records = [run.record for run in runs]
     rows = list(_rows("config", names, [r.config for r in records], only_differing=True))
     about = [

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from cutaway.base import display, files, signals
+from cutaway.base.display import readable_path
 from cutaway.base.errors import CutawayError, UserError
 from cutaway.runs import checksums, lock, places, record
 from cutaway.runs.audience import Audience
@@ -78,7 +79,7 @@ class Run:
         resolved = record.json_ready(dict(resolved or {}), "resolved")
         cls.require_free(path)
         content = record.new(
-            files.shown(path.name),
+            readable_path(path.name),
             study,
             config=settings,
             resolved=resolved,

@@ -40,7 +40,21 @@ class Log:
 
 
 def open_log(reference: str | os.PathLike[str], root: str | os.PathLike[str] = "runs") -> Log:
-    """The log at a path (a run, a training log, a folder with one, a history) or of a run by name."""
+    """The log at a path (a run, a training log, a folder with one, a history) or of a run by name.
+
+    Raises `UserError` for a history file of several runs; `open_logs` opens those.
+    """
+    logs = open_logs(reference, root)
+    if len(logs) > 1:
+        names = ", ".join(log.name for log in logs[:4])
+        raise UserError(f"{reference}: holds {len(logs)} runs ({names}); expected one")
+    return logs[0]
+
+
+def open_logs(
+    reference: str | os.PathLike[str], root: str | os.PathLike[str] = "runs"
+) -> list[Log]:
+    """The same, of a history file that may hold several runs, as downloads from W&B do."""
     from cutaway.runs.store import find_run
 
     path = Path(reference)
@@ -49,8 +63,10 @@ def open_log(reference: str | os.PathLike[str], root: str | os.PathLike[str] = "
     if path.is_file():
         from cutaway.runs.history_files import is_history_file
 
-        return _of_history(path) if is_history_file(path) else _of_file(path)
-    return _of_run(find_run(reference, root))
+        if is_history_file(path) or training_log.is_other_json(path):
+            return _of_history(path)
+        return [_of_file(path)]
+    return [_of_run(find_run(reference, root))]
 
 
 def load_history(path: str | os.PathLike[str]) -> pa.Table:
@@ -68,13 +84,16 @@ def _of_run(path: Path) -> Log:
     return Log(path.name, path, history, read(path, training_log.WORDS))
 
 
-def _of_history(path: Path) -> Log:
-    from cutaway.runs.history_files import read_history_file
+def _of_history(path: Path) -> list[Log]:
+    from cutaway.runs.exports import read_recorded
 
-    read = read_history_file(path)
-    for notice in read.notices:
+    runs = read_recorded([path])
+    for notice in dict.fromkeys(notice for run in runs for notice in run.content.notices):
         display.notice(f"{path}: {notice}")
-    return Log(path.stem, path.absolute(), read.history, None, read.config)
+    return [
+        Log(run.name, path.absolute(), run.content.history, None, run.content.config)
+        for run in runs
+    ]
 
 
 def _of_file(path: Path) -> Log:

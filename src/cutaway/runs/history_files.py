@@ -1,6 +1,8 @@
-"""Histories in files of others: JSON lines, CSV and Parquet, read into one tidy table.
+"""Histories in files of others: JSON, CSV and Parquet, read into one tidy table.
 
 .jsonl .ndjson     an object per line; one without a step describes the run (see `HistoryFile`)
+.json              a list of such objects; `trainer_state.json` of Hugging Face's Trainer; TensorBoard's
+                   lists of [wall time, step, value]; an object of equally long lists
 .csv .tsv          column names in the first line; `,`, `;` or tab between the columns
 .parquet           one file, any numeric columns
 """
@@ -8,11 +10,10 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from cutaway.base import files
+from cutaway.base import files, json_text
 from cutaway.base.errors import UserError
 from cutaway.runs import columns
 
 # Keys whose object is the configuration, where a line about the run wraps it in one.
 _CONFIG_KEYS = {"meta", "config", "configuration", "args", "hparams", "hyperparameters", "settings"}
+_TRAINER_STATE = "trainer_state.json"  # of Hugging Face's Trainer
+_DEEPEST = 350  # levels of a line; those of a configuration that go too deep become null
 _NUMBERS_AS_TEXT = {"nan", "inf", "-inf", "+inf", "infinity", "-infinity", "+infinity"}
 
 
@@ -35,24 +38,56 @@ class HistoryFile:
 
     `history` is tidy (see `columns.tidy`); `config` the run's configuration, empty where the file
     has none; `about` other objects it holds about the run, such as a summary, as they were;
-    `notices` one line for whatever had to be changed or left out.
+    `notices` one line for whatever had to be changed or left out; `columns` the names in the file.
     """
 
     history: pa.Table
     config: dict[str, Any]
     about: list[dict[str, Any]]
     notices: list[str]
+    columns: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What a file holds before it is tidied."""
+
+    table: pa.Table
+    config: dict[str, Any]
+    about: list[dict[str, Any]]
+    notices: list[str]
 
 
 def read_history_file(path: str | Path) -> HistoryFile:
-    """The history in a JSON-lines, CSV or Parquet file.
+    """The history in a JSON, CSV or Parquet file of one run.
 
     Of JSON lines, an object without a step is about the run: what one holds under `_meta`, `config`
-    or the like is its configuration, else the first one, where it stands before the rows. A last
-    line that was cut off is left out.
-    Raises `UserError` in one line for a file that is missing, empty, damaged or of another kind.
+    or the like is its configuration, else the first one, where it stands before the rows. Numbers
+    inside objects become columns named by their way, `train.loss`. A last line that was cut off is
+    left out.
+    Raises `UserError` in one line for a file that is missing, empty, damaged or of another kind, and
+    for one that holds several runs (`exports.read_recorded` reads those).
     """
-    path = Path(path)
+    from cutaway.runs.exports import read_recorded
+
+    runs = read_recorded([path])
+    if len(runs) > 1:
+        names = ", ".join(run.name for run in runs[:4])
+        raise UserError(
+            f"{path}: holds {len(runs)} runs ({names}{', ...' if len(runs) > 4 else ''}); "
+            "`cutaway runs import` makes a run of each"
+        )
+    return runs[0].content
+
+
+def tidied(raw: Raw, path: Path) -> HistoryFile:
+    """What a file holds as a tidy history."""
+    history, told = columns.tidy(raw.table, str(path))
+    return HistoryFile(history, raw.config, raw.about, raw.notices + told, raw.table.column_names)
+
+
+def read_raw(path: Path) -> Raw:
+    """The table in a file, with the names and values it has there. Errors as `read_history_file`."""
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise UserError(f"{path}: expected a file named {', '.join(f'*{s}' for s in _READERS)}")
@@ -66,24 +101,32 @@ def read_history_file(path: str | Path) -> HistoryFile:
         raise UserError(f"{path}: is empty")
     notices: list[str] = []
     table, config, about = reader(content, path, notices)
-    history, told = columns.tidy(table, str(path))
-    return HistoryFile(history, config, about, notices + told)
+    return Raw(table, config, about, notices)
 
 
 def is_history_file(path: str | Path) -> bool:
-    """Whether a file's name says that it is one of these."""
-    return Path(path).suffix.lower() in _READERS
+    """Whether a file's name says that it is one of these; of .json files most are something else."""
+    path = Path(path)
+    if path.suffix.lower() == ".json":
+        return path.name == _TRAINER_STATE
+    return path.suffix.lower() in _READERS
 
 
 _Content = tuple[pa.Table, dict[str, Any], list[dict[str, Any]]]
 
 
 def _json_lines(content: bytes, path: Path, notices: list[str]) -> _Content:
-    objects = _objects(_text(content, path), path, notices)
+    return _of_objects(_objects(_text(content, path), path, notices), path, notices)
+
+
+def _of_objects(objects: list[dict[str, Any]], path: Path, notices: list[str]) -> _Content:
+    """Rows, and objects about the run before, between and after them."""
     # The commonest such key: `epochs` in a line of settings is no step where rows have `epoch`.
     steps = Counter(key for one in objects for key in one if columns.is_step(key))
     step = max(steps, key=steps.__getitem__) if steps else None
     is_row = [step in one if step else any(map(_is_number, one.values())) for one in objects]
+    if not any(is_row):  # all numbers may be inside objects; settings are as well
+        is_row = [_has_numbers(one) and not _is_about_run(one) for one in objects]
     if not any(is_row):
         raise UserError(f"{path}: no line holds a row of numbers")
     rows = [one for one, row in zip(objects, is_row) if row]
@@ -99,13 +142,12 @@ def _objects(text: str, path: Path, notices: list[str]) -> list[dict[str, Any]]:
     objects = []
     for number, line in lines:
         try:
-            one = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            one = json_text.loads(line, deepest=_DEEPEST, mend=False)
+        except ValueError as error:
             if number == lines[-1][0] and objects and line.lstrip().startswith("{"):
                 notices.append(f"line {number} is cut off: left out")
                 break
-            why = "nested too deeply" if isinstance(error, RecursionError) else error
-            raise UserError(f"{path}: line {number} is not JSON: {why}") from None
+            raise UserError(f"{path}: line {number} is not JSON: {error}") from None
         if not isinstance(one, dict):
             raise UserError(
                 f"{path}: line {number}: expected an object like "
@@ -119,6 +161,26 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) or (
         isinstance(value, str) and value.strip().lower() in _NUMBERS_AS_TEXT
     )
+
+
+def _has_numbers(one: Mapping[str, Any]) -> bool:
+    return any(map(_is_number, _flat(one).values()))
+
+
+def _is_about_run(one: Mapping[str, Any]) -> bool:
+    return any(key.startswith("_") or key.lower() in _CONFIG_KEYS for key in one)
+
+
+def _flat(row: Mapping[str, Any], way: str = "") -> dict[str, Any]:
+    """`{"train": {"loss": 1}}` → `{"train.loss": 1}`; a name that is there already keeps its value."""
+    found: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, dict):
+            for inner, one in _flat(value, f"{way}{key}.").items():
+                found.setdefault(inner, one)
+        else:
+            found[f"{way}{key}"] = value
+    return found
 
 
 def _configuration(
@@ -139,14 +201,15 @@ def _configuration(
 def _of_rows(rows: Sequence[Mapping[str, Any]], notices: list[str]) -> pa.Table:
     arrays: dict[str, pa.Array] = {}
     nested = []
+    rows = [_flat(row) for row in rows]
     for name in dict.fromkeys(key for row in rows for key in row):
         values = [row.get(name) for row in rows]
-        if any(isinstance(value, dict | list) for value in values):
+        if any(isinstance(value, list) for value in values):
             nested.append(name)
         else:
             arrays[_writable(name)] = _array(values)
     if nested:
-        notices.append(f"left out (nested values): {', '.join(map(_writable, nested[:6]))}")
+        notices.append(f"left out (lists): {', '.join(map(_writable, nested[:6]))}")
     return pa.table(arrays)
 
 
@@ -219,6 +282,46 @@ def _reads_as_number(text: str) -> bool:
     return True
 
 
+def _json(content: bytes, path: Path, notices: list[str]) -> _Content:
+    """One JSON value: a trainer's state, a list of rows, or an object of lists."""
+    try:
+        value = json_text.loads(_text(content, path), deepest=_DEEPEST, mend=False)
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON: {error}") from None
+    if isinstance(value, dict) and isinstance(value.get("log_history"), list):
+        return _trainer_state(value, path, notices)
+    if isinstance(value, dict) and value and all(isinstance(one, list) for one in value.values()):
+        if len({len(one) for one in value.values()}) > 1:
+            told = ", ".join(f"{key} has {len(one)}" for key, one in list(value.items())[:6])
+            raise UserError(f"{path}: lists of uneven length: {told}")
+        value = [dict(zip(value, row)) for row in zip(*value.values())]
+    if (
+        isinstance(value, list)
+        and value
+        and all(isinstance(r, list) and len(r) == 3 for r in value)
+    ):
+        value = [dict(zip(("Wall time", "Step", "Value"), row)) for row in value]
+    if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
+        raise UserError(
+            f"{path}: expected a list of rows, an object of lists, or a trainer's state "
+            "(an object with log_history)"
+        )
+    return _of_objects(value, path, notices)
+
+
+def _trainer_state(state: dict[str, Any], path: Path, notices: list[str]) -> _Content:
+    """`trainer_state.json`: `log_history` has the rows; the last one may sum up the whole training,
+    under names (`train_loss`, the mean over all steps) that mean something else in a row."""
+    rows = [row for row in state["log_history"] if isinstance(row, dict)]
+    about = [row for row in rows if "train_runtime" in row]
+    rows = [row for row in rows if "train_runtime" not in row]
+    if not rows:
+        raise UserError(f"{path}: log_history holds no rows")
+    plain = (int, float, str, bool, type(None))
+    config = {key: value for key, value in state.items() if isinstance(value, plain)}
+    return _of_rows(rows, notices), config, about
+
+
 def _parquet(content: bytes, path: Path, notices: list[str]) -> _Content:
     try:
         with pq.ParquetFile(io.BytesIO(content), page_checksum_verification=True) as file:
@@ -244,6 +347,7 @@ def _first_line(error: BaseException) -> str:
 _READERS: dict[str, Callable[[bytes, Path, list[str]], _Content]] = {
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
+    ".json": _json,
     ".csv": _csv,
     ".tsv": _csv,
     ".parquet": _parquet,

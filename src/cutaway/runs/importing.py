@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cutaway.base import files
+from cutaway.base.display import readable_path
 from cutaway.base.errors import CutawayError, UserError
 from cutaway.runs.columns import OURS
+from cutaway.runs.exports import RecordedRun
 from cutaway.runs.folder import HISTORY, Run
 
 if TYPE_CHECKING:
@@ -20,9 +22,10 @@ _NESTING = 50  # levels of lists and objects in a configuration; JSON and YAML r
 def import_history(
     file: str | Path, out: str | Path, *, name: str | None = None, study: str = "grokking"
 ) -> Run:
-    """Make the run `out/name` (`name`: the file's own, without its ending) from a recorded history.
+    """Make the run `out/name` (`name`: the file's own, without its ending) from a recorded history
+    of one run.
 
-    Reads JSON lines, CSV and Parquet (`history_files.read_history_file`), with columns under the
+    Reads JSON, CSV and Parquet (`history_files.read_history_file`), with columns under the
     names of `columns.py`. The run is done; its config is what the file says about itself; its
     parent is the file with its SHA-256, and under `about` whatever else the file holds, such as a
     summary. Final figures are the last recorded losses and accuracies.
@@ -33,17 +36,22 @@ def import_history(
     from cutaway.runs.history_files import read_history_file
 
     file = Path(file)
-    folder = Path(out) / _checked(file.stem if name is None else name)
-    read = read_history_file(file)
+    name = _checked(file.stem if name is None else name)
+    recorded = RecordedRun(name, (file,), read_history_file(file))
+    return import_recorded(recorded, Path(out) / name, study=study)
+
+
+def import_recorded(recorded: RecordedRun, folder: Path, *, study: str = "grokking") -> Run:
+    """Make the run in `folder` of one that `exports.read_recorded` found, as `import_history` does."""
+    read = recorded.content
     notices = list(read.notices)
     config = _plain(read.config, "configuration", notices)
-    parent: dict[str, Any] = {
-        "kind": "file",
-        "id": str(file.absolute()),
-        "sha256": files.sha256(file),
-    }
+    parents: list[dict[str, Any]] = [
+        {"kind": "file", "id": readable_path(file.absolute()), "sha256": files.sha256(file)}
+        for file in recorded.files
+    ]
     if read.about:
-        parent["about"] = _plain(read.about, "lines about the run", notices)
+        parents[0]["about"] = _plain(read.about, "lines about the run", notices)
     seed, last = config.get("seed"), read.history["step"][-1].as_py()
     with Run.create(
         folder,
@@ -51,18 +59,24 @@ def import_history(
         config=config,
         seed=seed if type(seed) is int and abs(seed) < 2**63 else 0,
         steps_planned=last,
-        parents=[parent],
+        parents=parents,
     ) as run:
         try:
             run.append_table(HISTORY, read.history)
             for notice in notices:
-                run.notice(f"{file.name}: {notice}")
+                run.notice(f"{readable_path(recorded.files[0].name)}: {notice}")
             run.save_record(steps_attempted=last, steps_done=last, seconds=0.0)
             run.finish(final_figures(read.history))
         except CutawayError as error:
             run.fail(str(error))
             raise
     return run
+
+
+def folder_name(name: str) -> str:
+    """What a recorded run's folder is called: its name, with what no folder may have as `-`."""
+    fit = "".join("-" if one in "/\\" or not one.isprintable() else one for one in name).strip()
+    return fit if files.is_folder_name(fit) else "run"
 
 
 def final_figures(history: pa.Table) -> dict[str, float]:

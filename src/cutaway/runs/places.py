@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from cutaway.base import files
+from cutaway.base.display import readable_path
 from cutaway.base.errors import UserError
 from cutaway.runs import checksums, lock, record
 
@@ -125,4 +126,4 @@ def _others(path: Path) -> list[str]:
 
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"{files.shown(names[0])}{more}"
+    return f"{readable_path(names[0])}{more}"

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cutaway.base import files
-from cutaway.base.display import finite
+from cutaway.base import files, json_text
+from cutaway.base.display import json_value
 from cutaway.base.errors import UserError
 
 FORMAT = 1
@@ -40,7 +40,7 @@ class RunRecord(BaseModel):
     steps_done: int = 0
     seed: int = 0
     metrics: dict[str, float | int | None] = Field(
-        {}, description="final figures; null: not finite"
+        {}, description="final figures; null: not defined; of older runs also: not finite"
     )
     started: str = Field("", description="ISO 8601, UTC")
     finished: str | None = None
@@ -99,15 +99,16 @@ def new(name: str, study: str, **fields: Any) -> RunRecord:
 
 
 def write(record: RunRecord, folder: Path) -> None:
-    """Replace the folder's `run.json`."""
-    files.write_json(folder / FILE, finite(record.model_dump(mode="json")))
+    """Replace the folder's `run.json`; numbers that are not finite become "NaN", "Infinity" and
+    "-Infinity", which `read` reads as numbers among the figures."""
+    files.write_json(folder / FILE, json_value(record.model_dump(mode="json")))
 
 
 def read(folder: str | os.PathLike[str]) -> RunRecord:
     """The record in `folder`. `UserError` where there is none, or it is damaged or too new."""
     path = Path(folder) / FILE
     try:
-        content = files.read_json(path)
+        content = json_text.loads(files.read_bytes(path, files.JSON_BYTES))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder}: holds no run (no {FILE} there)") from None
     except OSError as error:

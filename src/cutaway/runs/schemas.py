@@ -60,6 +60,8 @@ def number(value: Any, place: str) -> int | float:
 
 def first_line(error: BaseException) -> str:
     """What an error says, without what follows; its kind where it says nothing."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 

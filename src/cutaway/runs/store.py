@@ -6,16 +6,17 @@ The folders are the truth: there is no index and no shared database to keep in s
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cutaway.base import files
-from cutaway.base.display import notice
+from cutaway.base.display import notice, readable_path
 from cutaway.base.errors import UserError, nearest
 from cutaway.runs import record
 from cutaway.runs.folder import Run, derived_status
+from cutaway.runs.names import is_table_name
 from cutaway.runs.record import RunRecord
 
 if TYPE_CHECKING:
@@ -29,14 +30,13 @@ _DEPTH = 8  # folders below the root; deeper there is a loop of links, not a run
 
 @dataclass
 class Found:
-    """A run's folder as one look into it shows: `name` is its path under the root."""
+    """A run's folder as one look into it shows: `name` is its path under the root, with bytes that
+    are not UTF-8 as `\\xe9`."""
 
     name: str
     path: Path
-    # Reached through a symbolic link, which DuckDB may not follow out of the root, or by a name that
-    # is no UTF-8, which it cannot be given.
-    linked: bool
-    stamp: tuple[int, int]  # of run.json: when changed, size
+    linked: bool  # reached through a symbolic link: DuckDB may not follow it out of the root
+    stamp: tuple[int, int, int]  # of run.json: inode, when changed, size
     tables: set[str] = field(default_factory=set)
     live: set[str] = field(default_factory=set)  # those of them that are being written
 
@@ -52,7 +52,7 @@ class RunStore:
         if self.root.exists() and not self.root.is_dir():
             raise UserError(f"{self.root}: is a file, not a folder of runs")
         self._queries: Queries | None = None
-        self._records: dict[Path, tuple[tuple[int, int], RunRecord]] = {}
+        self._records: dict[Path, tuple[tuple[int, int, int], RunRecord]] = {}
         self._told: set[str] = set()
 
     def runs(self) -> list[RunRecord]:
@@ -73,16 +73,20 @@ class RunStore:
 
         `runs` has a row per run: `run`, `study`, `status`, ..., and `config` and `metrics` whose
         fields are read with a dot (`config.learning_rate`). The others have a column `run` and
-        every column any run has, null where a run lacks it. A query can read nothing outside the
-        root and write nothing anywhere. Raises `UserError` with the first line of what is wrong.
+        every column any run has, null where a run lacks it. Floats that are not finite are null
+        too, and the map `not_finite` has them (column → NaN, Infinity or -Infinity), so that none
+        wins a `max` or an `ORDER BY`; the tables of the schema `raw` (`raw.history`) have every value
+        as recorded. An answer counts only if no file was replaced while it was read.
+
+        A query can read nothing outside the root and write nothing anywhere. Raises `UserError` with
+        the first line of what is wrong.
         """
         from cutaway.runs import query as queries
 
         queries.require_select(query)
         if not files.is_utf8(os.path.abspath(self.root)):
             raise UserError(
-                f"{files.shown(os.fspath(self.root))}: SQL needs a folder whose whole path is UTF-8; "
-                "rename it"
+                f"{readable_path(self.root)}: SQL needs a folder whose whole path is UTF-8; rename it"
             )
         if self._queries is None:
             self._queries = queries.Queries(self.root, self._tell)
@@ -97,17 +101,19 @@ class RunStore:
     def _folder(self, name: str) -> Path:
         if (self.root / name / record.FILE).is_file():
             return self.root / name
-        for found in find_all(self.root):  # shown with escapes: its name is no UTF-8
+        for found in find_all(self.root):  # a name that is not UTF-8 is listed as text
             if found.name == name:
                 return found.path
         raise unknown(name, self.root)
 
     def _readable(self) -> Iterator[tuple[Found, RunRecord]]:
-        for found in find_all(self.root):
+        for found in find_all(self.root, self._tell):
             try:
                 yield found, self._record(found)
             except UserError as error:
                 self._tell(f"{error}; skipped")
+            except Exception as error:  # one odd run: named and left out
+                self._tell(f"{readable_path(found.path)}: {type(error).__name__}: {error}; skipped")
 
     def _record(self, found: Found) -> RunRecord:
         known = self._records.get(found.path)
@@ -118,6 +124,7 @@ class RunStore:
         return known[1].model_copy(update={"name": found.name, "status": status})
 
     def _tell(self, message: str) -> None:
+        message = " ".join(readable_path(message).split("\n"))
         if message not in self._told:
             self._told.add(message)
             notice(message)
@@ -128,7 +135,7 @@ def find_run(reference: str | os.PathLike[str], root: str | os.PathLike[str] = "
     for place in (Path(reference), Path(root) / reference):
         if (place / record.FILE).is_file():
             return place
-    for found in find_all(Path(root)):  # shown with escapes: its name is no UTF-8
+    for found in find_all(Path(root)):  # a name that is not UTF-8 is listed as text
         if found.name == str(reference):
             return found.path
     if Path(reference).exists():
@@ -141,42 +148,75 @@ def unknown(reference: str | os.PathLike[str], root: Path) -> UserError:
     return UserError(f"{reference}: no run of this name or path (looked in {root}/ too){hint}")
 
 
-def find_all(root: Path) -> list[Found]:
-    """Every run under `root`, at any depth, by one look into each folder."""
+def find_all(root: Path, tell: Callable[[str], None] | None = None) -> list[Found]:
+    """Every run under `root`, at any depth, by one look into each folder.
+
+    `tell`, where given, gets a line about each folder that cannot be read.
+    """
     runs: list[Found] = []
-    _look(root, "", not files.is_utf8(os.path.abspath(root)), _DEPTH, runs)
+    _look(root, "", (), False, runs, tell)
     return sorted(runs, key=lambda found: found.name)
 
 
-def _look(folder: Path, name: str, linked: bool, depth: int, runs: list[Found]) -> None:
-    below: list[tuple[str, bool]] = []
-    found = Found(name or ".", folder, linked, (0, 0))
+def _look(
+    folder: Path,
+    name: str,
+    above: tuple[tuple[int, int], ...],
+    linked: bool,
+    runs: list[Found],
+    tell: Callable[[str], None] | None,
+) -> None:
+    """Look into one folder and those below it; `above` are the folders it is in, as device and
+    inode, so that a loop of links is left."""
+    below: list[os.DirEntry[str]] = []
+    found = Found(readable_path(name) or ".", folder, linked, (0, 0, 0))
     try:
+        state = os.stat(folder)
+        here = (state.st_dev, state.st_ino)
         with os.scandir(folder) as entries:
-            for entry in entries:
-                stem, _, suffix = entry.name.rpartition(".")
-                if suffix in ("parquet", "live") and stem.isidentifier():
-                    found.tables.add(stem)
-                    if suffix == "live":
-                        found.live.add(stem)
-                elif entry.name == record.FILE:
-                    state = entry.stat()
-                    found.stamp = (state.st_mtime_ns, state.st_size)
-                elif (
-                    entry.name[0] != "."
-                    and entry.name not in _NOT_RUNS
-                    and entry.is_dir()
-                    and depth
-                ):
-                    apart = linked or entry.is_symlink() or not files.is_utf8(entry.name)
-                    below.append((entry.name, apart))
-    except OSError:
-        return  # gone meanwhile, or not ours to read
-    if found.stamp != (0, 0):
+            listed = list(entries)
+    except OSError as error:
+        if tell is not None and not isinstance(error, FileNotFoundError):  # gone meanwhile
+            tell(f"{readable_path(folder)}: cannot read: {error.strerror}; skipped")
+        return
+    if here in above:
+        return
+    for entry in listed:
+        stem, _, suffix = entry.name.rpartition(".")
+        if suffix in ("parquet", "live") and is_table_name(stem):
+            found.tables.add(stem)
+            if suffix == "live":
+                found.live.add(stem)
+        elif suffix in ("parquet", "live") and stem.isidentifier() and tell is not None:
+            odd = readable_path(folder / entry.name)
+            tell(f"{odd}: no name of a table (a-z, 0-9 and _, not 'runs'); skipped")
+        elif entry.name == record.FILE:
+            found.stamp = _stamp(entry)
+        elif entry.name[0] != "." and entry.name not in _NOT_RUNS and _is_folder(entry):
+            below.append(entry)
+    if found.stamp != (0, 0, 0):
         runs.append(found)
-    for child, through_link in below:
-        shown = files.shown(child)
-        _look(folder / child, f"{name}/{shown}" if name else shown, through_link, depth - 1, runs)
+    if len(above) < _DEPTH:
+        for entry in below:
+            child = f"{name}/{entry.name}" if name else entry.name
+            through_link = linked or entry.is_symlink()
+            _look(folder / entry.name, child, (*above, here), through_link, runs, tell)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link through a folder that is not ours to read
+        return False
+
+
+def _stamp(entry: os.DirEntry[str]) -> tuple[int, int, int]:
+    """Changes whenever a file is replaced or written. Of a link that leads nowhere, its own."""
+    try:
+        state = entry.stat()
+    except OSError:
+        state = entry.stat(follow_symlinks=False)
+    return state.st_ino, state.st_mtime_ns, state.st_size
 
 
 def verify(path: Path) -> list[str]:

@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from cutaway.base import files
 from cutaway.base.errors import RunFailed, UserError
 from cutaway.runs import schemas
+from cutaway.runs.names import is_table_name, told_apart
 
 TAIL_ROWS = 2000  # a tail of this many rows becomes a part: a live reader parses it in ~2 ms
 MAX_PARTS = 32  # more parts are folded into the main file: each costs a reader ~1 ms
@@ -199,9 +200,9 @@ class Table:
     def _clear_replaced(self) -> None:
         """Remove what a kill left of files already replaced, and find the tail's number."""
         through = _through(self.main)
-        parts = {int(path.stem) for path in self.live.glob("*.parquet") if path.stem.isdigit()}
+        parts = {int(path.stem) for path in self.live.glob("*.parquet") if _is_number(path.stem)}
         for path in list(self.live.iterdir()):
-            replaced = path.stem.isdigit() and (
+            replaced = _is_number(path.stem) and (
                 int(path.stem) <= through or (path.suffix == ".jsonl" and int(path.stem) in parts)
             )
             if replaced or path.suffix == ".tmp":
@@ -238,24 +239,43 @@ def read(folder: str | os.PathLike[str], name: str) -> pa.Table | None:
                 return schemas.united(tables, name)
         except FileNotFoundError:
             pass
+        except DamagedTable:
+            raise
+        except OSError as error:
+            raise DamagedTable(f"{main}: cannot read: {schemas.first_line(error)}") from None
+        except UserError as error:  # parts whose columns do not unite
+            raise DamagedTable(f"{main.parent}: {error}") from None
         time.sleep(0.002 * attempt)
     raise DamagedTable(f"{main.parent}: table {name} changed at each of 50 attempts to read it")
 
 
+def fingerprint(folder: str | os.PathLike[str], name: str) -> object:
+    """Changes whenever rows are added to a table or any of its files is replaced."""
+    main, live = _places(folder, name)
+    found: list[object] = []
+    for path in [main, *(sorted(live.iterdir()) if live.is_dir() else [])]:
+        with contextlib.suppress(OSError):  # not there, or replaced meanwhile
+            state = path.stat()
+            found.append((path.name, state.st_ino, state.st_size, state.st_mtime_ns))
+    return found
+
+
 def names(folder: str | os.PathLike[str]) -> list[str]:
     """The tables a folder holds, finished or live."""
-    found = set()
-    for entry in os.scandir(folder):
-        stem, dot, suffix = entry.name.rpartition(".")
-        if dot and stem.isidentifier() and suffix in ("parquet", "live"):
-            found.add(stem)
-    return sorted(found)
+    parts = [entry.name.rpartition(".") for entry in os.scandir(folder)]
+    return sorted(
+        {stem for stem, _, end in parts if end in ("parquet", "live") and is_table_name(stem)}
+    )
 
 
 def check_name(name: str) -> None:
     """Refuse a table name that is no plain word, or that means something else."""
-    if not (name.isidentifier() and name.isascii() and name.islower()) or name == "runs":
+    if not is_table_name(name):
         raise UserError(f"table name {name!r}: expected a-z, 0-9 and _, and not 'runs'")
+
+
+def _is_number(stem: str) -> bool:
+    return stem.isascii() and stem.isdigit()
 
 
 def _places(folder: str | os.PathLike[str], name: str) -> tuple[Path, Path]:
@@ -284,7 +304,7 @@ def _current(main: Path, live: Path) -> list[Path]:
     if not live.is_dir():
         return []
     through = _through(main)
-    numbered = [path for path in live.iterdir() if path.stem.isdigit()]
+    numbered = [path for path in live.iterdir() if _is_number(path.stem)]
     parts = {path.stem for path in numbered if path.suffix == ".parquet"}
     current = [
         path
@@ -311,17 +331,24 @@ def _read(path: Path) -> pa.Table | None:
 
 
 def _read_parquet(path: Path) -> pa.Table:
+    # Opened here: a path with `=`, `*`, `:` or bytes that are not UTF-8 means something to Arrow.
     try:
-        # An open file: a folder's name with `=` or `*` is no data set, and may be no UTF-8.
         with (
             files.open_regular(path) as opened,
             pq.ParquetFile(opened, page_checksum_verification=True) as file,
         ):
-            return file.read()
+            return _told_apart(file.read())
     except FileNotFoundError:
         raise
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise DamagedTable(f"{path}: damaged: {schemas.first_line(error)}") from None
+
+
+def _told_apart(table: pa.Table) -> pa.Table:
+    """With a name of its own for each column: what others wrote may have one twice."""
+    if len(set(table.column_names)) == table.num_columns:
+        return table
+    return table.rename_columns(told_apart(table.column_names))
 
 
 def _read_tail(path: Path) -> pa.Table | None:
@@ -331,7 +358,7 @@ def _read_tail(path: Path) -> pa.Table | None:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise DamagedTable(f"{path}: cannot read: {error.strerror}") from None
+        raise DamagedTable(f"{path}: cannot read: {schemas.first_line(error)}") from None
     content = content[: content.rfind(b"\n") + 1]
     if not content:
         return None

@@ -178,7 +178,7 @@ def read_training_log(path: str | os.PathLike[str]) -> TrainingLogData:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:
         raise UserError(f"{path}: cannot read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         what = "is empty" if not Path(path).stat().st_size else f"not JSON: {error}"
         raise UserError(f"{path}: {what}") from None
     if not isinstance(content, dict):
@@ -201,6 +201,17 @@ def read_training_log(path: str | os.PathLike[str]) -> TrainingLogData:
         raise UserError(f"{path}: top_activating_words: expected a list, found {_kind(words)}")
     readings = [_reading(one, f"{path}: top_activating_words[{i}]") for i, one in enumerate(words)]
     return TrainingLogData(iterations, *losses, readings)
+
+
+def is_other_json(path: Path) -> bool:
+    """Whether a .json file is a history of another form: a list, or a trainer's state."""
+    if path.suffix.lower() != ".json":
+        return False
+    try:
+        content = files.read_json(path)
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, list) or (isinstance(content, dict) and "log_history" in content)
 
 
 def _list(content: Mapping[str, Any], key: str, path: str | os.PathLike[str]) -> Sequence[Any]:

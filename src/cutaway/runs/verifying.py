@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cutaway.base import files
+from cutaway.base.display import readable_path
 from cutaway.base.errors import UserError
 from cutaway.runs import checksums, record
 from cutaway.runs.folder import Run
@@ -117,7 +118,7 @@ def _compare(folder: Path, sums: checksums.Checksums, found: Verified, depth: in
         name for name in further if not any(name.startswith(f"{one}/") for one in sums.folders)
     ]
     if further:
-        shown = ", ".join(files.shown(name) for name in further[:_SHOWN])
+        shown = ", ".join(readable_path(name) for name in further[:_SHOWN])
         more = f" and {len(further) - _SHOWN} more" if len(further) > _SHOWN else ""
         found.notices.append(f"{folder}: not in {checksums.FILE}, so not compared: {shown}{more}")
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cutaway.base.display import notice
 from cutaway.base.errors import UserError
+from cutaway.runs import record
 from cutaway.runs.folder import Run
 from cutaway.runs.foreign import Log, open_log
 from cutaway.studies.registry import sweep_advice_of, sweep_pictures_of
@@ -59,17 +62,27 @@ def recorded_runs(sweep: Sweep, folder: Path) -> tuple[Sequence[Log], Sequence[s
 
 
 def _log(folder: Path) -> Log | None:
-    """None for a run that was not begun, has recorded nothing yet, or is damaged: its row in the
-    summary says so."""
+    """None for a run that was not begun or has recorded nothing yet, and for one that cannot be
+    read or whose history is none, which is announced."""
     import pyarrow as pa
+
+    from cutaway.runs.columns import tidy
 
     try:
         log = open_log(folder)
-    except UserError:
+        if log.history.num_rows:
+            tidy(log.history, log.name)
+    except UserError as error:
         try:
-            failed = Run.open(folder).record.status == "failed"
+            run = Run.open(folder)
         except UserError:
+            if os.path.lexists(folder / record.FILE):
+                notice(f"{error}; skipped")
             return None
-        nothing = pa.table({"step": pa.array([], pa.int64())})
-        return Log(folder.name, folder, nothing, None) if failed else None
+        if run.record.status == "failed":
+            nothing = pa.table({"step": pa.array([], pa.int64())})
+            return Log(folder.name, folder, nothing, None)
+        if run.tables():
+            notice(f"{error}; skipped")
+        return None
     return log if log.history.num_rows else None

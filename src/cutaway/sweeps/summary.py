@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def _row(run: SweepRun, folder: Path, end: End | None) -> dict[str, Any]:
     try:
         opened = Run.open(folder / run.name)
     except UserError as error:
-        if (folder / run.name / "run.json").is_file():
+        if os.path.lexists(folder / run.name / "run.json"):
             facts["status"], reason = "failed", str(error)
     else:
         record = opened.record

@@ -8,6 +8,7 @@ other arm's run is near it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.dictionaries.experiments.orthogonality import BASELINE, arm_of
 from cutaway.runs.folder import Run
@@ -59,7 +61,12 @@ def compared(folder: Path, more: Mapping[str, Mapping[str, float]] | None = None
         raise UserError(f"{folder}: holds no study (no sweep.yaml there)")
     rows = []
     for one in sweep.runs:
-        if (row := _row(folder / one.name, one.swept)) is not None:
+        try:
+            row = _row(folder / one.name, one.swept)
+        except UserError as error:  # one odd run: named and left out
+            notice(f"{error}; left out of the comparison")
+            continue
+        if row is not None:
             rows.append(row | dict((more or {}).get(one.name, {})))
     if not rows:
         raise UserError(f"{folder}: no run of the study is done")
@@ -82,7 +89,13 @@ def _row(folder: Path, swept: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     history = run.read("history")
     metrics, target = run.record.metrics, float(swept["target_l0"])
-    found = {name: metrics[key] for key, name in MEASURES.items() if metrics.get(key) is not None}
+    found = {
+        name: metrics[key]
+        for key, name in MEASURES.items()
+        if metrics.get(key) is not None and math.isfinite(metrics[key])
+    }
+    if history is None or "l0" not in found:
+        raise UserError(f"{folder}: is done without a history and a finite val_l0")
     return {
         "run": folder.name,
         "arm": arm_of(folder.name),
