@@ -59,6 +59,12 @@ class SparsityState(nn.Module):
             if precision in measured:
                 self.break_even[place] = measured[precision]
 
+    def measured(self, precision: str) -> dict[str, float]:
+        """`break_even` of this precision, where it decides; the buffer's number, exactly."""
+        if self.settings.kernels != "auto":
+            return {}
+        return {"break_even": float(self.break_even[int(precision == "bfloat16")])}
+
     def dense(self, features: int) -> bool:
         """Whether the next step is worked densely.
 

@@ -77,7 +77,7 @@ class ProbeTask(Task):
     weights it would get alone.
 
     `end` is the step of the final weights: a probe that then calls every validation example the
-    same has failed, and with it the run.
+    same has failed, and with it the run. `dtype` is what the model computed the states in.
     """
 
     unit = "examples"
@@ -95,12 +95,13 @@ class ProbeTask(Task):
         pos_weight_cap: float,
         end: int,
         seed: int,
+        dtype: str = "float32",
     ):
         super().__init__()
         self.model, self.sites, self.classes = model, list(map(str, sites)), tuple(classes)
         self.train_part, self.validation = train, validation
         self.batch_size = self.units_per_step = batch_size
-        self.end, self.seed = end, seed
+        self.end, self.seed, self.dtype = end, seed, dtype
         count = len(classes)
         weights = class_weights(train.label, count, pos_weight_cap)
         prior = trained_prior(train.label, count, pos_weight_cap)

@@ -93,7 +93,7 @@ class Run:
             cls.require_free(path)  # another process may have been quicker
             try:
                 record.write(content, path)
-                files.write_text(path / "config.yaml", _config_yaml(study, settings))
+                files.write_text(path / "config.yaml", _config_yaml(content))
             except OSError:
                 for made in (record.FILE, "config.yaml", lock.OWNER, lock.LOCK):
                     (path / made).unlink(missing_ok=True)
@@ -254,7 +254,7 @@ class Run:
     # -- the record ------------------------------------------------------------------------
 
     def save_record(self, **changes: Any) -> None:
-        """Change fields of the record and put it on the disk, atomically.
+        """Change fields of the record and put it on the disk, atomically; `config` also as YAML.
 
         `seconds`, where not given, goes on from its last value by the time since.
         """
@@ -264,6 +264,8 @@ class Run:
         changes.setdefault("seconds", self.seconds)
         self._seconds_before, self._since = changes["seconds"], time.monotonic()
         self.record = RunRecord.model_validate({**self.record.model_dump(), **changes})
+        if "config" in changes:  # first, as the record is what a resume goes by
+            files.write_text(self.path / "config.yaml", _config_yaml(self.record))
         record.write(self.record, self.path)
 
     def notice(self, message: str) -> None:
@@ -371,7 +373,7 @@ def derived_status(content: RunRecord, path: Path) -> Status:
     return content.status
 
 
-def _config_yaml(study: str, config: Mapping[str, Any]) -> str:
+def _config_yaml(content: RunRecord) -> str:
     from ruamel.yaml import YAML
 
     yaml = YAML(typ="safe", pure=True)
@@ -379,8 +381,21 @@ def _config_yaml(study: str, config: Mapping[str, Any]) -> str:
     yaml.allow_unicode = True
     yaml.sort_base_mapping_type_on_output = False
     text = io.StringIO()
-    yaml.dump({"study": study} | dict(config), text)
-    return (
-        "# This run's configuration. If cutaway trained it, `cutaway train` with this file "
-        "repeats it.\n" + text.getvalue()
-    )
+    yaml.dump({"study": content.study} | content.config, text)
+    lines = [*_REPEATS, *(_EXTENDED if content.config.get("extra_steps") else ())]
+    if together := content.resolved.get(record.TOGETHER):
+        lines.append(
+            f"It was trained in one stack with {len(together) - 1} other runs: trained alone it "
+            "repeats within rounding."
+        )
+    return "".join(f"# {line}\n" for line in lines) + text.getvalue()
+
+
+_REPEATS = (
+    "This run's configuration. If cutaway trained it, `cutaway train` with this file repeats it,",
+    "with what was measured or found out as it began; bit for bit on the same machine with the same",
+    "versions, elsewhere within rounding.",
+)
+_EXTENDED = (
+    "It was extended: extra_steps are the steps trained after the planned ones, at the final rate.",
+)

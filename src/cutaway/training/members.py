@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # What each member of a stack may have for itself.
 _OWN = {
-    *("steps", "schedule_steps", "learning_rate", "min_learning_rate", "warmup_steps"),
+    *("steps", "ends", "schedule_steps", "learning_rate", "min_learning_rate", "warmup_steps"),
     *("weight_decay", "beta1", "beta2", "epsilon", "gradient_clip", "seed", "keep_checkpoints"),
 }
 
@@ -61,7 +61,7 @@ class Members:
     def __init__(self, configs: Sequence[LoopConfig], runs: Sequence[Run]):
         self.runs = runs
         self.ends = [config.steps for config in configs]
-        self.marked = [{end} for end in self.ends]
+        self.marked = [{*config.ends, config.steps} for config in configs]
         self.active = list(range(len(runs)))
         self.outcomes = [Outcome() for _ in runs]
 
