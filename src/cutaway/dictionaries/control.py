@@ -59,11 +59,13 @@ class SparsityState(nn.Module):
             if precision in measured:
                 self.break_even[place] = measured[precision]
 
-    def measured(self, precision: str) -> dict[str, float]:
-        """`break_even` of this precision, where it decides; the buffer's number, exactly."""
+    def settle(self, precision: str) -> dict[str, float]:
+        """Keep the `break_even` of this precision only, and say what it is, where it decides."""
         if self.settings.kernels != "auto":
             return {}
-        return {"break_even": float(self.break_even[int(precision == "bfloat16")])}
+        chosen = float(self.break_even[int(precision == "bfloat16")])
+        self.break_even.fill_(chosen)
+        return {"break_even": chosen}
 
     def dense(self, features: int) -> bool:
         """Whether the next step is worked densely.

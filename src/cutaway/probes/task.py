@@ -164,6 +164,9 @@ class ProbeTask(Task):
 
     # -- evaluation ----------------------------------------------------------------------------
 
+    def settle(self, member: int, precision: str) -> dict[str, str]:
+        return {"dtype": self.dtype}
+
     def evaluate(self) -> dict[str, Tensor | float]:
         """Loss and balanced accuracy on validation, their means and of each site (`val_loss.mlp.3`);
         of two classes also recall and specificity. Raises RunFailed as the class says."""

@@ -131,7 +131,7 @@ class _Fitting:
             run.checkpoints.truncate(self.step)
             found = {name: resolved[name] for name in ("device", "precision")}
             found |= {"threads": torch.get_num_threads(), "halvings": own.halvings}
-            found |= task.measured(member, resolved["precision"])
+            found |= task.settle(member, resolved["precision"])
             run.save_record(
                 resolved=run.record.resolved | resolved,
                 device=hardware.describe(self.device),

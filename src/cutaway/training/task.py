@@ -107,8 +107,9 @@ class Task(nn.Module):
 
         return adamw(self, configs)
 
-    def measured(self, member: int, precision: str) -> Mapping[str, Any]:
-        """What was measured on this machine for a member, under the names of its study's settings."""
+    def settle(self, member: int, precision: str) -> Mapping[str, Any]:
+        """Before the first step, the precision is chosen: what else this machine decided for a
+        member, under the names of its study's settings."""
         return {}
 
     def line(self, step: int, figures: Mapping[str, float]) -> str | None:
