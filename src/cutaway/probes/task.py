@@ -13,6 +13,7 @@ from cutaway.base.errors import RunFailed
 from cutaway.base.seeds import torch_generator
 from cutaway.nets.sites import Site
 from cutaway.probes.fitting import class_weights, evened, normalisation, trained_prior
+from cutaway.stats.ties import best, decided
 from cutaway.training.task import WHOLE, Loss, Part, Task
 
 _FLOATS = 2**22  # numbers of a piece of validation states that are worked at once
@@ -211,7 +212,7 @@ class ProbeTask(Task):
             )
             z = self.model(some)
             loss += (self.validation_weights[y] * _nats(z, y)).sum(1)
-            called = evened(z, self.prior).argmax(-1)
+            called = decided(evened(z, self.prior))
             counts.scatter_add_(1, y * classes + called, torch.ones_like(called))
         return loss / rows, counts.unflatten(1, (classes, classes))
 
@@ -232,11 +233,11 @@ class ProbeTask(Task):
     def line(self, step: int, figures: Mapping[str, float]) -> str | None:
         if "val_loss" not in figures or "train_loss" not in figures:
             return None
-        best = max(self.sites, key=lambda site: figures[f"val_balanced_accuracy.{site}"])
+        chosen = best(self.sites, lambda site: figures[f"val_balanced_accuracy.{site}"])
         return (
             f"step {step:6,d} | training {figures['train_loss']:.3f} | validation "
             f"{figures['val_loss']:.3f} | balanced accuracy "
-            f"{figures[f'val_balanced_accuracy.{best}']:.1%} ({best})"
+            f"{figures[f'val_balanced_accuracy.{chosen}']:.1%} ({chosen})"
         )
 
 
