@@ -8,7 +8,6 @@ checkpoints/      weights and state         figures/        pictures
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import shutil
 import time
@@ -18,8 +17,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from cutaway.base import display, files
-from cutaway.base.errors import UserError
-from cutaway.runs import lock, record
+from cutaway.base.errors import RunFailed, UserError
+from cutaway.runs import config_file, lock, record
 from cutaway.runs.audience import Audience
 from cutaway.runs.checkpoint import Checkpoints
 from cutaway.runs.record import RunRecord, Status
@@ -93,7 +92,7 @@ class Run:
             cls.require_free(path)  # another process may have been quicker
             try:
                 record.write(content, path)
-                files.write_text(path / "config.yaml", _config_yaml(content))
+                files.write_text(path / "config.yaml", config_file.text(content))
             except OSError:
                 for made in (record.FILE, "config.yaml", lock.OWNER, lock.LOCK):
                     (path / made).unlink(missing_ok=True)
@@ -150,6 +149,28 @@ class Run:
         """The run in `folder`, for reading. `UserError` where there is none."""
         path = Path(folder).absolute()
         return cls(path, record.read(path), None, ())
+
+    @classmethod
+    def mark_interrupted(cls, folder: str | Path, reason: str) -> None:
+        """Write down why a run ended whose process is gone and could not say so itself.
+
+        Leaves a run alone that another process has, that ended by itself or that refuses to be
+        written: such a run reads as `interrupted` in any case, without a reason.
+        """
+        path = Path(folder).absolute()
+        try:
+            held = lock.RunLock(path, record.now())
+        except (OSError, UserError):
+            return
+        try:
+            content = record.read(path)
+            if content.status == "running":
+                changes = {"status": "interrupted", "reason": reason}
+                record.write(content.model_copy(update=changes), path)
+        except (OSError, UserError):
+            pass
+        finally:
+            held.release()
 
     @classmethod
     def require_free(cls, folder: str | Path) -> None:
@@ -265,7 +286,7 @@ class Run:
         self._seconds_before, self._since = changes["seconds"], time.monotonic()
         self.record = RunRecord.model_validate({**self.record.model_dump(), **changes})
         if "config" in changes:  # first, as the record is what a resume goes by
-            files.write_text(self.path / "config.yaml", _config_yaml(self.record))
+            files.write_text(self.path / "config.yaml", config_file.text(self.record))
         record.write(self.record, self.path)
 
     def notice(self, message: str) -> None:
@@ -275,8 +296,15 @@ class Run:
             self.record.notices.append(message)
 
     def finish(self, metrics: Mapping[str, float]) -> None:
-        """The run came to its end: status done, with its final figures."""
-        self._end("done", None, metrics=dict(metrics))
+        """The run came to its end: status done, with its final figures.
+
+        Raises RunFailed, and the run is a failed one, where that could not be written down.
+        """
+        error = self._end("done", None, metrics=dict(metrics))
+        if error is not None:
+            reason = f"{self.path}: the record could not be saved: {error.strerror or error}"
+            self._end("failed", reason)
+            raise RunFailed(reason)
 
     def fail(self, reason: str, step: int | None = None) -> None:
         """The run failed, at `step` where it was one."""
@@ -350,7 +378,8 @@ class Run:
                 self.notice(f"{self.name}: table {name} was left in parts: {error}")
             del self._tables[name]
 
-    def _end(self, status: Status, reason: str | None, **changes: Any) -> None:
+    def _end(self, status: Status, reason: str | None, **changes: Any) -> OSError | None:
+        """The run's last word, and what kept it from the disk."""
         self._writer()
         self._close_tables()
         changes |= {"status": status, "reason": reason, "finished": record.now()}
@@ -358,7 +387,9 @@ class Run:
             self.save_record(**changes)
         except OSError as error:
             self.notice(f"{self.path}: the record could not be saved: {error.strerror or error}")
+            return error
         self._audience.tell("finish", self.record)
+        return None
 
 
 def _ours(name: str) -> bool:
@@ -371,31 +402,3 @@ def derived_status(content: RunRecord, path: Path) -> Status:
     if content.status == "running" and not lock.alive(path):
         return "interrupted"
     return content.status
-
-
-def _config_yaml(content: RunRecord) -> str:
-    from ruamel.yaml import YAML
-
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.allow_unicode = True
-    yaml.sort_base_mapping_type_on_output = False
-    text = io.StringIO()
-    yaml.dump({"study": content.study} | content.config, text)
-    lines = [*_REPEATS, *(_EXTENDED if content.config.get("extra_steps") else ())]
-    if together := content.resolved.get(record.TOGETHER):
-        lines.append(
-            f"It was trained in one stack with {len(together) - 1} other runs: trained alone it "
-            "repeats within rounding."
-        )
-    return "".join(f"# {line}\n" for line in lines) + text.getvalue()
-
-
-_REPEATS = (
-    "This run's configuration. If cutaway trained it, `cutaway train` with this file repeats it,",
-    "with what was measured or found out as it began; bit for bit on the same machine with the same",
-    "versions, elsewhere within rounding.",
-)
-_EXTENDED = (
-    "It was extended: extra_steps are the steps trained after the planned ones, at the final rate.",
-)

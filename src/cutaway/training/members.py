@@ -88,7 +88,13 @@ class Members:
             self.outcomes[member] = Outcome(step, saver.best_at[member], metrics)
             self.active.remove(member)
             observer.recorder.stop(member, step)
-            self.runs[member].finish(metrics)
+            try:
+                self.runs[member].finish(metrics)
+            except RunFailed as failure:  # the others of a stack go on
+                if len(self.runs) == 1:
+                    raise
+                self.outcomes[member] = Outcome(step, failure=failure)
+                continue
             saver.prune(member)  # only now: until it is done a resume needs what the others have
 
     def drop(self, failures: Mapping[int, RunFailed], recorder: Recorder) -> None:
