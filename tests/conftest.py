@@ -17,6 +17,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"
 
+# Seconds after which what has not come will not come: far beyond what any load makes of it, so that
+# no outcome depends on how busy the machine is.
+PATIENCE = 1800
+
 SUBJECTS = [
     "the cat",
     "a small dog",

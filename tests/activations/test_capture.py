@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from activations.tiny_models import CAUSAL, ENCODERS, LAYERS, LAYOUTS, random_tokens
+from conftest import PATIENCE
 from cutaway.activations.capture import capture
 from cutaway.activations.splice import splice
 from cutaway.base.errors import UserError
@@ -187,7 +188,7 @@ def test_threads_may_share_a_model(tiny_model) -> None:
     """Each pass waits for the other in the middle, so that both are under way at once."""
     model = tiny_model("llama")
     plain = [capture(model, random_tokens(seed=s), "1,2") for s in (0, 1)]
-    together = threading.Barrier(2, timeout=10)
+    together = threading.Barrier(2, timeout=PATIENCE)
 
     def one(seed: int) -> dict[Site, Tensor]:
         def meet(state: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -220,18 +221,41 @@ def test_a_disk_that_fills_up_fails_the_run_and_can_be_resumed(
 MANY = {"tokens": 9_000, "layers": "embed,0", "shard_rows": 160}  # 71 shards of eight contexts
 
 
+def arguments(model: Path, corpus: Path, out: Path) -> list[object]:
+    """Of an extraction to many small shards."""
+    size = ["--layers", "embed,0", "--tokens", 9_000, "--shard-rows", 160]
+    return ["extract", model, "--data", corpus, *size, "--out", out]
+
+
 def started(model: Path, corpus: Path, out: Path, *more: str) -> subprocess.Popen:
-    arguments = ["--data", corpus, "--layers", "embed,0", "--tokens", 9_000, "--shard-rows", 160]
-    return command("extract", model, *arguments, "--out", out, *more)
+    return command(*arguments(model, corpus, out), *more)
 
 
-def until_shards(process: subprocess.Popen, out: Path, count: int) -> None:
-    """Wait until the process has so many shards on the disk."""
-    until = time.monotonic() + 60
-    while len(list((out / "shards").glob("[0-9]*"))) < count:
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < until
-        time.sleep(0.001)
+SIGNALLED = """
+import os, sys
+from cutaway.activations.collecting import ShardWriter
+from cutaway.cli.main import run
+
+number, left, write = int(sys.argv[1]), [int(sys.argv[2])], ShardWriter._write
+def counted(*given):
+    write(*given)
+    left[0] -= 1
+    if left[0] == 0:
+        os.kill(os.getpid(), number)
+ShardWriter._write = counted
+sys.exit(run(sys.argv[3:]))
+"""
+
+
+def signalled(number: int, shards: int, *words: object) -> subprocess.Popen:
+    """`cutaway ...` as a process that gets a signal as it has written so many shards: however busy
+    the machine is, neither before nor after."""
+    return subprocess.Popen(
+        [sys.executable, "-c", SIGNALLED, str(int(number)), str(shards), *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_killed_then_stopped_by_ctrl_c_an_extraction_ends_with_the_same_files(
@@ -239,19 +263,14 @@ def test_killed_then_stopped_by_ctrl_c_an_extraction_ends_with_the_same_files(
 ) -> None:
     whole = made(gpt2_run, corpus, tmp_path / "whole", **MANY)
     out, draw = tmp_path / "killed", random.Random()
-    killed = started(gpt2_run, corpus, out)
     place = draw.randrange(1, 30)
-    until_shards(killed, out, place)
-    time.sleep(draw.random() * 0.01)
-    killed.send_signal(signal.SIGKILL)
+    killed = signalled(signal.SIGKILL, place, *arguments(gpt2_run, corpus, out))
     killed.communicate()
     assert Run.open(out).status == "interrupted"
     before = len(json.loads((out / "manifest.json").read_text())["shards"])
     assert place - 1 <= before < len(whole.manifest["shards"])
 
-    stopped = command("extract", "--resume", "--out", out)
-    until_shards(stopped, out, before + 5)
-    stopped.send_signal(signal.SIGINT)
+    stopped = signalled(signal.SIGINT, 5, "extract", "--resume", "--out", out)
     _, error = stopped.communicate()
     assert (stopped.returncode, "--resume goes on" in error) == (130, True)
     run = Run.open(out)

@@ -14,7 +14,7 @@ import pytest
 from cli.broken_states import make_states_and_dictionary
 from cli.dictionary_cases import DICTIONARY_CASES
 from cli.grokking_cases import GROKKING_CASES
-from conftest import TINY, command, sentences, settings_args
+from conftest import PATIENCE, TINY, command, sentences, settings_args
 from cutaway.cli.main import run
 
 
@@ -345,7 +345,7 @@ def test_a_full_disk_ends_the_run_in_one_line(place) -> None:
 
     process = command(*place.train, "--n-embd", "64", "--out", "new", cwd=place.root)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (200_000, 200_000))
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode in (1, 2)
     assert sum(line.startswith("cutaway: ") for line in errors.splitlines()) == 1
     assert "Traceback" not in errors
@@ -389,9 +389,9 @@ def test_two_processes_on_one_run_the_second_is_told_who_is_first(place) -> None
             break
         time.sleep(0.05)
     second = command(*arguments, "--resume", cwd=place.root)
-    _, errors = second.communicate(timeout=60)
+    _, errors = second.communicate(timeout=PATIENCE)
     first.terminate()
-    first.communicate(timeout=60)
+    first.communicate(timeout=PATIENCE)
     assert second.returncode == 2
     assert str(first.pid) in errors
     assert socket.gethostname() in errors

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 
-from conftest import GROK, TINY, command, settings_args
+from conftest import GROK, PATIENCE, TINY, command, settings_args
 from cutaway.cli.main import run
 from cutaway.runs.folder import Run
 
@@ -21,7 +21,7 @@ def test_a_loss_that_becomes_nan_ends_the_process_with_1(corpus, tmp_path) -> No
     }
     arguments = ["train", "docstrings-tiny", *settings_args(settings), "--data", corpus]
     process = command(*arguments, "--out", tmp_path / "run")
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1, errors
     complaints = [line for line in errors.splitlines() if line.startswith("cutaway: ")]
     assert len(complaints) == 1
@@ -75,7 +75,7 @@ def test_a_run_killed_by_force_reads_as_interrupted_and_its_figures_can_be_asked
         time.sleep(0.05)
     assert Run.open(tmp_path / "run").status == "running"
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     killed = Run.open(tmp_path / "run")
     assert killed.record.status == "running"  # nobody was left to write it
     assert killed.status == "interrupted"
@@ -89,7 +89,7 @@ def test_a_grokking_run_that_diverges_ends_with_1_and_its_rows_can_be_read(tmp_p
     file = tmp_path / "wild.yaml"
     file.write_text(json.dumps({"study": "grokking", **settings}))
     process = command("train", file, "--out", tmp_path / "run")
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1, errors
     complaints = [line for line in errors.splitlines() if line.startswith("cutaway: ")]
     assert len(complaints) == 1

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import PATIENCE
 from cutaway.dictionaries.base import DictionaryShape
 from cutaway.dictionaries.features import read_features
 from cutaway.dictionaries.features_table import Features
@@ -64,7 +65,7 @@ def browse(page: str, folder: Path, script: str = "", address: str = "", *flags:
     headless = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=4000"]
     command = [CHROMIUM, *headless, f"--user-data-dir={folder / 'profile'}", *flags, "--dump-dom"]
     done = subprocess.run(
-        [*command, f"{file.as_uri()}{address}"], capture_output=True, text=True, timeout=60
+        [*command, f"{file.as_uri()}{address}"], capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import cutaway
-from conftest import command, settings_args
+from conftest import PATIENCE, command, settings_args
 from cutaway.activations.store import ActivationStore, mapped, write_shard
 from cutaway.base.errors import RunFailed, UserError
 from cutaway.dictionaries import pipeline
@@ -36,7 +36,7 @@ def whole(gpt2_run: Path, corpus: Path, tmp_path_factory) -> Path:
     """An uninterrupted pipeline's folder; tests only read it."""
     out = tmp_path_factory.mktemp("pipeline") / "whole"
     process = command("sae", "pipeline", gpt2_run, "--data", corpus, *ASK, "--out", out)
-    shown, errors = process.communicate(timeout=120)
+    shown, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     (out.parent / "shown.txt").write_text(shown)
     return out
@@ -170,7 +170,7 @@ def killed(ask: list, folder: Path) -> Path:
                 break
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
         if process.returncode == -9 and Run.open(out / "residual.0").record.status == "running":
             return out
     raise AssertionError("no attempt was killed in the middle")
@@ -185,7 +185,7 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_bits(
     assert Run.open(out / "residual.0").status != "done"
     finished = digests(out / "embed")
     process = command(*ask, "--out", out, "--resume")
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     assert digests(out / "embed") == finished
     for site in ("embed", "residual.0"):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import command, settings_args
+from conftest import PATIENCE, command, settings_args
 from cutaway.base.errors import UserError
 from cutaway.dictionaries.base import Dictionary
 from cutaway.dictionaries.config import DictionaryConfig
@@ -49,7 +49,7 @@ def found(tmp_path_factory) -> Path:
     """What the preset makes of a truth of 32 features in 16 dimensions, 2 of them active."""
     out = tmp_path_factory.mktemp("synthetic") / "found"
     process = command("train", "sae-synthetic", *settings_args(SMALL), "--out", out)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     return out
 

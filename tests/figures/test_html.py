@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from markupsafe import Markup
 
+from conftest import PATIENCE
 from cutaway.figures import Picture, Section, Table, figure_png, figure_svg, look, page
 from cutaway.figures.curves import Series, curves
 
@@ -167,7 +168,7 @@ def test_a_browser_sorts_and_filters_the_table(html, tmp_path):
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     import html as entities
     import json

@@ -129,7 +129,7 @@ def test_members_of_an_ensemble_equal_runs_alone_after_100_steps(over, tmp_path)
     stacked = train_together("grokking", configs, [tmp_path / f"m{i}" for i in range(3)])
     for index, (own, member) in enumerate(zip(configs, stacked, strict=True)):
         alone = train("grokking", own, tmp_path / f"alone{index}")
-        assert_same_run(member, alone, 1e-9)
+        assert_same_run(member, alone, 1e-7)  # ⟂Grad enlarges roundings the most
 
 
 def assert_same_run(one: Run, other: Run, tolerance: float) -> None:
@@ -166,24 +166,34 @@ def assert_same_run(one: Run, other: Run, tolerance: float) -> None:
             assert values == pytest.approx(expected, rel=1e-6, abs=1e-7), column
 
 
-def test_a_stack_leaves_the_phases_of_runs_alone_in_float32(tmp_path) -> None:
+def test_a_stack_leaves_the_phases_of_runs_alone(tmp_path) -> None:
+    """In float64: in float32 roundings grow within a hundred steps into other phases."""
     from cutaway.grokking.phases import phases
 
     shared = {
         "p": 31, "hidden_dim": 128, "epochs": 150, "model_type": "baseline", "activation": "relu",
         "optimizer": "orthograd_adamw", "lr": 0.015, "beta2": 0.999, "weight_decay": 0.0,
         "grad_clip": None, "train_frac": 0.7, "compute_weight_curvature": False,
-        "compute_sensitivity": False, "log_every": 10,
+        "compute_sensitivity": False, "log_every": 10, "precision": "float64",
     }  # fmt: skip
     configs = [config(**shared, seed=seed, data_seed=seed) for seed in range(3)]
     stacked = train_together("grokking", configs, [tmp_path / f"m{i}" for i in range(3)])
     for index, (own, member) in enumerate(zip(configs, stacked, strict=True)):
         alone = train("grokking", own, tmp_path / f"alone{index}")
         together, solo = (phases(run.read(), sustain=0) for run in (member, alone))
-        assert (together.memorised, together.grokked) == (
-            pytest.approx(solo.memorised, abs=10),
-            pytest.approx(solo.grokked, abs=10),
-        )
+        assert (together.memorised, together.grokked) == (solo.memorised, solo.grokked)
+        assert solo.grokked is not None
+
+
+def test_a_stack_in_float32_begins_as_runs_alone(tmp_path) -> None:
+    shared = {"epochs": 10, "log_every": 5, "model_type": "baseline"}
+    configs = [config(**shared, seed=seed, data_seed=seed) for seed in range(2)]
+    stacked = train_together("grokking", configs, [tmp_path / f"m{i}" for i in range(2)])
+    for index, (own, member) in enumerate(zip(configs, stacked, strict=True)):
+        alone = train("grokking", own, tmp_path / f"alone{index}")
+        for column in ("train_loss", "test_loss"):
+            losses = (run.read()[column].to_pylist() for run in (member, alone))
+            assert next(losses) == pytest.approx(next(losses), rel=1e-4)
 
 
 def test_a_member_that_fails_leaves_the_others_whole(tmp_path) -> None:

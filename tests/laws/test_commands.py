@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from conftest import PATIENCE
 from cutaway.cli.main import COMMANDS, GROUPS
 
 HEAVY = (
@@ -34,7 +35,10 @@ print("HEAVY", heavy, code)
 def helped(path: list[str]) -> str:
     code = PROBE.format(heavy=HEAVY)
     done = subprocess.run(
-        [sys.executable, "-c", code, *path, "--help"], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code, *path, "--help"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
     assert done.stdout.rstrip().endswith("HEAVY [] 0"), done.stdout[-300:] + done.stderr[-300:]
     return done.stdout

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import GROK, TINY, command
+from conftest import GROK, PATIENCE, TINY, command
 from cutaway.runs.folder import Run
 from cutaway.studies.registry import STUDIES, config_of, study_of
 from cutaway.studies.settings import resolve
@@ -89,7 +89,7 @@ def whole(small, tmp_path_factory) -> Path:
     """An uninterrupted run."""
     out = tmp_path_factory.mktemp("whole") / "run"
     process = command(*small[2], "--out", out)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     return out
 
@@ -99,14 +99,14 @@ def cut_short(process: subprocess.Popen, run: Path, how: int, draw: random.Rando
     began = time.monotonic()
     started = run / "checkpoints"
     before = sorted(started.iterdir()) if started.exists() else []
-    while process.poll() is None and time.monotonic() - began < 60:
+    while process.poll() is None and time.monotonic() - began < PATIENCE:
         if started.exists() and sorted(started.iterdir()) != before:
             break
         time.sleep(0.002)
     time.sleep(draw.uniform(0, 0.25))
     if process.poll() is None:
         process.send_signal(how)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
@@ -118,7 +118,7 @@ def test_a_run_cut_five_times_equals_the_whole_bit_for_bit(small, whole, tmp_pat
         cut_short(process, out, how, draw)
         codes.append(process.returncode)
     process = command(*small[2], "--out", out, "--resume")
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     expected = {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}[how]
     assert expected in codes, f"no attempt was cut: exit codes {codes}"
@@ -153,13 +153,13 @@ def test_extra_steps_equal_a_run_that_was_planned_longer(small, tmp_path) -> Non
     """Beyond the schedule's end the rate stays at its floor, so both runs take the same path."""
     name, _, args = small
     process = command(*args, *LENGTH[name](60, 60), "--out", tmp_path / "a")
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     process = command("train", tmp_path / "a", "--extra-steps", 20)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, errors
     long = command(*args, *LENGTH[name](80, 60), "--out", tmp_path / "c")
-    _, errors = long.communicate(timeout=120)
+    _, errors = long.communicate(timeout=PATIENCE)
     assert long.returncode == 0, errors
     assert_same_bits(final_state(tmp_path / "a"), final_state(tmp_path / "c"))
     record = Run.open(tmp_path / "a").record

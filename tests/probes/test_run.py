@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from conftest import PATIENCE
 from cutaway.base import display
 from cutaway.base.errors import Interrupted, RunFailed, UserError
 from cutaway.nets.reference import open_model
@@ -166,7 +167,7 @@ def child(code: str, *arguments: object) -> int:
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert "Traceback" not in process.stderr, process.stderr
     return process.returncode

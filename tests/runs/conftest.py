@@ -43,6 +43,7 @@ def process() -> Iterator[Callable[..., subprocess.Popen]]:
     def start(code: str, *arguments: object) -> subprocess.Popen:
         one = subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

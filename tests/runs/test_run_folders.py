@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 from ruamel.yaml import YAML
 
+from conftest import PATIENCE
 from cutaway.base.errors import UserError
 from cutaway.runs import Run, lock
 
@@ -46,7 +47,7 @@ HOLDER = """
 """
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Until `condition()`; fails after a while."""
     end = time.monotonic() + seconds
     while not condition():
@@ -292,13 +293,15 @@ def test_two_processes_that_create_one_run_at_once_make_one(
         try:
             run = Run.create(sys.argv[1], study="language", config={})
             print("made", flush=True)
-            time.sleep(1)
+            sys.stdin.read()  # it has the run until all have been told
         except UserError as error:
             print(error, flush=True)
     """
     start = time.time() + 1.5
     racers = [process(code, tmp_path / "run", start) for _ in range(4)]
-    told = [racer.communicate()[0].strip() for racer in racers]
+    told = [racer.stdout.readline().strip() for racer in racers]
+    for racer in racers:
+        racer.communicate()
     assert told.count("made") == 1
     assert all("being written by process" in one for one in told if one != "made")
 
@@ -309,7 +312,8 @@ def test_two_runs_under_one_root_do_not_disturb_each_other(
     writers = [process(WRITER, tmp_path / "runs" / name, -1) for name in "ab"]
     for writer in writers:
         writer.stdout.readline()
-    time.sleep(0.5)
+    for name in "ab":
+        wait_for(lambda name=name: len(steps(Run.open(tmp_path / "runs" / name))) > 100)
     for writer in writers:
         writer.kill()
         writer.wait()
@@ -357,7 +361,7 @@ def test_seconds_count_over_resumes(make: Callable[..., Run]) -> None:
     with Run.resume(run.path) as again:
         time.sleep(0.05)
         again.finish({})
-    assert 100.05 <= Run.open(run.path).record.seconds < 101
+    assert 100.05 <= Run.open(run.path).record.seconds < 100 + PATIENCE
     assert Run.open(run.path).record.reason is None
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import command
+from conftest import PATIENCE, command
 from cutaway.base.errors import UserError
 from cutaway.cli.main import run
 from cutaway.runs.folder import Run
@@ -161,8 +161,8 @@ def test_a_killed_stack_goes_on_without_losing_or_repeating_a_run(six, whole, tm
     worker = writer(last)
     process.kill()
     os.kill(worker, signal.SIGKILL)
-    process.communicate(timeout=60)
-    until = time.monotonic() + 20  # a killed process may take its time to go on a busy machine
+    process.communicate(timeout=PATIENCE)
+    until = time.monotonic() + PATIENCE
     while set(statuses(out).values()) != {"interrupted"} and time.monotonic() < until:
         time.sleep(0.05)
     assert set(statuses(out).values()) == {"interrupted"}

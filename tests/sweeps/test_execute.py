@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import command
+from conftest import PATIENCE, command
 from cutaway.cli.main import run
 from cutaway.runs.folder import Run
 from cutaway.runs.store import RunStore
@@ -40,7 +40,9 @@ def sweep_file(folder: Path, settings: dict, **axes) -> Path:
     return file
 
 
-def wait_until(condition, process: subprocess.Popen | None = None, seconds: float = 60) -> None:
+def wait_until(
+    condition, process: subprocess.Popen | None = None, seconds: float = PATIENCE
+) -> None:
     began = time.monotonic()
     while not condition():
         assert time.monotonic() - began < seconds, "it never came to that"
@@ -49,7 +51,7 @@ def wait_until(condition, process: subprocess.Popen | None = None, seconds: floa
 
 
 def finished(process: subprocess.Popen) -> tuple[int, str, str]:
-    out, errors = process.communicate(timeout=120)
+    out, errors = process.communicate(timeout=PATIENCE)
     return process.returncode, out, errors
 
 
@@ -181,8 +183,8 @@ def test_a_killed_sweep_goes_on_without_losing_or_repeating_a_run(
     process.kill()
     if killed == "sweep and worker":
         os.kill(worker, signal.SIGKILL)
-    process.communicate(timeout=60)
-    wait_until(lambda: statuses(out)["lr0.01_s1"] != "running", seconds=20)  # it notices, and ends
+    process.communicate(timeout=PATIENCE)
+    wait_until(lambda: statuses(out)["lr0.01_s1"] != "running")  # it notices, and ends
     assert statuses(out) == {"lr0.01_s0": "done", "lr0.01_s1": "interrupted"}
     done = (out / "lr0.01_s0" / "run.json").read_bytes()
 

@@ -126,7 +126,7 @@ def test_a_taken_folder_fails_one_run_of_an_ensemble(tmp_path, capsys) -> None:
     assert run(["sweep", str(file), "--ensemble", "--out", str(out), "--json"]) == 1
     shown = capsys.readouterr()
     rows = {row["run"]: row for row in json.loads(shown.out)}
-    assert [rows[f"s{n}"]["status"] for n in range(3)] == ["done", "failed", "done"]
+    assert [rows[f"s{n}"]["status"] for n in range(3)] == ["done", "failed", "done"], shown
     assert "is not empty (holds notes.txt)" in rows["s1"]["reason"]
     assert [path.name for path in (out / "s1").iterdir()] == ["notes.txt"]
     (out / "s1" / "notes.txt").unlink()
@@ -151,3 +151,56 @@ def test_a_worker_that_dies_takes_no_reason_with_it(tmp_path) -> None:
         "a": ("interrupted", killed),
         "b": ("interrupted", killed),
     }
+
+
+def refusing_to_say_done(of: str, monkeypatch, error: OSError, times: int = 1) -> None:
+    """The disk refuses the record of that run so many times as soon as it says `done`."""
+    from cutaway.runs import record
+
+    plain, left = record.write, [times]
+
+    def write(content, folder):
+        if folder.name == of and content.status == "done" and left[0]:
+            left[0] -= 1
+            raise error
+        plain(content, folder)
+
+    monkeypatch.setattr(record, "write", write)
+
+
+def test_a_last_word_the_disk_refuses_fails_that_run_and_says_so(tmp_path, monkeypatch) -> None:
+    refusing_to_say_done("short", monkeypatch, OSError(28, "No space left on device"))
+    short, long, _ = told(jobs(tmp_path))
+    assert short[0] == "failed"
+    assert short[1].endswith("short: the record could not be saved: No space left on device")
+    assert long == ("done", None)
+    record = Run.open(tmp_path / "short").record
+    assert (record.status, record.reason) == short
+    [again] = told(jobs(tmp_path, resume=True)[:1])
+    assert again == ("done", None)
+
+
+def test_alone_too_a_last_word_that_is_refused_is_a_failure(tmp_path, monkeypatch, capsys) -> None:
+    file = tmp_path / "one.yaml"
+    file.write_text(json.dumps({"study": "grokking", **SMALL, "epochs": 10}))
+    refusing_to_say_done("run", monkeypatch, OSError(5, "Input/output error"))
+    assert run(["--quiet", "train", str(file), "--out", str(tmp_path / "run")]) == 1
+    assert "the record could not be saved: Input/output error" in capsys.readouterr().err
+    assert Run.open(tmp_path / "run").record.status == "failed"
+
+
+def test_why_a_run_lost_its_process_is_in_its_record(tmp_path) -> None:
+    file, out = tmp_path / "two.yaml", tmp_path / "out"
+    settings = {**SMALL, "epochs": LONG, "checkpoint_every": 200, "keep_checkpoints": 1}
+    file.write_text(json.dumps({"study": "grokking", **settings, "seeds": 2}))
+    process = command("sweep", file, "--ensemble", "--out", out, "--json")
+    wait_until(lambda: has_saved(out / "s0") and has_saved(out / "s1"), process)
+    os.kill(writer(out / "s1"), signal.SIGKILL)
+    code, printed, _ = finished(process)
+    assert code == 1
+    for row in json.loads(printed):
+        record = Run.open(out / row["run"]).record
+        assert (
+            record.reason == row["reason"] == "its process was killed by SIGKILL (out of memory?)"
+        )
+        assert record.status == row["status"] == "interrupted"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -75,10 +76,18 @@ def test_docstrings_are_the_english_of_this_python() -> None:
     assert source("docstrings:all").fingerprint() != found.fingerprint()
 
 
-def test_docstrings_all_adds_installed_packages() -> None:
+def test_docstrings_all_adds_installed_packages(tmp_path: Path, monkeypatch) -> None:
+    """Of the folder where this Python has its packages, whatever else is found elsewhere."""
+    (tmp_path / "mine.py").write_text('"""What a package of mine is for."""\n')
+    place = sysconfig.get_path
+    monkeypatch.setattr(
+        sysconfig,
+        "get_path",
+        lambda key: str(tmp_path) if key.endswith("lib") and key != "stdlib" else place(key),
+    )
     ids = (document.id for document in source("docstrings:all").documents())
     assert next(ids) == "__future__"
-    assert any(id.startswith("installed:") for id in ids)
+    assert [id for id in ids if id.startswith("installed:")] == ["installed:mine"]
 
 
 def test_a_python_without_sources_is_refused(tmp_path: Path, monkeypatch) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conftest import PATIENCE
 from cutaway.base.errors import UserError
 from cutaway.text import source, train
 from cutaway.text.files import FilesSource
@@ -141,7 +142,7 @@ print(files.folder, int(files.train.sum()), int(files.validation.sum()))
 def test_processes_that_build_the_same_at_once_agree(corpus: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", BUILD, str(corpus), str(tmp_path / "cache")]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    said = {process.communicate(timeout=60)[0] for process in running}
+    said = {process.communicate(timeout=PATIENCE)[0] for process in running}
     assert [process.returncode for process in running] == [0] * 4
     assert len(said) == 1
     left = [path.name for path in (tmp_path / "cache" / "tokens").iterdir()]

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import PATIENCE
 from cutaway.base.errors import UserError
 from cutaway.text import Tokenizer, pretrained, train
 
@@ -172,7 +173,11 @@ except UserError as error:
 """
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
     run = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
     assert run.stdout.startswith(
         "tokenizer = 'gpt2': no such folder here, and the Hugging Face hub"

@@ -32,6 +32,7 @@ class DictionaryConfig(SyntheticFields, OrthogonalityFields, StudyConfig):
     free: ClassVar[frozenset[str]] = StudyConfig.free | {
         *("activations", "name", "checkpoint_every", "keep_checkpoints", "target_recon_loss"),
     }
+    settled: ClassVar[frozenset[str]] = StudyConfig.settled | {"break_even"}
     sections: ClassVar[tuple[str, ...]] = ("sae", "sae_training")
 
     name: str | None = Field(None, pattern=r"^[^/\\\x00]+$")
@@ -76,6 +77,9 @@ class DictionaryConfig(SyntheticFields, OrthogonalityFields, StudyConfig):
     """Nested widths (matryoshka); default d_hidden / 16, / 4 and whole."""
     kernels: Literal["auto", "sparse", "dense"] = "auto"
     """How products are worked; auto measures both at the start."""
+    break_even: float | None = Field(None, ge=0, le=2)
+    """Share of active features from which on products are dense, where kernels: auto; measured at
+    the start where it is not given."""
 
     epochs: float = Field(20.0, gt=0)
     """Passes over the training states."""
@@ -176,6 +180,7 @@ class DictionaryConfig(SyntheticFields, OrthogonalityFields, StudyConfig):
             *("skip_first", "data_seed", "batch_size", "validation_fraction", "eval_tokens"),
             *("epochs", "max_steps", "decay_steps", "eval_every", "log_every", "checkpoint_every"),
             *("keep_checkpoints", "device", "precision", "compile", "d_hidden", "seed"),
+            *("threads", "halvings"),
         )
         truth = None if self.truth is None else self.truth.to_json()
         return json.dumps({**{name: getattr(self, name) for name in names}, "truth": truth})
@@ -258,7 +263,12 @@ class DictionaryConfig(SyntheticFields, OrthogonalityFields, StudyConfig):
             for name, kinds in _OF_SOME.items()
             if getattr(self, name) is not None and self.architecture not in kinds
         ]
-        return [f"{', '.join(void)}: without effect in {self.architecture}"] if void else []
+        lines = [f"{', '.join(void)}: without effect in {self.architecture}"] if void else []
+        if self.break_even is not None and self.kernels != "auto":
+            lines.append(
+                f"break_even = {self.break_even:g}: without effect, as kernels = {self.kernels}"
+            )
+        return lines
 
     def loop(self) -> LoopConfig:
         """Of a config that `sized` has filled in; of another, for a million states of width 768."""
@@ -283,6 +293,8 @@ class DictionaryConfig(SyntheticFields, OrthogonalityFields, StudyConfig):
             device=self.device,
             precision=self.precision,
             compile=self.compile,
+            threads=self.thread_count(),
+            halvings=self.halvings,
         )
 
 

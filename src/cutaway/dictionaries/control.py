@@ -59,6 +59,14 @@ class SparsityState(nn.Module):
             if precision in measured:
                 self.break_even[place] = measured[precision]
 
+    def settle(self, precision: str) -> dict[str, float]:
+        """Keep the `break_even` of this precision only, and say what it is, where it decides."""
+        if self.settings.kernels != "auto":
+            return {}
+        chosen = float(self.break_even[int(precision == "bfloat16")])
+        self.break_even.fill_(chosen)
+        return {"break_even": chosen}
+
     def dense(self, features: int) -> bool:
         """Whether the next step is worked densely.
 

@@ -27,6 +27,7 @@ from cutaway.dictionaries.base import Dictionary
 from cutaway.nets.model import Model, ModelReference
 from cutaway.nets.sampling import continued
 from cutaway.nets.sites import Site, parse_site
+from cutaway.stats.ties import largest
 
 Mode = Literal["set", "scale", "add"]
 
@@ -140,7 +141,7 @@ def compare_logits(
     top = min(top, len(moved))
 
     def rows(signed: Tensor) -> list[dict[str, Any]]:
-        values, which = signed.topk(top)
+        values, which = largest(signed, top)
         return [
             {
                 "token_id": id,

@@ -17,6 +17,7 @@ import numpy as np
 
 from cutaway.base import files
 from cutaway.base.errors import UserError
+from cutaway.stats.ties import largest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -248,9 +249,8 @@ class Report:
         weight = decoder_weight.to(rows.device, torch.float32)
         weight = weight - weight.mean(0)
         k = min(self.top_tokens, len(weight))
-        found = [(part @ weight.T).topk(k) for part in rows.split(256)]
-        logits = torch.cat([one.values for one in found]).flatten().cpu().numpy()
-        tokens = torch.cat([one.indices for one in found]).flatten().cpu().numpy()
+        found = [largest(part @ weight.T, k) for part in rows.split(256)]
+        logits, tokens = (torch.cat(one).flatten().cpu().numpy() for one in zip(*found))
         columns = {"token_id": tokens, "token": self.names(tokens), "logit": logits}
         return _lists(np.full(len(rows), k), columns)
 

@@ -23,7 +23,7 @@ from cutaway.figures.curves import Series, curves
 from cutaway.figures.panels import Panel, panels
 from cutaway.figures.recorded import decades, recorded, rows
 from cutaway.nets.sites import parse_site
-from cutaway.stats.ranking import rank
+from cutaway.stats.ties import rank
 
 if TYPE_CHECKING:
     import pyarrow as pa

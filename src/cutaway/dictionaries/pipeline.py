@@ -35,6 +35,7 @@ from cutaway.nets.sites import Site, parse_sites
 from cutaway.runs import checksums, places, record
 from cutaway.runs.folder import Run
 from cutaway.studies.settings import resolve
+from cutaway.studies.settled import settings_of
 from cutaway.studies.train import require_same, train
 
 STORE, FEATURES = "activations", "features"
@@ -88,7 +89,7 @@ def require_begun(out: Path, settings: Mapping[str, Any], place: Path | None = N
         raise UserError(f"{out}: {there}; without --resume a new one begins there")
     for run in runs:
         if run.record.study == "dictionary":
-            before = run.record.config
+            before = settings_of(run.record, DictionaryConfig)
             require_same(before, resolve(DictionaryConfig, before, dict(settings)), run.path)
 
 
@@ -161,7 +162,7 @@ def train_layers(
         else:
             files.require_writable(folder)
             Run.require_free(folder)
-    others = next(iter(begun.values()), {})
+    others = {**next(iter(begun.values()), {}), "extra_steps": []} if begun else {}
     finished: list[Path] = []
     failures: dict[Site, CutawayError] = {}
     for site in sites:

@@ -121,7 +121,7 @@ def _prepared(
         "validation_states": sum(len(one) for one in held_out),
     }
     if config.kernels == "auto":
-        resolved["break_even"] = _measure(task, sample, config.device)
+        resolved["break_even"] = _break_even(task, sample, config)
     instruments: list[Instrument] = [Directions(config.eval_every)]
     if isinstance(source.validation, SyntheticStream):
         instruments.append(GroundTruth(config.eval_every, source.validation))
@@ -168,9 +168,21 @@ def _settings(config: DictionaryConfig) -> Settings:
     )
 
 
-def _measure(task: DictionaryTask, sample: Tensor, device_name: str) -> dict[str, float]:
-    """Set where the dense way becomes the faster one, for each precision there is."""
-    device = hardware.device(device_name)
+def _break_even(task: DictionaryTask, sample: Tensor, config: DictionaryConfig) -> dict[str, float]:
+    """Set where the dense way becomes the faster one, for each precision that may be used."""
+    device = hardware.device(config.device)
+    possible = hardware.precisions(device)
+    precisions = possible if config.precision == "auto" else (config.precision,)
+    found = dict.fromkeys(precisions, config.break_even)
+    if config.break_even is None:
+        found = _measure(task, sample, device, precisions)
+    task.control.set_break_even(found)
+    return found
+
+
+def _measure(
+    task: DictionaryTask, sample: Tensor, device: torch.device, precisions: Sequence[str]
+) -> dict[str, float]:
     x = sample[: task.train_states.batch_size] * task.model.input_scale
     if len(x) < 2 or device.type not in ("cpu", "cuda"):
         return {}
@@ -179,9 +191,8 @@ def _measure(task: DictionaryTask, sample: Tensor, device_name: str) -> dict[str
     found: dict[str, float] = {}
     while not found and len(x) > 1:
         try:
-            for name in hardware.precisions(device):
+            for name in precisions:
                 found[name] = break_even(model, x.to(device), getattr(torch, name))
         except torch.OutOfMemoryError:  # training will cut its batches into parts as well
             found, x = {}, x[: len(x) // 2]
-    task.control.set_break_even(found)
     return found

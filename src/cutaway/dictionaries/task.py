@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -159,6 +159,9 @@ class DictionaryTask(Task):
         score = figures["normalised_mse"] + max(0.0, off - 0.1)
         return {"val_score": score} | {f"val_{name}": value for name, value in figures.items()}
 
+    def settle(self, member: int, precision: str) -> Mapping[str, Any]:
+        return self.control.settle(precision)
+
     def rate(self, name: str) -> float:
         return self.settings.threshold_rate if name == "model.threshold" else 1.0
 
@@ -221,6 +224,9 @@ class DictionaryStack(Task):
 
     def updater(self, configs: Sequence[LoopConfig]) -> Updater:
         return PerMember([AdamW(task, one) for task, one in zip(self.tasks, configs)])
+
+    def settle(self, member: int, precision: str) -> Mapping[str, Any]:
+        return self.tasks[member].settle(0, precision)
 
     def member_state(self, member: int) -> dict[str, Tensor]:
         return self.tasks[member].state_dict()

@@ -202,8 +202,12 @@ class GrokkingConfig(StudyConfig):
             # matrix products in bfloat16 blur what is measured here, so auto does not choose them
             precision="float32" if self.precision == "auto" else self.precision,
             compile=self.compile,
-            threads=1 if self._work() < _TINY_WORK else None,
+            threads=self.thread_count(),
+            halvings=self.halvings,
         )
+
+    def thread_count(self) -> int | None:
+        return self.threads or (1 if self._work() < _TINY_WORK else None)
 
     def stack_key(self) -> str | None:
         if self.lambda_jacobian or self.precision == "bfloat16" or self.compile:

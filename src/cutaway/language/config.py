@@ -175,6 +175,8 @@ class LanguageConfig(StudyConfig):
             device=self.device,
             precision=self.precision,
             compile=self.compile,
+            threads=self.thread_count(),
+            halvings=self.halvings,
         )
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cutaway.nets.backpack import Backpack
+from cutaway.stats.ties import largest
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def sense_effect(
         after = model(tokens[None])[0, -1]
     change = after - before
     moved = (after.softmax(0) - before.softmax(0)).abs()
-    order = moved.topk(min(top, len(moved))).indices
+    _, order = largest(moved, min(top, len(moved)))
     columns = {
         "token_id": order,
         "logit_before": before[order],

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cutaway.base.errors import UserError
 from cutaway.nets.backpack import Backpack
+from cutaway.stats.ties import largest
 from cutaway.training.instruments import Moment, Stateless
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def used(model: Backpack, windows: Tensor, batch_size: int = 16) -> Used:
 def predicts(model: Backpack, token: int, top: int = 20) -> list[dict[str, Any]]:
     """For each sense of a word, the tokens it raises most: rows of sense, token_id, logit."""
     senses = model.sense_vectors(torch.tensor([token], device=model.embedding.device))[0]
-    logits, ids = (senses @ model.embedding.t()).topk(min(top, model.config.vocab_size))
+    logits, ids = largest(senses @ model.embedding.t(), min(top, model.config.vocab_size))
     return [
         {"sense": sense, "token_id": one, "logit": logit}
         for sense, (row, values) in enumerate(zip(ids.tolist(), logits.tolist(), strict=True))
@@ -105,7 +106,7 @@ def evoked_by(model: Backpack, target: int, top: int = 20) -> list[dict[str, Any
     raises = torch.cat(
         [model.sense_vectors(some) @ direction for some in everything.split(_CHUNK_WORDS)]
     ).flatten()
-    logits, places = raises.topk(min(top, vocabulary * k))
+    logits, places = largest(raises, min(top, vocabulary * k))
     return [
         {"token_id": place // k, "sense": place % k, "logit": logit}
         for place, logit in zip(places.tolist(), logits.tolist(), strict=True)

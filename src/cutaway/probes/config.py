@@ -23,6 +23,8 @@ class ProbeConfig(StudyConfig):
         *("controls", "checkpoint_every", "keep_checkpoints"),
     }
 
+    settled: ClassVar[frozenset[str]] = StudyConfig.settled | {"dtype"}
+
     model: str | None = None
     """A run, a folder in Hugging Face layout, or a Hugging Face id."""
     data: str | None = None
@@ -160,6 +162,8 @@ class ProbeConfig(StudyConfig):
             # a step is a small product: bfloat16 gains nothing and costs digits of the weights
             precision="float32" if self.precision == "auto" else self.precision,
             compile=self.compile,
+            threads=self.thread_count(),
+            halvings=self.halvings,
         )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cutaway.base import hardware
 from cutaway.base.errors import UserError
-from cutaway.stats import bootstrap, scores
+from cutaway.stats import bootstrap, scores, ties
 
 BINS = scores.BINS
 FEWEST_DOCUMENTS = 10  # below which intervals draw stretches of text instead
@@ -85,9 +85,9 @@ def judge(
     """
     even, natural, label, documents, weight = _parts(even, natural, label, documents, keep)
     classes = even.shape[-1]
-    decided = even.argmax(-1)
+    decided = ties.decided(even)
     of_even = scores.class_counts(label, decided, classes, weight)
-    of_natural = scores.class_counts(label, natural.argmax(-1), classes, weight)
+    of_natural = scores.class_counts(label, ties.decided(natural), classes, weight)
     right, wide = of_even.diagonal(dim1=-2, dim2=-1), of_even.dtype
     recalls = right / of_even.sum(-1)
     low, high = _interval(decided, label, documents, weight, classes, draws, seed)
@@ -323,6 +323,7 @@ def _ranked(natural: Tensor, label: Tensor, weight: Tensor, one: int) -> tuple[T
     natural = natural.to(weight.dtype)
     others = [index for index in range(natural.shape[-1]) if index != one]
     odds = natural[..., one] - natural[..., others].logsumexp(-1)
+    odds = (odds / ties.TIE).round() * ties.TIE  # what differs by a rounding only counts as equal
     hit = label == one
     return scores.auroc(hit, odds, weight), scores.average_precision(hit, odds, weight)
 

@@ -8,7 +8,7 @@ from typing import Any
 from cutaway.base.errors import UserError
 from cutaway.nets.sites import Site, parse_site
 from cutaway.probes.probe import Probe
-from cutaway.stats.ranking import rank
+from cutaway.stats.ties import best
 
 SCORES = (
     *("balanced_accuracy", "low", "high", "recall", "specificity", "accuracy", "precision", "f1"),
@@ -35,7 +35,7 @@ class Findings:
     def best(self) -> Probe:
         """The probe of the layer that is best on validation: test chooses nothing."""
         scores = [row["validation_balanced_accuracy"] for row in self.layers]
-        return self.probes[max(range(len(scores)), key=lambda index: rank(scores[index]))]
+        return self.probes[best(range(len(scores)), scores.__getitem__)]
 
     def verdict(self) -> str:
         """What the layer that is best on validation scores on test, and the controls that tell most

@@ -17,6 +17,7 @@ from cutaway.base.seeds import torch_generator
 from cutaway.probes.controls import mass_mean
 from cutaway.stats.logistic import fit_logistic
 from cutaway.stats.softmax import fit_softmax
+from cutaway.stats.ties import decided, least
 
 _ROWS = 16_384  # rows whose sums are taken at once
 _DECADES = 3  # by which the strengths are extended, at most
@@ -141,7 +142,7 @@ def fit_layer(
     reached = torch.inf
     for _ in range(_DECADES if extend else 0):
         losses = _losses(fits[2][:1], validation_labels[:1], keep[:1], n_classes)[0]
-        best, before, reached = int(losses.argmin()), reached, float(losses.min())
+        best, before, reached = int(least(losses)), reached, float(losses.min())
         if 0 < best < len(c) - 1 or reached > _GAIN * before:
             break
         more = c[-1:] * 10 if best else c[:1] / 10
@@ -186,15 +187,15 @@ def _chosen(
     count = int(member.max()) + 1
     order = torch.randperm(count, generator=torch_generator(seed, 0, "cross-fit"))
     half = (order < count // 2)[member]
-    best = _losses(even, labels, keep, n_classes).argmin(-1)
+    best = least(_losses(even, labels, keep, n_classes))
     choice = []
     for side in (half, ~half):
         rows = keep & side
         there = [((labels == one) & rows).any(-1) for one in range(n_classes)]
-        found = _losses(even, labels, rows, n_classes).argmin(-1)
+        found = least(_losses(even, labels, rows, n_classes))
         choice.append(torch.where(torch.stack(there).all(0), found, best))
     sets = torch.arange(len(labels))
-    right = even.argmax(-1) == labels[:, None]
+    right = decided(even) == labels[:, None]
     correct = torch.where(half, right[sets, choice[1]], right[sets, choice[0]])
     recalls = []
     for one in range(n_classes):

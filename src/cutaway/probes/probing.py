@@ -39,6 +39,7 @@ from cutaway.probes.fitting import LayerFits, fit_layer, fit_mass_mean
 from cutaway.probes.inputs import Inputs, about_of, label_sets, require_classes, require_varied
 from cutaway.probes.probe import Probe
 from cutaway.probes.states import States
+from cutaway.stats import ties
 
 DRAWS = 3  # random labellings of each kind of control
 _NO_CONTROL = "{}: left out: {}"
@@ -348,7 +349,7 @@ class _Judging:
 
     def _accuracy(self, probe: Probe, at: Mapping[str, Tensor], part: str) -> float:
         """Balanced accuracy over a part."""
-        label, decided = self.label[part], probe.even(at[part]).argmax(-1)
+        label, decided = self.label[part], ties.decided(probe.even(at[part]))
         right = (decided == label).double()
         recalls = [right[label == one].mean() for one in range(self.classes)]
         return float(torch.stack(recalls).nanmean())

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from cutaway.stats.ties import best
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,7 +35,7 @@ def best_site(layers: Rows) -> str | None:
     for column in ("validation_balanced_accuracy", "balanced_accuracy"):
         known = [row for row in rows_of(layers) if math.isfinite(number(row, column))]
         if known:
-            return max(known, key=lambda row: number(row, column))["site"]
+            return best(known, partial(number, name=column))["site"]
     return None
 
 

@@ -21,7 +21,14 @@ from cutaway.probes.inputs import Inputs, open_inputs
 from cutaway.probes.probing import probe_layers
 from cutaway.runs.folder import Run
 from cutaway.studies.settings import resolve
-from cutaway.studies.train import require_same, require_same_parents, sinks_of, train_by_steps
+from cutaway.studies.settled import continued, settings_of
+from cutaway.studies.train import (
+    going_on,
+    require_same,
+    require_same_parents,
+    sinks_of,
+    train_by_steps,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -55,31 +62,38 @@ def train_probes(
     """
     if not isinstance(config, ProbeConfig):
         config = resolve(ProbeConfig, config)
+    from cutaway.training.guards import computing_with
+
     config, out = config.anchored(), Path(out)
     chosen_controls(config.controls)  # a mistake is told before anything slow
-    hardware.device(config.device)
+    if not (resume or extra_steps):
+        hardware.device(config.device)
     files.require_writable(out)
     if extra_steps and config.method in SOLVED:
         raise UserError(f"extra_steps = {extra_steps}: {_solved_by(config.method)}")
     if resume and not extra_steps and judged(out):
         run = Run.open(out)
-        require_same(run.record.config, config, out)
+        require_same(settings_of(run.record, ProbeConfig), config, out)
         controls = run.record.config["controls"]
         other = f" with controls = {controls!r}; others need a new run"
         notice(f"{out}: already done{other if config.controls != controls else ''}")
         return run
     if not resume and not extra_steps:
         _require_effect(config)
-    if config.method in SOLVED:
-        return _solved(config, out, resume)
-    from cutaway.probes.study import probes_of
+    if resume or extra_steps:
+        config = going_on(config, Run.open(out).record, out)
+    with computing_with(config.thread_count()):
+        if config.method in SOLVED:
+            return _solved(config, out, resume)
+        from cutaway.probes.study import probes_of
 
-    run = train_by_steps(STUDY, config, out, resume=resume, extra_steps=extra_steps)
-    inputs = open_inputs(config)
-    given = probes_of(run)
-    with Run.resume(out, sinks=sinks_of(config)) as run:
-        run.truncate(0, Findings().tables)  # of a judging that was cut off
-        _work(run, inputs, config, given)
+        run = train_by_steps(STUDY, config, out, resume=resume, extra_steps=extra_steps)
+        config = continued(config, run.record.config)
+        inputs = open_inputs(config)
+        given = probes_of(run)
+        with Run.resume(out, sinks=sinks_of(config)) as run:
+            run.truncate(0, Findings().tables)  # of a judging that was cut off
+            _work(run, inputs, config, given)
     return run
 
 
@@ -155,15 +169,16 @@ def _solved(config: ProbeConfig, out: Path, resume: bool) -> Run:
         before = Run.open(out)
         if before.status == "running":
             Run.require_free(out)  # refuses, naming the process that writes it
-        require_same(before.record.config, config, out)
     else:
         Run.require_free(out)
     inputs = open_inputs(config)
+    config = settled(config, inputs)
     parents = parents_of(inputs)
     sinks = sinks_of(config)
     if resume:
         require_same_parents(before.record.parents, parents, out)
         run = Run.resume(out, sinks=sinks)
+        run.save_record(config=config.model_dump(mode="json"))
         run.truncate(0)
     else:
         run = Run.create(
@@ -188,6 +203,18 @@ def parents_of(inputs: Inputs) -> list[dict[str, Any]]:
         {**reference.to_json(), "sha256": reference.weights_sha256},
         {"kind": "probe data", "id": data.name, "sha256": data.fingerprint or data.sha256()},
     ]
+
+
+def settled(config: ProbeConfig, inputs: Inputs) -> ProbeConfig:
+    """The settings with what they became on this machine, so that they repeat the run elsewhere."""
+    import torch
+
+    found = {
+        "device": str(inputs.model.device),
+        "dtype": str(inputs.model.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+    }
+    return config.model_copy(update=found)
 
 
 def resolved_of(inputs: Inputs) -> dict[str, Any]:

@@ -53,6 +53,7 @@ class ProbeStudy(Study[ProbeConfig]):
             pos_weight_cap=sized.pos_weight_cap,
             end=loop.steps,
             seed=sized.seed,
+            dtype=str(inputs.model.dtype).removeprefix("torch."),
         )
         prior = trained_prior(label, len(inputs.data.classes), sized.pos_weight_cap)
         about = about_of(

@@ -13,7 +13,7 @@ from cutaway.base.errors import RunFailed
 from cutaway.base.seeds import torch_generator
 from cutaway.nets.sites import Site
 from cutaway.probes.fitting import class_weights, evened, normalisation, trained_prior
-from cutaway.stats.ranking import rank
+from cutaway.stats.ties import best, decided
 from cutaway.training.task import WHOLE, Loss, Part, Task
 
 _FLOATS = 2**22  # numbers of a piece of validation states that are worked at once
@@ -78,7 +78,7 @@ class ProbeTask(Task):
     weights it would get alone.
 
     `end` is the step of the final weights: a probe that then calls every validation example the
-    same has failed, and with it the run.
+    same has failed, and with it the run. `dtype` is what the model computed the states in.
     """
 
     unit = "examples"
@@ -96,12 +96,13 @@ class ProbeTask(Task):
         pos_weight_cap: float,
         end: int,
         seed: int,
+        dtype: str = "float32",
     ):
         super().__init__()
         self.model, self.sites, self.classes = model, list(map(str, sites)), tuple(classes)
         self.train_part, self.validation = train, validation
         self.batch_size = self.units_per_step = batch_size
-        self.end, self.seed = end, seed
+        self.end, self.seed, self.dtype = end, seed, dtype
         count = len(classes)
         weights = class_weights(train.label, count, pos_weight_cap)
         prior = trained_prior(train.label, count, pos_weight_cap)
@@ -164,6 +165,9 @@ class ProbeTask(Task):
 
     # -- evaluation ----------------------------------------------------------------------------
 
+    def settle(self, member: int, precision: str) -> dict[str, str]:
+        return {"dtype": self.dtype}
+
     def evaluate(self) -> dict[str, Tensor | float]:
         """Loss and balanced accuracy on validation, their means and of each site (`val_loss.mlp.3`);
         of two classes also recall and specificity. Raises RunFailed as the class says."""
@@ -208,7 +212,7 @@ class ProbeTask(Task):
             )
             z = self.model(some)
             loss += (self.validation_weights[y] * _nats(z, y)).sum(1)
-            called = evened(z, self.prior).argmax(-1)
+            called = decided(evened(z, self.prior))
             counts.scatter_add_(1, y * classes + called, torch.ones_like(called))
         return loss / rows, counts.unflatten(1, (classes, classes))
 
@@ -229,11 +233,11 @@ class ProbeTask(Task):
     def line(self, step: int, figures: Mapping[str, float]) -> str | None:
         if "val_loss" not in figures or "train_loss" not in figures:
             return None
-        best = max(self.sites, key=lambda one: rank(figures[f"val_balanced_accuracy.{one}"]))
+        chosen = best(self.sites, lambda site: figures[f"val_balanced_accuracy.{site}"])
         return (
             f"step {step:6,d} | training {figures['train_loss']:.3f} | validation "
             f"{figures['val_loss']:.3f} | balanced accuracy "
-            f"{figures[f'val_balanced_accuracy.{best}']:.1%} ({best})"
+            f"{figures[f'val_balanced_accuracy.{chosen}']:.1%} ({chosen})"
         )
 
 

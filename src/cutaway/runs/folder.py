@@ -9,7 +9,6 @@ checksums.json    size and SHA-256 of every file, once the run's life has ended
 from __future__ import annotations
 
 import contextlib
-import io
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from cutaway.base import display, files, signals
 from cutaway.base.display import readable_path
-from cutaway.base.errors import CutawayError, UserError
-from cutaway.runs import checksums, lock, places, record
+from cutaway.base.errors import CutawayError, RunFailed, UserError
+from cutaway.runs import checksums, config_file, lock, places, record
 from cutaway.runs.audience import Audience
 from cutaway.runs.checkpoint import Checkpoints
 from cutaway.runs.record import RunRecord, Status
@@ -98,7 +97,7 @@ class Run:
             cls.require_free(path)  # another process may have been quicker
             try:
                 record.write(content, path)
-                files.write_text(path / "config.yaml", _config_yaml(study, settings))
+                files.write_text(path / "config.yaml", config_file.text(content))
             except OSError:
                 for made in (record.FILE, "config.yaml", lock.OWNER, lock.LOCK):
                     (path / made).unlink(missing_ok=True)
@@ -157,6 +156,7 @@ class Run:
         path = Path(folder).absolute()
         return cls(path, record.read(path), None, ())
 
+    mark_interrupted = staticmethod(places.mark_interrupted)
     require_free = staticmethod(places.require_free)
     require_removable = staticmethod(places.require_removable)
     remove = staticmethod(places.remove)
@@ -218,7 +218,7 @@ class Run:
     # -- the record ------------------------------------------------------------------------
 
     def save_record(self, **changes: Any) -> None:
-        """Change fields of the record and put it on the disk, atomically.
+        """Change fields of the record and put it on the disk, atomically; `config` also as YAML.
 
         `seconds`, where not given, goes on from its last value by the time since.
         """
@@ -228,6 +228,8 @@ class Run:
         changes.setdefault("seconds", self.seconds)
         self._seconds_before, self._since = changes["seconds"], time.monotonic()
         self.record = RunRecord.model_validate({**self.record.model_dump(), **changes})
+        if "config" in changes:  # first, as the record is what a resume goes by
+            files.write_text(self.path / "config.yaml", config_file.text(self.record))
         record.write(self.record, self.path)
 
     def notice(self, message: str) -> None:
@@ -237,8 +239,15 @@ class Run:
             self.record.notices.append(message)
 
     def finish(self, metrics: Mapping[str, float]) -> None:
-        """The run came to its end: status done, with its final figures."""
-        self._end("done", None, metrics=dict(metrics))
+        """The run came to its end: status done, with its final figures.
+
+        Raises RunFailed, and the run is a failed one, where that could not be written down.
+        """
+        error = self._end("done", None, metrics=dict(metrics))
+        if error is not None:
+            reason = f"{self.path}: the record could not be saved: {error.strerror or error}"
+            self._end("failed", reason)
+            raise RunFailed(reason)
 
     def fail(self, reason: str, step: int | None = None) -> None:
         """The run failed, at `step` where it was one."""
@@ -321,19 +330,19 @@ class Run:
                 self.notice(f"{self.name}: table {name} was left in parts: {error}")
             del self._tables[name]
 
-    def _end(self, status: Status, reason: str | None, **changes: Any) -> None:
+    def _end(self, status: Status, reason: str | None, **changes: Any) -> OSError | None:
+        """The run's last word, and what kept it from the disk."""
         self._writer()
         self._close_tables()
         changes |= {"status": status, "reason": reason, "finished": record.now()}
-        saved = True
         try:
             self.save_record(**changes)
         except OSError as error:
-            saved = False
             self.notice(f"{self.path}: the record could not be saved: {error.strerror or error}")
+            return error
         self._audience.tell("finish", self.record)
-        if saved:
-            self._seal()
+        self._seal()
+        return None
 
     def _seal(self) -> None:
         """Write `checksums.json` over all there is, and say in the record that there is one.
@@ -358,18 +367,3 @@ def derived_status(content: RunRecord, path: Path) -> Status:
     if content.status == "running" and not lock.alive(path):
         return "interrupted"
     return content.status
-
-
-def _config_yaml(study: str, config: Mapping[str, Any]) -> str:
-    from ruamel.yaml import YAML
-
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.allow_unicode = True
-    yaml.sort_base_mapping_type_on_output = False
-    text = io.StringIO()
-    yaml.dump({"study": study} | dict(config), text)
-    return (
-        "# This run's configuration. If cutaway trained it, `cutaway train` with this file "
-        "repeats it.\n" + text.getvalue()
-    )

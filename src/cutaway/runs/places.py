@@ -113,6 +113,28 @@ def remove(folder: str | Path) -> None:
         held.release(moved=moved)
 
 
+def mark_interrupted(folder: str | Path, reason: str) -> None:
+    """Write down why a run ended whose process is gone and could not say so itself.
+
+    Leaves a run alone that another process has, that ended by itself or that refuses to be written:
+    such a run reads as `interrupted` in any case, without a reason.
+    """
+    path = Path(folder).absolute()
+    try:
+        held = lock.RunLock(path, record.now())
+    except (OSError, UserError):
+        return
+    try:
+        content = record.read(path)
+        if content.status == "running":
+            changes = {"status": "interrupted", "reason": reason}
+            record.write(content.model_copy(update=changes), path)
+    except (OSError, UserError):
+        pass
+    finally:
+        held.release()
+
+
 def _require_no_link(path: Path) -> None:
     if path.is_symlink():
         raise UserError(f"{path}: is a link to {os.readlink(path)}, which is not there")

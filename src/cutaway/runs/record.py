@@ -19,6 +19,7 @@ from cutaway.base.errors import UserError
 
 FORMAT = 1
 FILE = "run.json"
+TOGETHER = "trained_with"  # where `resolved` names all the runs of its stack
 Status = Literal["running", "done", "failed", "interrupted"]
 _PACKAGES = ("cutaway", "torch", "numpy", "safetensors", "tokenizers", "transformers", "pyarrow")
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
+    Annotated,
     Any,
     ClassVar,
     Literal,
@@ -20,7 +21,7 @@ from typing import (
     get_origin,
 )
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from cutaway.base import files
 from cutaway.base.errors import UserError, nearest
@@ -35,6 +36,8 @@ class StudyConfig(BaseModel):
     """What every study's config has; rooms add their own fields.
 
     `free` names the fields a resumed run may change: they do not touch the path of its weights.
+    `settled` names those that a training fills in as it begins, with what `auto` became or was
+    measured: a resume takes them from the record wherever they are not given.
     `displaces` says which fields of a file are void where another is given on the command line.
     """
 
@@ -43,7 +46,10 @@ class StudyConfig(BaseModel):
     sections: ClassVar[tuple[str, ...]] = ()
 
     free: ClassVar[frozenset[str]] = frozenset(
-        {"device", "compile", "wandb", "wandb_project", "wandb_group", "tensorboard"}
+        {"device", "threads", "compile", "wandb", "wandb_project", "wandb_group", "tensorboard"}
+    )
+    settled: ClassVar[frozenset[str]] = frozenset(
+        {"device", "precision", "threads", "halvings", "extra_steps"}
     )
 
     model_config = ConfigDict(
@@ -56,6 +62,13 @@ class StudyConfig(BaseModel):
     """auto, cpu, cuda, cuda:N or mps."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto times both on this machine, takes the faster and records it."""
+    threads: int | None = Field(None, ge=1, le=1024)
+    """Threads a CPU computes with; default one per core, or 1 where a step is too small to gain."""
+    halvings: int = Field(0, ge=0, le=10)
+    """How often each batch is cut in two; rises by itself where a GPU's memory runs out."""
+    extra_steps: list[Annotated[int, Field(ge=1, lt=2**62)]] = []
+    """Steps after the planned ones, at the final learning rate: one number for every time a run was
+    extended."""
     compile: bool = False
     """Compile the loss with torch.compile (needs a C++ compiler; slow to start)."""
     wandb: Literal["off", "online", "offline"] = "off"
@@ -67,6 +80,19 @@ class StudyConfig(BaseModel):
     """Weights & Biases group: runs that are shown together."""
     tensorboard: bool = False
     """Also write TensorBoard events into the run folder (needs the extra `tensorboard`)."""
+
+    @field_validator("extra_steps", mode="before")
+    @classmethod
+    def _each_extension(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        if isinstance(value, int) and not isinstance(value, bool):
+            return [value] if value else []
+        return value
+
+    def thread_count(self) -> int | None:
+        """Threads to compute with on a CPU; None: as many as there are."""
+        return self.threads
 
     def anchored(self) -> Self:
         """The same settings with relative paths made absolute, as a run's record keeps them."""

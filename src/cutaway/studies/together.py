@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from cutaway.base import hardware
 from cutaway.base.display import notice, notices_to
@@ -14,12 +15,14 @@ from cutaway.base.files import require_writable
 from cutaway.runs import record
 from cutaway.runs.checkpoint import Checkpoint, DamagedCheckpoint
 from cutaway.runs.folder import Run
-from cutaway.runs.record import RunRecord
+from cutaway.runs.record import TOGETHER, RunRecord
 from cutaway.studies.registry import study_of
 from cutaway.studies.settings import StudyConfig
-from cutaway.studies.study import Prepared
+from cutaway.studies.settled import extended, settings_of
+from cutaway.studies.study import Prepared, Study
 from cutaway.studies.train import (
     advise,
+    going_on,
     newest_checkpoint,
     require_disk,
     require_same,
@@ -27,8 +30,6 @@ from cutaway.studies.train import (
     sinks_of,
 )
 from cutaway.training.config import LoopConfig
-
-TOGETHER = "trained_with"  # where a record's `resolved` names all the runs of its stack
 
 
 def train_together(
@@ -48,10 +49,23 @@ def train_together(
         raise UserError(f"these {len(configs)} {study} runs cannot be stacked: their shapes differ")
     hardware.device(configs[0].device)
     members = [_Member(config.anchored(), Path(out)) for config, out in zip(configs, outs)]
+    if resume:
+        for one in members:
+            one.take_up()
+    from cutaway.training.guards import computing_with
+
+    with computing_with(members[0].config.threads):
+        return _train(study, room, members, resume)
+
+
+def _train(
+    study: str, room: Study[Any], members: Sequence[_Member], resume: bool
+) -> list[Run | UserError]:
     prepared = room.prepare_together([one.config for one in members])
     for index, (one, own) in enumerate(zip(members, prepared)):
-        with _refusing(one):
-            one.check(own, index, resume, len(members))
+        if one.refused is None:
+            with _refusing(one):
+                one.check(own, index, resume, len(members))
     with ExitStack() as opened:
         for one, own in zip(members, prepared):
             if one.refused is None:
@@ -80,11 +94,24 @@ class _Member:
         self.before: RunRecord | None = None  # of a run that is resumed
         self.refused: UserError | None = None
 
+    def take_up(self) -> None:
+        """The settings with which a run that has begun goes on; one without a checkpoint begins
+        anew, with those the others have."""
+        if not (self.out / record.FILE).is_file():
+            return
+        with _refusing(self):
+            run = Run.open(self.out)
+            if run.checkpoints.steps():
+                self.config = going_on(self.config, run.record, self.out)
+            else:
+                before = settings_of(run.record, type(self.config))
+                require_same(before, self.config, self.out)
+
     def check(self, own: Prepared, index: int, resume: bool, members: int) -> None:
         """Raise UserError where this run cannot start or go on; nothing is written."""
         from cutaway.training.saving import matching_state
 
-        self.loop = own.loop or self.config.loop()
+        self.loop, _ = extended(own.loop or self.config.loop(), self.config)
         require_writable(self.out)
         if not (resume and (self.out / record.FILE).is_file()):
             Run.require_free(self.out)
@@ -93,10 +120,11 @@ class _Member:
             if run.status == "running":
                 Run.require_free(self.out)  # refuses, naming the process that writes it
             self.before = run.record
-            require_same(self.before.config, self.config, self.out)
             require_same_parents(self.before.parents, own.parents, self.out)
-            steps = max(self.before.steps_planned, self.loop.steps)
-            self.loop = replace(self.loop, steps=steps)
+            self.loop, extensions = extended(
+                own.loop or self.config.loop(), self.config, self.before.steps_planned
+            )
+            self.config = self.config.model_copy(update={"extra_steps": extensions})
             checkpoint, _ = newest_checkpoint(run)
             if checkpoint is not None:
                 matching_state(checkpoint, own.task, self.loop, index)
@@ -108,6 +136,7 @@ class _Member:
         """The run's folder taken, new or resumed."""
         if self.before is not None:
             self.run = Run.resume(self.out, sinks=sinks_of(self.config, own))
+            self.run.save_record(config=self.config.model_dump(mode="json"))
         else:
             self.run = Run.create(
                 self.out,
@@ -193,11 +222,12 @@ def _fit(prepared: Prepared, members: Sequence[_Member], opened: ExitStack) -> N
     loops = [one.loop for one in members]
     if len(members) > 1:
         # a stack's step is as large as its members' together
-        loops = [replace(loop, threads=None) for loop in loops]
+        loops = [replace(one.loop, threads=one.config.threads) for one in members]
         for run in runs:
             if not run.checkpoints.steps():
                 together = [one.name for one in runs]
-                run.save_record(resolved=run.record.resolved | {TOGETHER: together})
+                resolved = run.record.resolved | {TOGETHER: together}
+                run.save_record(resolved=resolved, config=run.record.config)
     try:
         checkpoints = _common_checkpoints(runs) if any(one.before for one in members) else []
         with suppress(RunFailed):  # each run's record says so

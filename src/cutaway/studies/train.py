@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,11 @@ from cutaway.base.errors import UserError
 from cutaway.base.files import require_writable
 from cutaway.runs.checkpoint import Checkpoint
 from cutaway.runs.folder import Run
+from cutaway.runs.record import RunRecord
 from cutaway.runs.sinks import Sink
 from cutaway.studies.registry import config_of, study_of, trainer_of
 from cutaway.studies.settings import StudyConfig, resolve
+from cutaway.studies.settled import continued, differing, extended, is_default, settings_of
 from cutaway.studies.study import Prepared
 from cutaway.studies.unmoved import unmoved
 from cutaway.training.config import LoopConfig
@@ -49,14 +50,21 @@ def train_by_steps(
     study: str, config: StudyConfig, out: str | Path, *, resume: bool = False, extra_steps: int = 0
 ) -> Run:
     """`train` by the loop and nothing besides, whatever else the study's runs get."""
+    from cutaway.training.guards import computing_with
+
     config, out = config.anchored(), Path(out)
-    hardware.device(config.device)
-    require_writable(out)
     if resume or extra_steps:
         return _resume(study, config, out, extra_steps)
+    hardware.device(config.device)
+    require_writable(out)
     Run.require_free(out)
+    with computing_with(config.thread_count()):
+        return _begin(study, config, out)
+
+
+def _begin(study: str, config: StudyConfig, out: Path) -> Run:
     prepared = study_of(study).prepare(config)
-    loop = prepared.loop or config.loop()
+    loop, _ = extended(prepared.loop or config.loop(), config)
     require_disk(out, prepared, loop)
     run = Run.create(
         out,
@@ -86,20 +94,51 @@ def recorded_config(folder: str | Path) -> tuple[str, dict[str, Any]]:
 
 
 def _resume(study: str, config: StudyConfig, out: Path, extra_steps: int) -> Run:
-    from cutaway.training.saving import matching_state
+    from cutaway.training.guards import computing_with
 
     opened = Run.open(out)
     record = opened.record
     if opened.status == "running":
         Run.require_free(out)  # refuses, naming the process that writes it
-    require_same(record.config, config, out)
+    config = going_on(config, record, out)
+    require_writable(out)
     if record.status == "done" and not extra_steps:
         notice(f"{out}: already done at step {record.steps_done}; --extra-steps N trains on")
         return opened
+    with computing_with(config.thread_count()):
+        return _go_on(study, config, opened, extra_steps)
+
+
+def going_on(config: StudyConfig, record: RunRecord, out: Path) -> StudyConfig:
+    """The settings with which a run goes on: what is not given is as the run settled it.
+
+    Raises UserError where they are another run's, or its device is absent here.
+    """
+    before = settings_of(record, type(config))
+    require_same(before, config, out)
+    given, config = config, continued(config, before)
+    try:
+        hardware.device(config.device)
+    except UserError as error:
+        if not is_default(given, "device") and given.device != before.get("device"):
+            raise
+        raise UserError(
+            f"{error}, where {out} was trained; --device cpu goes on with it here, and figures then "
+            "agree within rounding only"
+        ) from None
+    return config
+
+
+def _go_on(study: str, config: StudyConfig, opened: Run, extra_steps: int) -> Run:
+    from cutaway.training.saving import matching_state
+
+    out, record = opened.path, opened.record
     prepared = study_of(study).prepare(config)
     require_same_parents(record.parents, prepared.parents, out)
-    loop = prepared.loop or config.loop()
-    loop = replace(loop, steps=max(record.steps_planned, loop.steps) + extra_steps)
+    loop, extensions = extended(
+        prepared.loop or config.loop(), config, record.steps_planned, extra_steps
+    )
+    config = config.model_copy(update={"extra_steps": extensions})
     require_disk(out, prepared, loop)
     checkpoint, damage = newest_checkpoint(opened)
     if checkpoint is not None:
@@ -108,6 +147,7 @@ def _resume(study: str, config: StudyConfig, out: Path, extra_steps: int) -> Run
         for line in damage:
             run.notice(line)
         prepared.write(run.path)
+        run.save_record(config=config.model_dump(mode="json"))
         try:
             _fit(study, config, prepared, run, checkpoint, loop)
         except UserError:
@@ -140,12 +180,13 @@ def newest_checkpoint(run: Run) -> tuple[Checkpoint | None, list[str]]:
 
 
 def require_same(before: Mapping[str, Any], config: StudyConfig, out: Path) -> None:
-    for name, value in config.model_dump(mode="json").items():
-        if name in before and before[name] != value and name not in config.free:
-            raise UserError(
-                f"{name} = {value!r}: {out} was trained with {before[name]!r}; "
-                "leave the field out to go on, or start a new run"
-            )
+    """Refuse settings a run cannot go on with; `before` as `settled.settings_of` gives them."""
+    if (name := differing(config, before)) is not None:
+        value = config.model_dump(mode="json")[name]
+        raise UserError(
+            f"{name} = {value!r}: {out} was trained with {before[name]!r}; "
+            "leave the field out to go on, or start a new run"
+        )
 
 
 def require_same_parents(

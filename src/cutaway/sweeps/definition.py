@@ -14,6 +14,7 @@ from typing import Any
 from cutaway.base import files
 from cutaway.base.errors import UserError
 from cutaway.runs import checksums
+from cutaway.studies.settled import differing
 from cutaway.sweeps.grid import Sweep, SweepRun, read_sweep
 
 FILE = "sweep.yaml"
@@ -64,12 +65,12 @@ def joined(sweep: Sweep, before: Sweep | None, folder: Path) -> Sweep:
 
 def require_same(run: SweepRun, before: dict[str, Any], folder: Path) -> None:
     """Refuse a run whose settings are not those of `before`, but for what a resume may change."""
-    for field, value in run.config.model_dump(mode="json").items():
-        if field in before and before[field] != value and field not in run.config.free:
-            raise UserError(
-                f"run {run.name}: {field} = {value!r}: {folder} began it with {before[field]!r}; "
-                "go on with what it was begun with, or choose another --out"
-            )
+    if (field := differing(run.config, before)) is not None:
+        value = run.config.model_dump(mode="json")[field]
+        raise UserError(
+            f"run {run.name}: {field} = {value!r}: {folder} began it with {before[field]!r}; "
+            "go on with what it was begun with, or choose another --out"
+        )
 
 
 def _require_same_shared(sweep: Sweep, before: Sweep, folder: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cutaway.base.errors import UserError
 from cutaway.runs.folder import Run
-from cutaway.studies.together import TOGETHER
+from cutaway.runs.record import TOGETHER
 from cutaway.sweeps.grid import SweepRun
 
 LARGEST = 32  # members of a stack: more add memory, no speed

@@ -232,7 +232,10 @@ class _Pool:
         worker.close()
         for job in worker.unit:
             pid = worker.process.pid
-            self._end(job, _last_state(job, pid, reason, stopped=bool(self.forwarded)))
+            end = _last_state(job, pid, reason, stopped=bool(self.forwarded))
+            if end.status == "interrupted":
+                Run.mark_interrupted(job.out, reason)
+            self._end(job, end)
         self.hire()
 
     def _end(self, job: Job, end: End) -> None:

@@ -13,6 +13,7 @@ from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.runs import checksums, places
 from cutaway.runs.folder import Run
+from cutaway.studies.settled import settings_of
 from cutaway.sweeps import definition
 from cutaway.sweeps.board import Board
 from cutaway.sweeps.ensembles import require_stackable, units
@@ -90,7 +91,7 @@ def _require_resumable(chosen: list[SweepRun], out: Path, resume: bool) -> None:
                 "--resume goes on with them, or choose another --out"
             )
         try:
-            before = Run.open(out / run.name).record.config
+            before = settings_of(Run.open(out / run.name).record, type(run.config))
         except UserError:  # damaged: its own failure, which does not stop the others
             continue
         definition.require_same(run, before, out)

@@ -83,6 +83,10 @@ def _row(run: SweepRun, folder: Path, end: End | None) -> dict[str, Any]:
             record.reason,
             record.metrics,
         )
+    if facts["status"] == "interrupted" and reason is None:
+        reason = "its process is gone without a word (killed, or the machine was stopped)"
+    if end is not None and end.status == "done" and facts["status"] != "done":
+        end = End("failed", f"it ended as done, but its folder says {facts['status']}: {reason}")
     if end is not None and end.status != "done":
         reason = end.reason
         if end.status == "failed":

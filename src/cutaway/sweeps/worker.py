@@ -142,6 +142,10 @@ def _end(run: Run | UserError) -> tuple[str, str | None]:
     """How a run ended, or that it could not start."""
     if isinstance(run, UserError):
         return "failed", str(run)
+    written = _record({"out": run.path})
+    said = "no record" if written is None else written.status
+    if said != run.record.status:
+        return "failed", f"it ended as {run.record.status}, but on the disk it is {said}"
     return run.record.status, run.record.reason
 
 

@@ -11,8 +11,10 @@ class LoopConfig:
 
     `schedule_steps` is where the learning rate ends its fall: steps beyond it (`--extra-steps`)
     run at the final rate. `parts` slices each step's batch (gradient accumulation).
-    `keep_checkpoints` keeps that many newest besides the best; None keeps all. `threads`: the most a CPU step is
-    spread over, where it is too small to gain by more; None: as many as there are.
+    `halvings` cuts each part in two so many times more, to fit into memory. `ends`: steps before the
+    last at which a training ended that was then extended; they are evaluated, recorded and saved
+    like the last. `keep_checkpoints` keeps that many newest besides the best; None keeps all.
+    `threads`: what a CPU step is spread over; None: as many as there are.
     """
 
     steps: int
@@ -26,6 +28,8 @@ class LoopConfig:
     epsilon: float = 1e-8
     gradient_clip: float | None = None
     parts: int = 1
+    halvings: int = 0
+    ends: tuple[int, ...] = ()
     eval_every: int = 100
     log_every: int = 10
     checkpoint_every: int = 100

@@ -113,10 +113,11 @@ def repeatable(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def at_most(threads: int | None) -> Iterator[None]:
-    """Compute with no more threads than this; a small step only waits for the others to wake."""
+def computing_with(threads: int | None) -> Iterator[None]:
+    """Compute with so many threads, None: as many as before. Sums are split among threads, so that
+    their number decides the last bits of what is computed."""
     before = torch.get_num_threads()
-    if threads is not None and threads < before:
+    if threads is not None and threads != before:
         torch.set_num_threads(threads)
     try:
         yield

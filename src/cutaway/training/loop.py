@@ -8,8 +8,8 @@ step s is all that is needed to go on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,7 +19,7 @@ from cutaway.base.progress import Progress, progress
 from cutaway.training.batches import DESCRIBED, described
 from cutaway.training.config import LoopConfig
 from cutaway.training.gradients import Gradients
-from cutaway.training.guards import FiniteGuard, Stop, at_most, reason, repeatable
+from cutaway.training.guards import FiniteGuard, Stop, computing_with, reason, repeatable
 from cutaway.training.instruments import Instrument
 from cutaway.training.members import Members, Outcome, common
 from cutaway.training.observing import Observer
@@ -54,7 +54,7 @@ def fit(
     fitting = _Fitting(task, configs, runs, instruments)
     members = fitting.members
     try:
-        with repeatable(fitting.device), at_most(configs[0].threads), Stop() as stop:
+        with repeatable(fitting.device), computing_with(configs[0].threads), Stop() as stop:
             fitting.prepare(checkpoints)
             with progress("training", members.last, "steps") as bar:
                 bar.start_at(fitting.step)
@@ -83,6 +83,11 @@ def fit(
         raise failure from (None if failure is error else error)
 
 
+def settled(config: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's settings with what was found out as it began, under the names its study has."""
+    return {**config, **{name: value for name, value in found.items() if name in config}}
+
+
 class _Fitting:
     """One call of `fit`: what its steps share."""
 
@@ -108,7 +113,7 @@ class _Fitting:
         self.updater = task.updater(self.configs)
         self.saver = Saver(self.runs, task, self.updater, self.instruments, self.configs)
         self.guard = FiniteGuard(self.device, task.members)
-        parts = config.parts
+        parts = config.parts * (2**config.halvings if task.separable else 1)
         if checkpoints:
             self.step = self.saver.restore(checkpoints)
             parts = checkpoints[0].state["parts"]
@@ -121,13 +126,17 @@ class _Fitting:
             *(task, compute_loss, self.updater, self.device, resolved["precision"], parts),
             *(config.seed, self.runs[0].notice),
         )
-        for run, own in zip(self.runs, self.configs):
+        for member, (run, own) in enumerate(zip(self.runs, self.configs)):
             run.truncate(self.step)
             run.checkpoints.truncate(self.step)
+            found = {name: resolved[name] for name in ("device", "precision")}
+            found |= {"threads": torch.get_num_threads(), "halvings": own.halvings}
+            found |= task.settle(member, resolved["precision"])
             run.save_record(
                 resolved=run.record.resolved | resolved,
                 device=hardware.describe(self.device),
                 steps_planned=own.steps,
+                config=settled(run.record.config, found),
             )
         self.observer.start(self.step)
 
@@ -146,13 +155,19 @@ class _Fitting:
                 where = self.runs[0].path
                 raise Interrupted(f"{where}: stopped at step {step}; --resume goes on", stop.signal)
             due = (step > first or step == 0) and step % config.checkpoint_every == 0
-            saving = [m for m in members.active if due or m in ending or self.saver.improved(m)]
+            saving = [
+                m
+                for m in members.active
+                if due or (step > first and m in marked) or m in ending or self.saver.improved(m)
+            ]
             if saving:
                 self.save(step, saving)
             self.attempted = min(step + 1, members.last)
             rates = [learning_rate(own, step) for own in self.configs]
             recorded = bool(marked) or observer.due(step)
             batch, loss = self.gradients.compute(step, recorded)
+            if step == 0:
+                self.settle_parts()
             if step < DESCRIBED:
                 self.describe(step, batch)
             norm = self.updater.clip()
@@ -170,6 +185,13 @@ class _Fitting:
             self.updater.step(rates)
             self.task.after_step(step)
             observer.show(bar, step + 1)
+
+    def settle_parts(self) -> None:
+        """Where the first batch had to be halved, that belongs to what repeats the run."""
+        halvings = (self.gradients.parts // self.config.parts).bit_length() - 1
+        if halvings != self.config.halvings:
+            for run in self.runs:
+                run.save_record(config=settled(run.record.config, {"halvings": halvings}))
 
     def describe(self, step: int, batch: object) -> None:
         """Shapes and sizes of the first batches, in every run's record."""

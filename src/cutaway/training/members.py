@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # What each member of a stack may have for itself.
 _OWN = {
-    *("steps", "schedule_steps", "learning_rate", "min_learning_rate", "warmup_steps"),
+    *("steps", "ends", "schedule_steps", "learning_rate", "min_learning_rate", "warmup_steps"),
     *("weight_decay", "beta1", "beta2", "epsilon", "gradient_clip", "seed", "keep_checkpoints"),
 }
 
@@ -61,7 +61,7 @@ class Members:
     def __init__(self, configs: Sequence[LoopConfig], runs: Sequence[Run]):
         self.runs = runs
         self.ends = [config.steps for config in configs]
-        self.marked = [{end} for end in self.ends]
+        self.marked = [{*config.ends, config.steps} for config in configs]
         self.active = list(range(len(runs)))
         self.outcomes = [Outcome() for _ in runs]
 
@@ -88,7 +88,13 @@ class Members:
             self.outcomes[member] = Outcome(step, saver.best_at[member], metrics)
             self.active.remove(member)
             observer.recorder.stop(member, step)
-            self.runs[member].finish(metrics)
+            try:
+                self.runs[member].finish(metrics)
+            except RunFailed as failure:  # the others of a stack go on
+                if len(self.runs) == 1:
+                    raise
+                self.outcomes[member] = Outcome(step, failure=failure)
+                continue
             saver.prune(member)  # only now: until it is done a resume needs what the others have
 
     def drop(self, failures: Mapping[int, RunFailed], recorder: Recorder) -> None:

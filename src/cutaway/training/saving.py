@@ -32,6 +32,8 @@ _FREE = (
     "precision",
     "compile",
     "threads",
+    "halvings",
+    "ends",
 )
 
 

@@ -107,6 +107,11 @@ class Task(nn.Module):
 
         return adamw(self, configs)
 
+    def settle(self, member: int, precision: str) -> Mapping[str, Any]:
+        """Before the first step, the precision is chosen: what else this machine decided for a
+        member, under the names of its study's settings."""
+        return {}
+
     def line(self, step: int, figures: Mapping[str, float]) -> str | None:
         """One line to print while it trains, from the newest row; None for the progress bar only."""
         return None

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from conftest import PATIENCE
 from cutaway.dictionaries.base import Dictionary
 from cutaway.dictionaries.formats import export
 from cutaway.dictionaries.registry import ARCHITECTURES
@@ -144,7 +145,7 @@ def test_the_library_itself_gives_the_same_features_and_reconstructions(
     save_file({"x": states()}, tmp_path / "states.safetensors")
     (tmp_path / "peer.py").write_text(_PEER)
     command = [python, "peer.py", str(tmp_path), library.replace("sae_lens", "saelens")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     results = load_file(tmp_path / "results.safetensors")
     names = sorted({name.rpartition("/")[0] for name in results})

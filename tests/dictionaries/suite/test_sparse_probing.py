@@ -88,8 +88,9 @@ def test_a_probe_that_knows_documents_by_heart_scores_chance():
     groups = np.repeat(np.arange(100), 8)
     labels = random.permutation(np.arange(100) % 2)[groups]
     features = torch.eye(100)[torch.tensor(groups)]
-    rows = probe_task({"states": Dense(features)}, task(labels, groups))
-    assert abs(rows[0]["value"] - 0.5) < 0.15
+    for seed in range(3):
+        rows = probe_task({"states": Dense(features)}, task(labels, groups), seed=seed)
+        assert rows[0]["value"] == 0.5  # of unseen documents it knows nothing: all are ties
     apart = probe_task({"states": Dense(features)}, task(labels, np.arange(800)))
     assert apart[0]["value"] == 1
 

@@ -52,7 +52,7 @@ def pairs_table(penalty: object | None, step: int) -> pa.Table:
         selection = known.selection
         keep = sketch(selection.ids, SIZE)
         chosen = selection.first[keep], selection.second[keep]
-        figures = selection.scores[keep], known.cosines[keep]
+        figures = selection.scores_of(keep), known.cosines[keep]
     columns = {"step": torch.full_like(chosen[0], step), "i": chosen[0], "j": chosen[1]}
     columns |= {"score": figures[0].double(), "cosine": figures[1].double()}
     return pa.table({name: value.cpu().numpy() for name, value in columns.items()})

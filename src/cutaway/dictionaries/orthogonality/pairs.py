@@ -22,14 +22,27 @@ _DRAWN = 4  # times as many pairs are drawn as, at a guess, are needed
 
 @dataclass(frozen=True)
 class Selection:
-    """Pairs i < j of one step, as i·F + j ascending, (P,), and their scores, (P,)."""
+    """Pairs i < j of one step, as i·F + j ascending, (P,); what their scores are asked of.
+
+    `least` is the smallest score, within rounding.
+    """
 
     ids: Tensor
-    scores: Tensor
     features: int
+    strips: Strips
+    least: float
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def scores(self) -> Tensor:
+        """The score of each, (P,)."""
+        return self.scores_of(torch.arange(len(self.ids), device=self.ids.device))
+
+    def scores_of(self, places: Tensor) -> Tensor:
+        """The scores of the pairs at these places; the same bits however they were found."""
+        return self.strips.exact(self.ids[places]) / max(1, self.strips.tokens)
 
     @property
     def first(self) -> Tensor:
@@ -41,11 +54,12 @@ class Selection:
 
 
 class _Found:
-    """Candidates gathered strip by strip, and the least score that can still count."""
+    """Candidates gathered strip by strip; those are kept whose sum, rounded as it may be, could be
+    `bar` or more."""
 
     def __init__(self, strips: Strips, bar: float):
         self.order, self.features = strips.order, strips.features
-        self.bar = bar
+        self.slack, self.bar = 2 * strips.slack, bar
         self.ids: list[Tensor] = []
         self.sums: list[Tensor] = []
         self.held = 0
@@ -61,16 +75,21 @@ class _Found:
         self.sums.append(strip.view(-1)[places[below]])
         self.held += len(ids)
 
+    @property
+    def cut(self) -> float:
+        """The least sum of a candidate."""
+        return self.bar * (1 - self.slack)
+
     def together(self) -> tuple[Tensor, Tensor]:
         if not self.ids:
             return self.order.new_zeros(0), self.order.new_zeros(0).float()
         return torch.cat(self.ids), torch.cat(self.sums)
 
     def raise_bar(self, count: int) -> None:
-        """Drop what is below the count-th largest so far."""
+        """Drop what is surely below the count-th largest so far."""
         ids, sums = self.together()
         self.bar = max(self.bar, float(sums.kthvalue(len(sums) - count + 1).values))
-        keep = sums >= self.bar
+        keep = sums >= self.cut
         self.ids, self.sums = [ids[keep]], [sums[keep]]
         self.held = len(self.ids[0])
 
@@ -80,8 +99,10 @@ def top_pairs(codes: Codes, count: int, guess: float = 0.0) -> Selection:
     """The `count` pairs with the largest mean over tokens of fᵢ·fⱼ; fewer where fewer co-occur.
 
     Exact, over the whole batch; of pairs with equal scores at the end of the list those with the
-    lower (i, j) are taken. `guess`, at best a little under the least score that will be selected
-    (the last step's is close), only makes it faster: the selection is the same for any guess.
+    lower (i, j) are taken. Sums as the fast product gives them only say which pairs it is between:
+    those too near to call are summed once more (`Strips.exact`), so that the selection is the same
+    for any `guess`, strips, kind of codes and processor. `guess`, at best a little under the least
+    score that will be selected (the last step's is close), only makes it faster.
     """
     strips = Strips(codes)
     tiny = torch.finfo(strips.dtype).tiny
@@ -89,22 +110,31 @@ def top_pairs(codes: Codes, count: int, guess: float = 0.0) -> Selection:
     found = _Found(strips, max(bar, tiny))
 
     def look(strip: Tensor, first: int) -> float:
-        found.add(strip, first, reaching(strip, found.bar))
+        found.add(strip, first, reaching(strip, found.cut))
         if found.held > _MOST * count:
             found.raise_bar(count)
         return found.bar
 
     strips.visit(look, found.bar)
-    if found.held < count and bar > tiny:  # the guess was too high
-        return top_pairs(codes, count)
     ids, sums = found.together()
+    if bar > tiny and int((sums >= bar).sum()) < count:  # the guess was too high
+        return top_pairs(codes, count)
     if len(ids) > count:
-        least = sums.kthvalue(len(sums) - count + 1).values
-        over = sums > least
-        tied = ids[sums == least].sort().values[: count - int(over.sum())]
-        ids, sums = torch.cat([ids[over], tied]), torch.cat([sums[over], least.expand(len(tied))])
-    ids, order = ids.sort()
-    return Selection(ids, sums[order] / max(1, strips.tokens), strips.features)
+        ids, sums = _largest(strips, ids, sums, count)
+    least = float(sums.min()) / max(1, strips.tokens) if len(sums) else 0.0
+    return Selection(ids.sort().values, strips.features, strips, least)
+
+
+def _largest(strips: Strips, ids: Tensor, sums: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` pairs with the largest sums, of equal ones those with the lower (i, j)."""
+    last = sums.kthvalue(len(sums) - count + 1).values
+    slack = 2.5 * strips.slack
+    sure = sums > last * (1 + slack)
+    near = ((sums >= last * (1 - slack)) & ~sure).nonzero().view(-1)
+    near = near[ids[near].argsort()]
+    exact = strips.exact(ids[near])
+    chosen = near[exact.argsort(descending=True, stable=True)[: count - int(sure.sum())]]
+    return torch.cat([ids[sure], ids[chosen]]), torch.cat([sums[sure], sums[chosen]])
 
 
 @torch.no_grad()
@@ -145,7 +175,8 @@ def random_pairs(codes: Codes, count: int, seed: int, step: int) -> Selection:
     sums = together[1][order]
     generator = torch_generator(seed, step, "orthogonality.pick")
     chosen = torch.randperm(len(ids), generator=generator)[:count].sort().values.to(ids.device)
-    return Selection(ids[chosen], sums[chosen] / max(1, strips.tokens), strips.features)
+    least = float(sums[chosen].min()) / max(1, strips.tokens) if len(chosen) else 0.0
+    return Selection(ids[chosen], strips.features, strips, least)
 
 
 def _events(codes: Codes) -> int:

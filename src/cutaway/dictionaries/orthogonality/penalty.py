@@ -155,7 +155,7 @@ class Orthogonality(nn.Module):
             return random_pairs(codes, self.wanted, self.seed, step)
         chosen = top_pairs(codes, self.wanted, self._guess)
         full = len(chosen) == self.wanted
-        self._guess = _UNDER * float(chosen.scores.min()) if full else 0.0
+        self._guess = _UNDER * chosen.least if full else 0.0
         return chosen
 
     @torch.no_grad()

@@ -10,12 +10,14 @@ entries, never with F².
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from cutaway.base import hardware
 from cutaway.dictionaries.codes import Codes, DenseCodes
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 CELLS = 1 << 21  # of a strip: 8 MB. Half and twice as many were slower at F = 4,096
 GPU_CELLS = 1 << 26
-SLACK = 1 + 1e-5  # of the bound, which float32 sums may exceed by a rounding
+EXACT_CELLS = 1 << 21  # entries of pairs that are summed exactly at once
 DENSE_FROM = 1 / 8  # share of active entries from which on a dense product is the faster one
 
 
@@ -32,8 +34,9 @@ class Strips:
     """FᵀF of a batch's codes, below the diagonal, in strips of columns.
 
     Features are taken in the order of their length |fᵢ|₂ over the batch, the longest first:
-    `order` (active,) holds their numbers; features that are nowhere active are left out. On a CPU a
-    pair's sum is the same bits for the same codes, whatever strip it comes in.
+    `order` (active,) holds their numbers; features that are nowhere active are left out. How a sum is
+    rounded depends on the library, the processor and the strip it comes in: by `slack`, relative to
+    its true value, it may be off at most. What must not depend on that asks `exact`.
     """
 
     def __init__(self, codes: Codes):
@@ -47,19 +50,38 @@ class Strips:
             entries, columns, ends = found
             # what is no number is taken for nothing: the loss says that the run has failed
             entries = entries.nan_to_num(0.0, 0.0, 0.0)
-            lengths = torch.bincount(columns, entries.double().square(), self.features).sqrt()
-            # every feature with an entry has its place, however small its square
-            present = torch.bincount(columns, minlength=self.features) > 0
-            least = torch.finfo(lengths.dtype).tiny
-            place = self._rank(torch.where(present, lengths.clamp(min=least), 0.0))
+            self._largest = float(entries.abs().max()) if len(entries) else 0.0
+            squares = torch.bincount(columns, self._whole(entries.double().square()), self.features)
+            counts = torch.bincount(columns, minlength=self.features)
+            place = self._rank(squares, counts > 0)
             self._by_feature = _by_feature(entries, place[columns], ends, len(self.order))
+            terms = int(counts.max()) if len(counts) else 0
         else:
-            dense = codes.of(values).dense()
-            self._rank(torch.linalg.vector_norm(dense, dim=0))
-            self._dense = dense[:, self.order]
+            dense = codes.of(values).dense().nan_to_num(0.0, 0.0, 0.0)
+            self._largest = float(dense.abs().max()) if dense.numel() else 0.0
+            squares = torch.zeros(self.features, dtype=torch.float64)
+            for rows in dense.split(max(1, EXACT_CELLS // max(1, self.features))):
+                squares += self._whole(hardware.widened(rows).square()).sum(0).cpu()
+            self._rank(squares.to(self.device, hardware.wide(self.device)), (dense != 0).any(0))
+            self._dense, terms = dense[:, self.order], self.tokens
+        self.slack = _slack(self.dtype, terms)
 
-    def _rank(self, lengths: Tensor) -> Tensor:
+    def _whole(self, products: Tensor, room: int = 52) -> Tensor:
+        """Products in float64 rounded to whole multiples of 2^−`_bits`: sums of them have no rounding,
+        and so do not depend on the order of the terms."""
+        return (products * 2.0 ** self._bits(room)).round_()
+
+    def _bits(self, room: int) -> int:
+        """By how many bits products are shifted, such that the largest sum there can be has `room`."""
+        if not self._largest:
+            return 0
+        return room - math.ceil(2 * math.log2(self._largest) + math.log2(max(1, self.tokens)) + 1)
+
+    def _rank(self, squares: Tensor, present: Tensor) -> Tensor:
         """Set `order` and `lengths`; each feature's place in the order."""
+        lengths = (squares * 2.0 ** -self._bits(52)).sqrt()
+        # every feature with an entry has its place, however small its square
+        lengths = torch.where(present, lengths.clamp(min=torch.finfo(lengths.dtype).tiny), 0.0)
         found = lengths.sort(descending=True, stable=True)
         active = int((found.values > 0).sum())
         self.order, self.lengths = found.indices[:active], found.values[:active].cpu().double()
@@ -80,9 +102,8 @@ class Strips:
         buffer = torch.empty(max(cells, active), dtype=self.dtype, device=self.device)
         first, end = 0, active
         while first < active:
-            if self.sparse:  # a dense product's roundings hang on its shape: there all are worked
-                least = bar / (float(self.lengths[first]) * SLACK)
-                end = int(torch.searchsorted(falling, -least, right=True))
+            least = bar * (1 - self.slack) / float(self.lengths[first])
+            end = int(torch.searchsorted(falling, -least, right=True))
             if end <= first + 1:  # not even the next pair can reach it, and all later ones less
                 break
             rows = end - first
@@ -91,6 +112,48 @@ class Strips:
             self._product(first, first + columns, end, strip)
             bar = look(strip, first)
             first += columns
+
+    def exact(self, ids: Tensor) -> Tensor:
+        """Σ over tokens of fᵢ·fⱼ for pairs i·F + j, (P,): the same bits however it is summed.
+
+        Each product is rounded once, to a multiple of a power of two at which the largest sum there
+        can be still fits 61 bits; sums of integers do not depend on their order.
+        """
+        wide = hardware.wide(self.device)
+        if not len(ids) or not self._largest:
+            return torch.zeros(len(ids), dtype=wide, device=self.device)
+        bits = self._bits(62)
+        place = torch.full((self.features,), -1, dtype=torch.int64, device=self.device)
+        place[self.order] = torch.arange(len(self.order), device=self.device)
+        one = place[ids.div(self.features, rounding_mode="floor")]
+        other = place[ids % self.features]
+        if self.sparse:
+            sums = self._exact_sparse(one, other, bits)
+        else:
+            size = max(1, EXACT_CELLS // max(1, self.tokens))
+            parts = zip(one.split(size), other.split(size))
+            sums = torch.cat([self._exact_dense(*both) for both in parts])
+        return (sums.double() * 2.0**-bits).to(self.device, wide)
+
+    def _exact_dense(self, one: Tensor, other: Tensor) -> Tensor:
+        products = hardware.widened(self._dense[:, one]) * hardware.widened(self._dense[:, other])
+        return self._whole(products, 62).long().sum(0).cpu()
+
+    def _exact_sparse(self, one: Tensor, other: Tensor, bits: int) -> Tensor:
+        import numpy as np
+
+        rows = self._by_feature.T.astype(np.float64)
+        entries = torch.from_numpy(np.diff(rows.indptr))
+        # pairs in lots whose entries fit into a few megabytes
+        lots = (entries[one] + entries[other]).cumsum(0) // EXACT_CELLS
+        sizes = lots.unique_consecutive(return_counts=True)[1].tolist()
+        sums = []
+        for i, j in zip(one.split(sizes), other.split(sizes)):
+            found = rows[i.numpy()].multiply(rows[j.numpy()]).tocsr()
+            whole = np.rint(np.ldexp(found.data, bits)).astype(np.int64)
+            ends = np.concatenate([[0], whole.cumsum()])[found.indptr]
+            sums.append(torch.from_numpy(np.diff(ends)))
+        return torch.cat(sums)
 
     def _product(self, first: int, last: int, end: int, out: Tensor) -> None:
         """⟨fᵢ, fⱼ⟩ of features `first` to `end` (rows of `out`) with `first` to `last` (columns)."""
@@ -113,6 +176,17 @@ class Strips:
         else:
             product = sparse.csr_array(left, shape=shape) @ turned
             out.copy_(torch.from_numpy(product.toarray()))
+
+
+def _slack(dtype: torch.dtype, terms: int) -> float:
+    """How far, relative to what is true, a sum of so many products that are not negative may be off.
+
+    Twice the classical bound n·u/(1 − n·u) (Higham 2002, eq. 3.3), whatever the order of the terms.
+    """
+    step = torch.finfo(dtype).eps
+    if torch.get_float32_matmul_precision() != "highest":  # products may be made in bfloat16
+        step = max(step, torch.finfo(torch.bfloat16).eps)
+    return min(0.25, (terms + 2) * step)
 
 
 def _entries(codes: Codes, values: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:

@@ -70,6 +70,7 @@ from cutaway.dictionaries.suite.sparse_probing import TEXTS
 from cutaway.nets.model import Model
 from cutaway.nets.sites import Site
 from cutaway.stats.logistic import LogisticFit
+from cutaway.stats.ties import agreement
 
 ALIGNED = (0, 3)  # combinations 2a + b in which both labels are equal
 
@@ -130,7 +131,7 @@ def removal(
         truth = test_labels[target].bool()
 
         def right(order: Tensor, truth: Tensor = truth) -> Tensor:
-            return ((ablated_logits(test, biased, order, ns)[:, 0] > 0) == truth).double()
+            return agreement(ablated_logits(test, biased, order, ns)[:, 0], truth)
 
         order = strongest(ranking[1 - target], ns[-1])
         control = torch.stack(

@@ -43,6 +43,7 @@ from cutaway.nets.model import Model
 from cutaway.nets.sites import Site
 from cutaway.stats.bootstrap import LEVEL, mean_draws, percentiles
 from cutaway.stats.logistic import fit_logistic
+from cutaway.stats.ties import agreement, largest
 from cutaway.text.labelled import LabelledTexts, split_by_group, turns
 
 KS = (1, 2, 5)
@@ -250,10 +251,10 @@ def whole_probe(train: Part, validation: Part, test: Part) -> Tensor:
     labels, chosen = train[1], train[2]
     strengths = torch.tensor(STRENGTHS, dtype=torch.float64)
     fit = fit_logistic(x, labels[:, None], c=strengths, weight=chosen[:, None])
-    hits = ((fit.logits(between) > 0) == validation[1][:, None]) & validation[2][:, None]
+    hits = agreement(fit.logits(between), validation[1][:, None]) * validation[2][:, None]
     best = hits.sum(-1).argmax(1)
     logits = fit.logits(held_out)[torch.arange(len(best)), best]
-    return ((logits > 0) == test[1]).double()
+    return agreement(logits, test[1])
 
 
 # -- inside ----------------------------------------------------------------------------------------
@@ -263,7 +264,7 @@ def _sparse(train: Part, test: Part, ks: Sequence[int]) -> dict[int | None, Tens
     """For each k, whether the probe on the k best features is right: (C, n_test) float."""
     _, labels, chosen = train
     strength = difference_of_means(*train).abs()
-    best = strength.topk(min(max(ks), strength.shape[1]), dim=1).indices
+    _, best = largest(strength, min(max(ks), strength.shape[1]))
     features, at = best.unique(return_inverse=True)
     seen, unseen = (side[0].columns(features) for side in (train, test))
     right: dict[int | None, Tensor] = {}
@@ -271,7 +272,7 @@ def _sparse(train: Part, test: Part, ks: Sequence[int]) -> dict[int | None, Tens
         columns = at[:, :k]
         x, held_out = (side[:, columns].permute(1, 0, 2) for side in (seen, unseen))
         fit = fit_logistic(x, labels, weight=chosen)
-        right[k] = ((fit.logits(held_out) > 0) == test[1]).double()
+        right[k] = agreement(fit.logits(held_out), test[1])
     return right
 
 

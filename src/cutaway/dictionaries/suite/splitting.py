@@ -14,6 +14,7 @@ from torch import Tensor
 from cutaway.dictionaries.codes import SparseCodes
 from cutaway.stats.logistic import fit_logistic
 from cutaway.stats.scores import f1
+from cutaway.stats.ties import largest
 
 PENALTY = 0.01  # of the L1 norm, as published
 ITERATIONS = 300
@@ -120,11 +121,11 @@ def split_features(
     have no say. F1 is 0 where no feature counts.
     """
     weights = l1_probe(train, train_labels, penalty=penalty)
-    ranked = weights.topk(min(largest_k, weights.shape[1]), dim=1)
-    useful = ranked.values > 0
-    columns, place = ranked.indices.unique(return_inverse=True)
+    ranked, which = largest(weights, min(largest_k, weights.shape[1]))
+    useful = ranked > 0
+    columns, place = which.unique(return_inverse=True)
     seen = [_columns(part, columns).T[place] * useful[..., None] for part in (train, validation)]
-    scores = torch.zeros_like(ranked.values)
+    scores = torch.zeros_like(ranked)
     for k in range(1, scores.shape[1] + 1):
         x, held_out = (part[:, :k].transpose(1, 2) for part in seen)
         fit = fit_logistic(x, train_labels.float(), weight=balanced(train_labels))
@@ -135,7 +136,7 @@ def split_features(
     count = torch.minimum(grown(scores, rise), useful.sum(1))
     chosen = torch.arange(scores.shape[1], device=scores.device) < count[:, None]
     mask = torch.zeros(weights.shape, dtype=torch.bool, device=weights.device)
-    mask.scatter_(1, ranked.indices, chosen)
+    mask.scatter_(1, which, chosen)
     reached = scores.gather(1, (count - 1).clamp(min=0)[:, None]).squeeze(1)
     return mask, torch.where(count > 0, reached, 0.0)
 

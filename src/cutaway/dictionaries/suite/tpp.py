@@ -66,6 +66,7 @@ from cutaway.dictionaries.suite.encoding import BATCH_TOKENS
 from cutaway.dictionaries.suite.sparse_probing import TEXTS
 from cutaway.nets.model import Model
 from cutaway.nets.sites import Site
+from cutaway.stats.ties import agreement
 from cutaway.text.labelled import LabelledTexts
 
 
@@ -118,9 +119,9 @@ def perturbation(
         return (split * shares.to(split)).sum(-1).movedim(0, -1)
 
     def right(order: Tensor) -> Tensor:
-        return ((ablated_logits(test, fit, order, ns) > 0) == truth).double()
+        return agreement(ablated_logits(test, fit, order, ns), truth)
 
-    clean = accuracies(((fit.logits(test.states) > 0) == truth).double())
+    clean = accuracies(agreement(fit.logits(test.states), truth))
     firing = active(train)
     drops, control, removed = [], [], []
     for index in track(range(classes), "perturbing probes", classes, "classes"):
