@@ -34,6 +34,7 @@ from cutaway.runs.folder import Run
 
 FORMAT = 1
 MANIFEST, SHARDS = "manifest.json", "shards"
+_LONGEST_HEADER = 100_000_000  # bytes, as the safetensors library has it
 STUDY = "activations"
 _CODES = {
     torch.float64: "F64",
@@ -263,7 +264,9 @@ def mapped(path: Path) -> dict[str, Tensor]:
     try:
         with open(path, "rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
+            if length > _LONGEST_HEADER:
+                raise ValueError(f"a header of {length} bytes")
+            header = files.parse_json(file.read(length))
         content = torch.from_numpy(np.memmap(path, np.uint8, mode="c", offset=8 + length))
         tensors = {}
         for name, entry in header.items():
@@ -272,7 +275,15 @@ def mapped(path: Path) -> dict[str, Tensor]:
                 flat = content[start:end].view(_DTYPES[entry["dtype"]])
                 tensors[name] = flat.view(entry["shape"])
         return tensors
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, struct.error) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        struct.error,
+    ) as error:
         raise UserError(f"{path}: damaged shard: {error}") from None
 
 
@@ -280,13 +291,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of the store in `path`; UserError where there is none, or another format."""
     place = path / MANIFEST
     try:
-        content = json.loads(place.read_bytes())
+        content = files.read_json(place)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(_no_store(path)) from None
     except OSError as error:
         raise UserError(f"{place}: cannot read: {error.strerror}") from None
-    except ValueError:
-        raise UserError(f"{place}: damaged, not JSON") from None
+    except ValueError as error:
+        raise UserError(f"{place}: damaged, not JSON: {error}") from None
     form = content.get("format") if isinstance(content, dict) else None
     if isinstance(form, int) and form > FORMAT:
         raise UserError(

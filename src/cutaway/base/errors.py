@@ -9,6 +9,10 @@ from __future__ import annotations
 import difflib
 import signal as signals
 from collections.abc import Iterable
+from contextvars import ContextVar
+
+# Whether a run's first step has begun: what goes wrong from then on is a failure, no wrong request.
+begun: ContextVar[bool] = ContextVar("begun", default=False)
 
 
 class CutawayError(Exception):
@@ -50,3 +54,10 @@ def nearest(name: str, known: Iterable[str], *, count: int = 1, cutoff: float = 
     if not close:
         return ""
     return "; did you mean " + " or ".join(repr(word) for word in close) + "?"
+
+
+def shortened(text: str, most: int = 80) -> str:
+    """A text, or its two ends where it is longer than `most` characters."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]}...{text[-most // 4 :]}"

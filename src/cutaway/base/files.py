@@ -18,6 +18,10 @@ from typing import Any
 
 from cutaway.base.errors import UserError
 
+DEEPEST = 100  # levels of nesting in a JSON or YAML file
+LARGEST_JSON = 1_000_000_000  # bytes of a JSON file that is read whole
+_TOO_DEEP = f"nested more than {DEEPEST} levels deep"
+
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -58,6 +62,46 @@ def write_text(path: str | os.PathLike[str], content: str) -> None:
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Replace the file with `value` as JSON; NaN and infinities are refused (not JSON)."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def parse_json(content: str | bytes) -> Any:
+    """The value of a JSON text. ValueError, whatever is wrong with it: also where it is not UTF-8
+    or nested more than a hundred deep, so that nothing which walks the value can run out of stack.
+    """
+    try:
+        value = json.loads(content)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    except UnicodeDecodeError:
+        raise ValueError("not a text in UTF-8") from None
+    marks = ("[", "{") if isinstance(content, str) else (b"[", b"{")
+    if sum(map(content.count, marks)) > DEEPEST:  # type: ignore[arg-type]
+        require_shallow(value)
+    return value
+
+
+def read_json(path: str | os.PathLike[str], *, most: int = LARGEST_JSON) -> Any:
+    """The value in a JSON file of at most `most` bytes. OSError, or ValueError as of `parse_json`."""
+    with open(path, "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"larger than the {human_bytes(most)} that such a file may have")
+    return parse_json(content)
+
+
+def require_shallow(value: Any) -> None:
+    """ValueError for lists and mappings nested more than a hundred deep, or within themselves."""
+    level, depth = [value] if isinstance(value, dict | list | tuple) else [], 0
+    while level:
+        if depth > DEEPEST:
+            raise ValueError(_TOO_DEEP)
+        inner: dict[int, Any] = {}
+        for one in level:
+            parts = one.values() if isinstance(one, dict) else one
+            inner.update(
+                (id(part), part) for part in parts if isinstance(part, dict | list | tuple)
+            )
+        level, depth = list(inner.values()), depth + 1
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

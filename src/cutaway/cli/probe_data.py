@@ -204,7 +204,7 @@ def _of_run(folder: Path) -> tuple[Tokenizer, int | None]:
 def _longest(config: Path) -> int | None:
     """The longest context a Hugging Face configuration states."""
     try:
-        said = json_.loads(config.read_text("utf-8"))
+        said = files.read_json(config)
         said = said.get("text_config") or said
     except (OSError, ValueError, AttributeError):
         return None

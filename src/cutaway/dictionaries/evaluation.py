@@ -5,7 +5,6 @@ Beside it principal components and a random dictionary of the same L0, on the sa
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -133,11 +132,11 @@ class Evaluation:
         """What `save` wrote; UserError where there is none."""
         path = Path(folder) / FILE
         try:
-            return cls.from_json(json.loads(path.read_text("utf-8")))
+            return cls.from_json(files.read_json(path))
         except FileNotFoundError:
             raise UserError(f"{path}: missing; `cutaway sae eval` writes it") from None
-        except ValueError:
-            raise UserError(f"{path}: damaged, not JSON") from None
+        except ValueError as error:
+            raise UserError(f"{path}: damaged, not JSON: {error}") from None
 
 
 @torch.no_grad()

@@ -7,7 +7,6 @@ examples.parquet    one row per example, strongest first
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -127,7 +126,7 @@ class Features:
 
         folder = Path(folder)
         try:
-            facts = json.loads((folder / SUMMARY).read_text("utf-8"))
+            facts = files.read_json(folder / SUMMARY)
             if facts["format"] > FORMAT:
                 raise UserError(
                     f"{folder / SUMMARY}: format {facts['format']} is newer than this cutaway "

@@ -8,7 +8,6 @@ GPT-NeoX (Pythia), BERT and kin. Code from the hub is never run, pickled weights
 from __future__ import annotations
 
 import inspect
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from cutaway.base import files
 from cutaway.base.errors import UserError
 from cutaway.nets.model import Anatomy
 
@@ -167,7 +167,7 @@ def _safetensors(folder: Path) -> list[Path]:
     if not (folder / _INDEX).is_file():
         return []
     try:
-        names = sorted(set(json.loads((folder / _INDEX).read_text("utf-8"))["weight_map"].values()))
+        names = sorted(set(files.read_json(folder / _INDEX)["weight_map"].values()))
         found = [folder / name for name in names]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{folder / _INDEX}: not a readable index of weights") from None
@@ -350,9 +350,9 @@ def _identifier(value: Any) -> int | None:
 def _class_token(folder: Path) -> int | None:
     """An encoder's token for the beginning, which its configuration does not name."""
     try:
-        said = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))["cls_token"]
+        said = files.read_json(folder / "tokenizer_config.json")["cls_token"]
         said = said["content"] if isinstance(said, dict) else said
-        added = json.loads((folder / "tokenizer.json").read_text("utf-8"))["added_tokens"]
+        added = files.read_json(folder / "tokenizer.json")["added_tokens"]
         return next((token["id"] for token in added if token["content"] == said), None)
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -201,7 +201,7 @@ class ProbeData:
                 f"{folder}: no probe data ({METADATA} is missing); `cutaway probe data` writes some"
             )
         try:
-            said = json.loads((folder / METADATA).read_text("utf-8"))
+            said = files.read_json(folder / METADATA)
             if isinstance(said["format"], int) and said["format"] > FORMAT:
                 raise UserError(
                     f"{folder}: format {said['format']} is newer than this cutaway reads ({FORMAT})"

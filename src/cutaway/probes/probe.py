@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -205,7 +204,7 @@ class Probe:
         if not (folder / FILE).is_file():
             raise UserError(f"{path}: no probe there ({FILE} is missing){_near(folder)}")
         try:
-            content = json.loads((folder / FILE).read_text("utf-8"))
+            content = files.read_json(folder / FILE)
             about = ProbeAbout.from_json(content)
             if files.sha256(folder / WEIGHTS) != content.get("weights_sha256"):
                 raise UserError(f"{folder}: damaged: {WEIGHTS} is not what {FILE} says")

@@ -20,14 +20,20 @@ from typing import (
     get_origin,
 )
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cutaway.base.errors import UserError, nearest
+from cutaway.base.errors import UserError, nearest, shortened
+from cutaway.base.files import DEEPEST, human_bytes, require_shallow
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
     from cutaway.training.config import LoopConfig
+
+
+_LARGEST = 5_000_000  # bytes of a YAML file
+_MOST_VALUES = 1_000_000  # in one, anchors unfolded
+_LARGEST_WHOLE = 2**63 - 1
 
 
 class StudyConfig(BaseModel):
@@ -67,6 +73,12 @@ class StudyConfig(BaseModel):
     tensorboard: bool = False
     """Also write TensorBoard events into the run folder (needs the extra `tensorboard`)."""
 
+    @model_validator(mode="after")
+    def _within_bounds(self) -> Self:
+        for name in type(self).model_fields:
+            require_within_bounds(name, getattr(self, name))
+        return self
+
     def anchored(self) -> Self:
         """The same settings with relative paths made absolute, as a run's record keeps them."""
         return self
@@ -82,6 +94,22 @@ class StudyConfig(BaseModel):
     def faster_stacked(self) -> bool:
         """Whether a stack of such runs is expected to take less time than one after the other."""
         return False
+
+
+def require_within_bounds(name: str, value: Any) -> None:
+    """ValueError for whole numbers beyond 63 bits, and text that no file can hold."""
+    if isinstance(value, list | tuple):
+        for one in value:
+            require_within_bounds(name, one)
+    elif isinstance(value, int) and abs(value) > _LARGEST_WHOLE:
+        raise ValueError(f"{name} = {_given(value)}: expected a whole number below 2^63")
+    elif isinstance(value, str):
+        if "\0" in value:
+            raise ValueError(f"{name} = {shortened(repr(value))}: holds a NUL character")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{name} = {shortened(repr(value))}: expected text in UTF-8") from None
 
 
 C = TypeVar("C", bound=BaseModel)
@@ -114,13 +142,23 @@ def overrides(tokens: Sequence[str]) -> dict[str, Any]:
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping a YAML file holds (YAML 1.2: `1e-8` is a number; a repeated key is an error)."""
+    """The mapping a YAML file holds (YAML 1.2: `1e-8` is a number; a repeated key is an error).
+
+    Raises UserError for anything else, for files above 5 MB, for values nested more than a hundred
+    deep and for anchors that unfold to more than a million values.
+    """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        with open(path, "rb") as file:
+            content = file.read(_LARGEST + 1)
+        if len(content) > _LARGEST:
+            raise UserError(
+                f"{path}: larger than the {human_bytes(_LARGEST)} that settings may have"
+            )
+        text = content.decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except UnicodeDecodeError:
@@ -132,11 +170,36 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{path}{line}: {str(error.problem).splitlines()[0]}") from None
+    except RecursionError:
+        raise UserError(f"{path}: nested more than {DEEPEST} levels deep") from None
     except (YAMLError, ValueError) as error:
         raise UserError(f"{path}: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # the library lets its own slips through, as for a list as a key
+        raise UserError(f"{path}: not readable YAML: {type(error).__name__}: {error}") from None
+    _require_plain(values, path)
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected `field: value` lines, found {type(values).__name__}")
     return {str(key).replace("-", "_"): value for key, value in values.items()}
+
+
+def _require_plain(values: Any, path: Path) -> None:
+    """Refuse what unfolds to far more than the file holds, or without an end."""
+    try:
+        require_shallow(values)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    if _unfolded(values, {}) > _MOST_VALUES:
+        raise UserError(f"{path}: its anchors unfold to more than {_MOST_VALUES:,} values")
+
+
+def _unfolded(value: Any, known: dict[int, int]) -> int:
+    """How many values there are in one, those behind an anchor counted each time it is used."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_unfolded(part, known) for part in parts)
+    return known[id(value)]
 
 
 def resolve(model: type[C], file: Mapping[str, Any], over: Mapping[str, Any] | None = None) -> C:
@@ -199,9 +262,13 @@ def _given(value: Any) -> str:
     """A value as its user wrote it: numbers, which the command line knows as text, without quotes."""
     try:
         float(value)
-    except (TypeError, ValueError):
-        return repr(value)
-    return str(value)
+        return shortened(str(value))
+    except (TypeError, ValueError, OverflowError):
+        pass
+    try:
+        return shortened(repr(value))
+    except ValueError:  # Python writes out no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
 
 
 def synonyms(field: str) -> tuple[str, ...]:

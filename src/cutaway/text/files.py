@@ -9,7 +9,6 @@ Europarl's release is known by its tags and gives one document per chapter.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
-from cutaway.base.files import sha256
+from cutaway.base.files import parse_json, sha256
 from cutaway.text import decoding, europarl, rows
 from cutaway.text.sources import Document
 
@@ -224,7 +223,7 @@ def _json_rows(file: _File) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _parsed(text: str, path: Path, line: int | None = None) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError as error:
         at = line if line is not None else getattr(error, "lineno", 1)
         raise UserError(f"{path}: line {at}: not JSON: {error}") from None

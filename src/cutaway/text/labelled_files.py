@@ -8,7 +8,6 @@ become its groups.
 from __future__ import annotations
 
 import csv
-import json
 import os
 import re
 from collections import Counter
@@ -18,6 +17,7 @@ from typing import Any
 
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
+from cutaway.base.files import parse_json
 from cutaway.text import decoding
 from cutaway.text.docstrings import DocstringsSource
 from cutaway.text.files import SUFFIXES, FilesSource
@@ -288,7 +288,7 @@ def labelled_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 if not line.strip():
                     continue
                 try:
-                    row = json.loads(line)
+                    row = parse_json(line)
                 except ValueError as error:
                     raise UserError(f"{path}: line {number}: not JSON: {error}") from None
                 if not isinstance(row, dict):

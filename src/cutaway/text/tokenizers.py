@@ -14,7 +14,7 @@ import tokenizers
 
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
-from cutaway.base.files import write_json, write_text
+from cutaway.base.files import read_json, write_json, write_text
 
 END_OF_TEXT = "<|endoftext|>"
 SMALLEST_VOCABULARY = 257  # every byte, and the end of text
@@ -289,7 +289,7 @@ def _end(backend: tokenizers.Tokenizer, folder: Path) -> int:
 
 def _config(folder: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+        config = read_json(folder / "tokenizer_config.json")
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

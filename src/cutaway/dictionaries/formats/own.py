@@ -10,7 +10,6 @@ the tensors.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -280,12 +279,12 @@ def _of_run(path: Path, step: int | str) -> Dictionary:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; UserError where it is missing or damaged."""
     try:
-        content = json.loads(path.read_bytes())
+        content = files.read_json(path)
     except FileNotFoundError:
         raise UserError(f"{path}: missing") from None
     except OSError as error:
         raise UserError(f"{path}: cannot read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{path}: damaged, not JSON: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: damaged: expected a JSON object, got {type(content).__name__}")
