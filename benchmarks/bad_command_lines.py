@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import collections
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -72,7 +73,7 @@ def complaint(code: int, text: str, seconds: float) -> str:
     """What is wrong with how a line ended, or nothing."""
     if "Traceback (most recent call last)" in text:
         return "traceback"
-    if "unexpected " in text:
+    if re.search(r"unexpected [A-Z]\w*:", text):
         return "unexpected"
     if code not in (0, 1, 2):
         return f"exit {code}"

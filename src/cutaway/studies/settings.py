@@ -28,9 +28,12 @@ from cutaway.base.files import DEEPEST, human_bytes, require_shallow
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
+    from cutaway.base.hardware import Need
     from cutaway.training.config import LoopConfig
 
 
+WEIGHTS = "weights, gradients and Adam's two moments"  # 16 bytes for each parameter
+_USUAL_SIZE = 10_000  # of a size whose default depends on other things
 _LARGEST = 5_000_000  # bytes of a YAML file
 _MOST_VALUES = 1_000_000  # in one, anchors unfolded
 _LARGEST_WHOLE = 2**63 - 1
@@ -82,6 +85,25 @@ class StudyConfig(BaseModel):
     def anchored(self) -> Self:
         """The same settings with relative paths made absolute, as a run's record keeps them."""
         return self
+
+    def memory_needed(self, *, in_parts: bool = False) -> list[Need]:
+        """What a run takes at least, as far as these settings tell; empty where they tell nothing.
+
+        `in_parts`: a batch that is too large is worked through in parts, as on a GPU.
+        """
+        return []
+
+    def unusual(self, *names: str) -> dict[str, Any]:
+        """Those of these settings that lie furthest above their default; all, where none does."""
+        usual = {name: type(self).model_fields[name].default or _USUAL_SIZE for name in names}
+        times = {name: (getattr(self, name) or 0) / usual[name] for name in names}
+        most = max(times.values())
+        chosen = [name for name in names if times[name] > 1 and times[name] ** 2 >= most]
+        return {
+            name: getattr(self, name)
+            for name in sorted(chosen or names, key=lambda name: -times[name])
+            if getattr(self, name) is not None
+        }
 
     def loop(self) -> LoopConfig:
         """These settings in the loop's own names."""

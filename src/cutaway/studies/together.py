@@ -7,7 +7,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from cutaway.base import hardware
 from cutaway.base.display import notice, notices_to
 from cutaway.base.errors import RunFailed, UserError
 from cutaway.base.files import require_writable
@@ -22,6 +21,7 @@ from cutaway.studies.train import (
     advise,
     newest_checkpoint,
     require_disk,
+    require_memory,
     require_same,
     require_same_parents,
     sinks_of,
@@ -46,7 +46,7 @@ def train_together(
     keys = {config.stack_key() for config in configs}
     if len(keys) != 1 or None in keys:
         raise UserError(f"these {len(configs)} {study} runs cannot be stacked: their shapes differ")
-    hardware.device(configs[0].device)
+    require_memory(configs)
     members = [_Member(config.anchored(), Path(out)) for config, out in zip(configs, outs)]
     prepared = room.prepare_together([one.config for one in members])
     for index, (one, own) in enumerate(zip(members, prepared)):

@@ -50,7 +50,7 @@ def train_by_steps(
 ) -> Run:
     """`train` by the loop and nothing besides, whatever else the study's runs get."""
     config, out = config.anchored(), Path(out)
-    hardware.device(config.device)
+    require_memory([config])
     require_writable(out)
     if resume or extra_steps:
         return _resume(study, config, out, extra_steps)
@@ -114,6 +114,14 @@ def _resume(study: str, config: StudyConfig, out: Path, extra_steps: int) -> Run
             run.save_record(**{name: getattr(record, name) for name in type(record).model_fields})
             raise
     return run
+
+
+def require_memory(configs: Sequence[StudyConfig]) -> None:
+    """Refuse runs that the memory cannot hold together, as far as their settings tell, and a
+    device that is not there."""
+    on = hardware.device(configs[0].device)
+    needs = [need for one in configs for need in one.memory_needed(in_parts=on.type == "cuda")]
+    hardware.require_memory(needs, on)
 
 
 def require_disk(out: Path, prepared: Prepared, loop: LoopConfig, members: int = 1) -> None:
