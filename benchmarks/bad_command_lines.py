@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", default=[])
+    parser.add_argument("--every", nargs="+", help="each option of whole numbers with these values")
     parser.add_argument("--show", action="store_true", help="print every line and its last words")
     parser.add_argument("--start", type=int, default=0)
     given = parser.parse_args()
@@ -95,7 +96,7 @@ def main() -> None:
         world = Path(scratch) / "world"
         world.mkdir()
         os.chdir(world)
-        from laws.bad_lines import bad_lines, commands
+        from laws.bad_lines import bad_lines, commands, each_option
         from laws.bad_world import LINES, make_world
 
         make_world(world)
@@ -103,6 +104,8 @@ def main() -> None:
         codes: collections.Counter[int] = collections.Counter()
         times, broken = [], []
         lines = bad_lines(known, given.seed, given.count, only=given.only)
+        if given.every:
+            lines = each_option(known, given.every)
         for number, line in enumerate(lines):
             if number < given.start:
                 continue

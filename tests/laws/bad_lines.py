@@ -133,6 +133,18 @@ def bad_lines(
     return lines
 
 
+def each_option(known: Sequence[Command], values: Sequence[str]) -> list[list[str]]:
+    """Every option of every command with each of these values, where it takes whole numbers."""
+    return [
+        [*command.path, *good, option.names[0], value]
+        for command in known
+        for good in command.good[: 4 if command.path == ("train",) else 1]
+        for option in command.options
+        if option.kind == "whole" and option.field not in LASTING and not command.slow
+        for value in values
+    ]
+
+
 def _line(command: Command, draw: random.Random) -> list[str]:
     ways: list[Callable[[Command, random.Random], list[str]]] = [
         *(_bad_option,) * 6,
@@ -214,8 +226,10 @@ def _nonsense(command: Command, draw: random.Random) -> list[str]:
 
 
 def _missing(command: Command, draw: random.Random) -> list[str]:
+    """Cut off right after an option, which lacks its value then, or without any argument."""
     line = _base(command, draw)
-    return line[: draw.randint(1, max(1, len(line) - 1))]
+    ends = [n + 1 for n in range(len(command.path), len(line)) if line[n].startswith("--")]
+    return line[: draw.choice([*ends, len(command.path)])]
 
 
 def _stray(command: Command, draw: random.Random) -> list[str]:
