@@ -88,6 +88,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", default=[])
     parser.add_argument("--every", nargs="+", help="each option of whole numbers with these values")
+    parser.add_argument("--files", action="store_true", help="each file with each bad one instead")
     parser.add_argument("--show", action="store_true", help="print every line and its last words")
     parser.add_argument("--start", type=int, default=0)
     given = parser.parse_args()
@@ -96,7 +97,7 @@ def main() -> None:
         world = Path(scratch) / "world"
         world.mkdir()
         os.chdir(world)
-        from laws.bad_lines import bad_lines, commands, each_option
+        from laws.bad_lines import bad_lines, commands, each_file, each_option
         from laws.bad_world import LINES, make_world
 
         make_world(world)
@@ -104,8 +105,11 @@ def main() -> None:
         codes: collections.Counter[int] = collections.Counter()
         times, broken = [], []
         lines = bad_lines(known, given.seed, given.count, only=given.only)
+        some = [one for one in known if not given.only or one.path[0] in given.only]
         if given.every:
-            lines = each_option(known, given.every)
+            lines = each_option(some, given.every)
+        if given.files:
+            lines = each_file(some)
         for number, line in enumerate(lines):
             if number < given.start:
                 continue

@@ -41,6 +41,14 @@ NONSENSE = (
 )
 
 
+PRESETS = {
+    "docstrings-tiny": "language",
+    "routed": "grokking",
+    "sae": "dictionary",
+    "probe-next-token": "probe",
+}
+
+
 @dataclass(frozen=True)
 class Option:
     """A parameter of a command, or a field of a study: its names and what it takes."""
@@ -48,6 +56,11 @@ class Option:
     names: tuple[str, ...]
     kind: str  # whole, number, text, path, flag or choice
     field: str
+    study: str = ""  # of which it is a field
+
+    def suits(self, line: Sequence[str]) -> bool:
+        """Whether a line trains a study that has this field, or no study of several."""
+        return not self.study or PRESETS.get((*line, "")[0], self.study) == self.study
 
 
 @dataclass(frozen=True)
@@ -103,7 +116,7 @@ def _fields(path: tuple[str, ...]) -> list[Option]:
         ("probe", "train"): ["probe"],
     }.get(path, [])
     return [
-        Option((f"--{name.replace('_', '-')}",), _kind(field.annotation), name)
+        Option((f"--{name.replace('_', '-')}",), _kind(field.annotation), name, study)
         for study in studies
         for name, field in config_of(study).model_fields.items()
     ]
@@ -140,9 +153,27 @@ def each_option(known: Sequence[Command], values: Sequence[str]) -> list[list[st
         for command in known
         for good in command.good[: 4 if command.path == ("train",) else 1]
         for option in command.options
-        if option.kind == "whole" and option.field not in LASTING and not command.slow
+        if option.kind == "whole" and option.suits(good)
+        if option.field not in LASTING and not command.slow
         for value in values
     ]
+
+
+def each_file(known: Sequence[Command]) -> list[list[str]]:
+    """Every file and folder of a good line in turn replaced by every bad one."""
+    folders = {name.partition("/")[0] for name in CONTENTS if "/" in name}
+    bad = [name for name in CONTENTS if "/" not in name] + [*FOLDERS, *sorted(folders)]
+    lines = []
+    for command in known:
+        for good in command.good:
+            for place, word in enumerate(good):
+                if word in GOOD and not (place and good[place - 1] == "--out"):
+                    line = [*command.path, *good]
+                    place_in_line = place + len(command.path)
+                    lines += [
+                        [*line[:place_in_line], one, *line[place_in_line + 1 :]] for one in bad
+                    ]
+    return lines
 
 
 def _line(command: Command, draw: random.Random) -> list[str]:
@@ -185,10 +216,11 @@ def _value(option: Option, draw: random.Random) -> str:
 def _bad_option(command: Command, draw: random.Random) -> list[str]:
     if not command.options:
         return _nonsense(command, draw)
-    option = draw.choice(command.options)
+    line = _base(command, draw)
+    option = draw.choice([one for one in command.options if one.suits(line[len(command.path) :])])
     name, value = draw.choice(option.names), _value(option, draw)
     given = [f"{name}={value}"] if draw.random() < 0.2 else [name, value]
-    return _base(command, draw) + given
+    return line + given
 
 
 def _two_bad(command: Command, draw: random.Random) -> list[str]:
@@ -210,6 +242,11 @@ def _bad_place(command: Command, draw: random.Random) -> list[str]:
     return line
 
 
+# what stands for files and runs in good lines
+GOOD = (
+    *("corpus.txt", "labelled.csv", "log.jsonl", "sweep.yaml", "routed", "docstrings-tiny"),
+    *("language", "grokking", "dictionary", "probe", "states", "examples"),
+)
 # good things, of whatever kind: a run of the wrong study, a store for a dictionary, ...
 KINDS = (
     *("language", "grokking", "dictionary", "probe", "states", "examples", "sweep", "corpus.txt"),

@@ -35,8 +35,8 @@ LINES: dict[tuple[str, ...], list[Sequence[str]]] = {
         ["grokking", "--extra-steps", "2"],
     ],
     ("sweep",): [
-        ["sweep.yaml", "--out", "swept", "--ensemble"],
         ["sweep.yaml", "--dry-run"],
+        ["sweep.yaml", "--out", "corpus.txt"],
     ],
     ("presets",): [["routed"], []],
     ("params",): [["docstrings-tiny"], ["routed"], ["language", "--target", "50k"]],

@@ -205,13 +205,15 @@ def _json_rows(file: _File) -> Iterator[tuple[str, Mapping[str, Any]]]:
     with decoding.opened(file.path, file.encoding) as stream:
         if _suffix(file.path.name) == ".json" and stream.read(4096).lstrip().startswith("["):
             stream.seek(0)
-            entries: Iterable[tuple[int, Any]] = enumerate(_parsed(stream.read(), file.path), 1)
+            entries: Iterable[tuple[int, Any]] = enumerate(
+                _parsed(decoding.whole(stream, file.path), file.path), 1
+            )
             unit = "entry"
         else:
             stream.seek(0)
             entries = (
                 (number, _parsed(line, file.path, number))
-                for number, line in enumerate(stream, 1)
+                for number, line in enumerate(decoding.lines(stream, file.path), 1)
                 if line.strip()
             )
             unit = "line"
@@ -267,10 +269,12 @@ def _opened_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     try:
         if path.suffix.lower() == ".gz":
             with decoding.opened_bytes(path) as stream:
-                yield pq.ParquetFile(pa.BufferReader(stream.read()))
+                yield pq.ParquetFile(pa.BufferReader(decoding.whole(stream, path)))
         else:
             with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as parquet:
                 yield parquet
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: a text in it is not UTF-8: {error.reason}") from None
     except (pa.ArrowException, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: broken Parquet file: {reason}") from None

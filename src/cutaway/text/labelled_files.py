@@ -173,7 +173,7 @@ def conll_sentences(path: Path) -> Iterator[tuple[list[str], list[str], int]]:
     tags: list[str] = []
     document = 0
     with decoding.opened(path, encoding) as stream:
-        for number, line in enumerate(stream, 1):
+        for number, line in enumerate(decoding.lines(stream, path), 1):
             columns = line.split()
             if columns and columns[0] == "-DOCSTART-":
                 document += 1
@@ -295,7 +295,9 @@ def labelled_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                     raise UserError(f"{path}: line {number}: expected a JSON object")
                 yield f"{path}: line {number}", row
             return
-        reader = csv.DictReader(stream, delimiter="\t" if kind == ".tsv" else ",")
+        reader = csv.DictReader(
+            decoding.lines(stream, path), delimiter="\t" if kind == ".tsv" else ","
+        )
         try:
             for row in reader:
                 yield f"{path}: line {reader.line_num}", row
@@ -315,6 +317,8 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path}: row {number}", row
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: a text in it is not UTF-8: {error.reason}") from None
     except (pa.ArrowException, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: broken Parquet file: {reason}") from None
