@@ -27,6 +27,7 @@ from torch import Tensor
 from cutaway.activations.quantise import DTYPES, dequantise
 from cutaway.base import files
 from cutaway.base.errors import UserError, nearest
+from cutaway.base.files import as_path
 from cutaway.nets.model import ModelReference
 from cutaway.nets.sites import Site, parse_site
 from cutaway.runs import record
@@ -56,7 +57,7 @@ class ActivationStore:
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = as_path(path)
         self.manifest = read_manifest(self.path)
         if found := missing(self.path, self.manifest):
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""

@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cutaway.base.errors import UserError
+from cutaway.base.errors import UserError, shortened
 
+_LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes, as file systems and systems have it
 DEEPEST = 100  # levels of nesting in a JSON or YAML file
 LARGEST_JSON = 1_000_000_000  # bytes of a JSON file that is read whole
 _TOO_DEEP = f"nested more than {DEEPEST} levels deep"
@@ -131,6 +132,24 @@ def is_folder_name(name: str) -> bool:
     """Whether a run may be called so: one folder, which any terminal and any system can show."""
     fit = name.isprintable() and not set(name) & {"/", "\\"}
     return fit and bool(name.strip()) and name not in (".", "..")
+
+
+def as_path(given: str | os.PathLike[str]) -> Path:
+    """A path that a user named. UserError for what no file system can hold: NUL, names too long."""
+    path = Path(given)
+    if "\0" in str(path):
+        raise UserError(f"{shortened(str(path))}: no path, it holds a NUL character")
+    for part in path.parts:
+        if (length := len(os.fsencode(part))) > _LONGEST_NAME:
+            raise UserError(
+                f"{shortened(part)}: no path, a name of {length:,} bytes (file systems take "
+                f"{_LONGEST_NAME})"
+            )
+    if (length := len(os.fsencode(path))) > _LONGEST_PATH:
+        raise UserError(
+            f"{shortened(str(path))}: no path, {length:,} bytes (systems take {_LONGEST_PATH:,})"
+        )
+    return path
 
 
 def require_writable(folder: str | os.PathLike[str], needed: int = 0) -> None:

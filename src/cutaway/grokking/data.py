@@ -7,7 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cutaway.base.errors import UserError, shortened
 from cutaway.base.seeds import numpy_generator
+
+_MOST_P = 10_000  # 10⁸ pairs, 1.6 GB
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,9 @@ class Split:
 
 
 def all_pairs(p: int) -> Tensor:
-    """Every (a, b), a-major: row a·p + b is (a, b); (p², 2) int64."""
+    """Every (a, b), a-major: row a·p + b is (a, b); (p², 2) int64. UserError for p that is no modulus."""
+    if isinstance(p, float) or not 1 <= p <= _MOST_P:
+        raise UserError(f"p = {shortened(str(p))}: expected a whole number from 1 to {_MOST_P:,}")
     residues = torch.arange(p)
     return torch.cartesian_prod(residues, residues)
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from cutaway.base import files
 from cutaway.base.errors import UserError
+from cutaway.base.files import as_path
 from cutaway.text.tokenizers import Tokenizer
 
 FORMAT = 1
@@ -195,7 +196,7 @@ class ProbeData:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        folder = Path(folder)
+        folder = as_path(folder)
         if not (folder / METADATA).is_file():
             raise UserError(
                 f"{folder}: no probe data ({METADATA} is missing); `cutaway probe data` writes some"

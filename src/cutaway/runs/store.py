@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError, nearest
+from cutaway.base.files import as_path
 from cutaway.runs import record
 from cutaway.runs.folder import Run, derived_status
 from cutaway.runs.record import RunRecord
@@ -114,7 +115,7 @@ class RunStore:
 
 def find_run(reference: str | os.PathLike[str], root: str | os.PathLike[str] = "runs") -> Path:
     """The folder of a run given by path, or by name under `root`. `UserError` names the nearest."""
-    for place in (Path(reference), Path(root) / reference):
+    for place in (as_path(reference), as_path(root) / reference):
         if (place / record.FILE).is_file():
             return place
     if Path(reference).exists():

@@ -6,6 +6,7 @@ one-line description; the same model serves Python, YAML, the command line and s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import (
@@ -23,7 +24,7 @@ from typing import (
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cutaway.base.errors import UserError, nearest, shortened
-from cutaway.base.files import DEEPEST, human_bytes, require_shallow
+from cutaway.base.files import DEEPEST, as_path, human_bytes, require_shallow
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 
 WEIGHTS = "weights, gradients and Adam's two moments"  # 16 bytes for each parameter
+_BRACKETS = re.compile(r"[\[\]{}]")
 _USUAL_SIZE = 10_000  # of a size whose default depends on other things
 _LARGEST = 5_000_000  # bytes of a YAML file
 _MOST_VALUES = 1_000_000  # in one, anchors unfolded
@@ -146,6 +148,8 @@ def overrides(tokens: Sequence[str]) -> dict[str, Any]:
     waiting = list(tokens)
     while waiting:
         token = waiting.pop(0)
+        if not isinstance(token, str):
+            raise TypeError(f"tokens: expected texts, got {type(token).__name__}")
         if not token.startswith("--") or len(token) < 3:
             raise UserError(f"unexpected argument {token!r}: settings look like --field value")
         name, equals, value = token[2:].partition("=")
@@ -172,7 +176,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-    path = Path(path)
+    path = as_path(path)
     try:
         with open(path, "rb") as file:
             content = file.read(_LARGEST + 1)
@@ -181,6 +185,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
                 f"{path}: larger than the {human_bytes(_LARGEST)} that settings may have"
             )
         text = content.decode("utf-8-sig")
+        _require_few_brackets(text, path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except UnicodeDecodeError:
@@ -202,6 +207,15 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected `field: value` lines, found {type(values).__name__}")
     return {str(key).replace("-", "_"): value for key, value in values.items()}
+
+
+def _require_few_brackets(text: str, path: Path) -> None:
+    """Refuse at once what the YAML library would need long to find nested too deeply."""
+    depth = 0
+    for bracket in _BRACKETS.finditer(text):
+        depth = depth + 1 if bracket[0] in "[{" else max(0, depth - 1)
+        if depth > 10 * DEEPEST:
+            raise UserError(f"{path}: nested more than {DEEPEST} levels deep")
 
 
 def _require_plain(values: Any, path: Path) -> None:
@@ -230,6 +244,9 @@ def resolve(model: type[C], file: Mapping[str, Any], over: Mapping[str, Any] | N
     Text in a file is not taken for a number (`'1e-8'` in quotes is a mistake, and named as one);
     the command line knows only text, so there it is.
     """
+    for given in (file, over or {}):
+        if not isinstance(given, Mapping):
+            raise TypeError(f"settings: expected a mapping, got {type(given).__name__}")
     file = flattened(model, file)
     for name, value in file.items():
         field = model.model_fields.get(name)

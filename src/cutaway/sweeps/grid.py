@@ -105,6 +105,8 @@ def expand(
     over: Mapping[str, Any] | None = None,
 ) -> Sweep:
     """The sweep of a file's `values`; `name` is its own unless the file gives one."""
+    if not isinstance(values, Mapping):
+        raise TypeError(f"values: expected a mapping, got {type(values).__name__}")
     shared, over = dict(values), dict(over or {})
     study = shared.pop("study", study)
     if (form := shared.pop("format", 1)) != 1:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
-from cutaway.base.files import parse_json, sha256
+from cutaway.base.files import as_path, parse_json, sha256
 from cutaway.text import decoding, europarl, rows
 from cutaway.text.sources import Document
 
@@ -50,7 +50,7 @@ class FilesSource:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, column: str | None = None, name: str = ""):
-        self.path = Path(path)
+        self.path = as_path(path)
         self.name = name or str(path)
         self._column = column
         self._listed = _listed(self.path)

@@ -12,14 +12,16 @@ from typing import Any
 
 import tokenizers
 
+from cutaway.base import hardware
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
-from cutaway.base.files import read_json, write_json, write_text
+from cutaway.base.files import as_path, read_json, write_json, write_text
 from cutaway.text import long_words
 
 END_OF_TEXT = "<|endoftext|>"
 SMALLEST_VOCABULARY = 257  # every byte, and the end of text
 _TIMEOUT = 10  # seconds to wait for the hub's first answer
+_PER_TOKEN = 100  # bytes the trainer takes for each token asked for, before it has learnt any
 TRAINING_PASSAGE = 32_000  # characters of one text for the trainer, which holds 256 at a time
 # Where a tokenizer does not say which token ends a text.
 _ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>", "[SEP]")
@@ -134,7 +136,7 @@ class Tokenizer:
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Tokenizer:
         """A tokenizer that `save` wrote, or any folder that `pretrained` takes."""
-        loaded = _from_folder(Path(folder))
+        loaded = _from_folder(as_path(folder))
         loaded.name = _config(Path(folder)).get("name_or_path") or loaded.name
         return loaded
 
@@ -176,6 +178,9 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
             f"vocab_size = {vocab_size}: a byte-level tokenizer has at least {SMALLEST_VOCABULARY} "
             "tokens (256 bytes and the end of text)"
         )
+    hardware.require_memory(
+        [hardware.Need(_PER_TOKEN * vocab_size, "the vocabulary", {"vocab_size": vocab_size})]
+    )
     backend = tokenizers.Tokenizer(tokenizers.models.BPE())
     _make_byte_level(backend)
     trainer = tokenizers.trainers.BpeTrainer(
@@ -203,7 +208,7 @@ def pretrained(spec: str | os.PathLike[str]) -> Tokenizer:
     and `merges.txt`; a file is one of these. From the hub only what is not yet in its local
     cache is fetched. Raises UserError for anything else.
     """
-    path = Path(spec)
+    path = as_path(spec)
     if path.is_dir():
         return _from_folder(path)
     if path.is_file():
