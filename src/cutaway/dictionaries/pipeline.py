@@ -35,7 +35,7 @@ from cutaway.nets.sites import Site, parse_sites
 from cutaway.runs import record
 from cutaway.runs.folder import Run
 from cutaway.studies.settings import resolve
-from cutaway.studies.train import require_same, train
+from cutaway.studies.train import require_memory, require_same, train
 
 STORE, FEATURES = "activations", "features"
 # settings that the steps themselves give to each dictionary
@@ -65,7 +65,7 @@ def extracted(
         Run.require_free(place)
         asked = ExtractionConfig(**extraction)
         model = open_model(asked.model, device=asked.device)
-        config.sized(model.width, asked.tokens)
+        require_memory([config.sized(model.width, asked.tokens)])
     return extract(extraction, place, resume=going_on)
 
 
@@ -143,7 +143,7 @@ def train_layers(
     the settings these have. Raises UserError before anything is trained where the request is
     wrong, RunFailed (or, where nothing could begin, UserError) where none came to its end.
     """
-    checked(settings).sized(store.width, store.rows)
+    require_memory([checked(settings).sized(store.width, store.rows)])
     sites = chosen(store, layers)
     begun = {}
     for site in sites:
