@@ -286,7 +286,7 @@ def test_parquet_of_any_numeric_types_is_read(tmp_path: Path) -> None:
         ("h.jsonl", '{"step": 0, "a', "line 1 is not JSON"),
         ("h.jsonl", '{"step": 0, "a": 1}\n{"st\n{"step": 2, "a": 1}\n', "line 2 is not JSON"),
         ("h.jsonl", "[1, 2]\n", "line 1: expected an object like"),
-        ("h.jsonl", "[" * 100_000, "nested too deeply"),
+        ("h.jsonl", "[" * 100_000, "levels deep"),
         ("h.jsonl", '{"_meta": {"p": 3}}\n', "no line holds a row of numbers"),
         ("h.jsonl", '{"step": 0}\n', "no column of numbers besides the step"),
         ("h.jsonl", '{"step": "one", "a": 1}\n', "column step holds the text 'one'"),

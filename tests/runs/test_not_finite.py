@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cutaway.stats.ranking import rank
 
 from cutaway.base import display
 from cutaway.runs import Run, RunStore
-from cutaway.stats.ranking import rank
 
 ODD = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 

@@ -111,10 +111,19 @@ class _Extraction:
         self.manifest = self._manifest()
         if resume and (out / MANIFEST).exists():
             self._continue()
+        self._require_memory()
         self.said: list[str] = []  # before there is a run to keep it
         self.forward = Forward(
             self.model, self.sites, self.manifest["batch_size"], self.said.append
         )
+
+    def _require_memory(self) -> None:
+        """Refuse a batch whose states alone do not fit; on a GPU a smaller one is tried then."""
+        on, text = self.model.device, self.text
+        contexts = 1 if on.type == "cuda" else min(self.config.batch_size, text.n_contexts)
+        states = 4 * contexts * text.context_length * self.model.width * len(self.sites)
+        asked = {"batch_size": contexts, "context_length": text.context_length}
+        hardware.require_memory([hardware.Need(states, "a batch's states", asked)], on)
 
     def _manifest(self) -> dict[str, Any]:
         text, itemsize = self.text, DTYPES[self.config.store_dtype].itemsize

@@ -14,7 +14,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from cutaway.base.errors import UserError
+from cutaway.base.errors import UserError, require_finite
 from cutaway.nets.model import Model
 from cutaway.nets.sites import Site
 
@@ -71,8 +71,10 @@ def patch(other_states: Tensor, positions: Positions = None) -> Change:
 def steer(direction: Tensor, strength: float = 1.0, positions: Positions = None) -> Change:
     """state + strength · direction, direction (d,) taken as it is, not normalised.
 
-    The sum is made in float32 and rounded once to the model's dtype.
+    The sum is made in float32 and rounded once to the model's dtype. Raises UserError for a
+    strength that is not finite.
     """
+    strength = require_finite("strength", strength)
 
     def change(state: Tensor) -> Tensor:
         if direction.shape != state.shape[-1:]:

@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 
 from cutaway.activations.quantise import DTYPES, dequantise
-from cutaway.base import files
+from cutaway.base import files, json_text
 from cutaway.base.errors import UserError, nearest
+from cutaway.base.files import as_path
 from cutaway.nets.model import ModelReference
 from cutaway.nets.sites import Site, parse_site
 from cutaway.runs import record, verifying
@@ -34,6 +35,7 @@ from cutaway.runs.folder import Run
 
 FORMAT = 1
 MANIFEST, SHARDS = "manifest.json", "shards"
+_LONGEST_HEADER = 100_000_000  # bytes, as the safetensors library has it
 STUDY = "activations"
 _CODES = {
     torch.float64: "F64",
@@ -55,7 +57,7 @@ class ActivationStore:
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = as_path(path)
         self.manifest = read_manifest(self.path)
         if found := missing(self.path, self.manifest):
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
@@ -263,7 +265,9 @@ def mapped(path: Path) -> dict[str, Tensor]:
     try:
         with files.open_regular(path) as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
+            if length > _LONGEST_HEADER:
+                raise ValueError(f"a header of {length} bytes")
+            header = json_text.loads(file.read(length), mend=False)
         content = torch.from_numpy(np.memmap(path, np.uint8, mode="c", offset=8 + length))
         tensors = {}
         for name, entry in header.items():
@@ -272,7 +276,15 @@ def mapped(path: Path) -> dict[str, Tensor]:
                 flat = content[start:end].view(_DTYPES[entry["dtype"]])
                 tensors[name] = flat.view(entry["shape"])
         return tensors
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, struct.error) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        struct.error,
+    ) as error:
         raise UserError(f"{path}: damaged shard: {error}") from None
 
 
@@ -285,8 +297,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise UserError(_no_store(path)) from None
     except OSError as error:
         raise UserError(f"{place}: cannot read: {error.strerror}") from None
-    except ValueError:
-        raise UserError(f"{place}: damaged, not JSON") from None
+    except ValueError as error:
+        raise UserError(f"{place}: damaged, not JSON: {error}") from None
     form = content.get("format") if isinstance(content, dict) else None
     if isinstance(form, int) and form > FORMAT:
         raise UserError(

@@ -7,8 +7,15 @@ start; 130, 143 and 129 interrupted by Ctrl-C, SIGTERM or SIGHUP (a closed termi
 from __future__ import annotations
 
 import difflib
+import math
+import operator
 import signal as signals
 from collections.abc import Iterable
+from contextvars import ContextVar
+from typing import Any
+
+# Whether a run's first step has begun: what goes wrong from then on is a failure, no wrong request.
+begun: ContextVar[bool] = ContextVar("begun", default=False)
 
 
 class CutawayError(Exception):
@@ -50,3 +57,40 @@ def nearest(name: str, known: Iterable[str], *, count: int = 1, cutoff: float = 
     if not close:
         return ""
     return "; did you mean " + " or ".join(repr(word) for word in close) + "?"
+
+
+def shortened(text: str, most: int = 80) -> str:
+    """A text, or its two ends where it is longer than `most` characters."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]}...{text[-most // 4 :]}"
+
+
+def require_whole(name: str, value: Any, least: int, most: int = 2**63 - 1) -> int:
+    """A whole number from `least` to `most`. UserError beyond them, TypeError for no whole number."""
+    number = operator.index(value)
+    if not least <= number <= most:
+        beyond = f" to {most}" if most < 2**63 - 1 else " or more, below 2^63"
+        raise UserError(f"{name} = {_written(number)}: expected {least}{beyond}")
+    return number
+
+
+def require_finite(name: str, value: Any, least: float = -math.inf) -> float:
+    """A finite number of at least `least`. UserError for others, TypeError for what is no number."""
+    if isinstance(value, str | bytes):
+        raise TypeError(f"{name} = {value!r}: expected a number")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not (math.isfinite(number) and number >= least):
+        bound = "" if least == -math.inf else f" of {least:g} or more"
+        raise UserError(f"{name} = {_written(value)}: expected a finite number{bound}")
+    return number
+
+
+def _written(number: Any) -> str:
+    try:
+        return shortened(str(number))
+    except ValueError:  # Python writes out no whole number of more than 4,300 digits
+        return "a number of thousands of digits"

@@ -26,7 +26,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from cutaway.base import json_text
-from cutaway.base.errors import UserError
+from cutaway.base.errors import UserError, shortened
+
+_LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes, as file systems and systems have it
 
 JSON_BYTES = 1 << 28  # the longest JSON file that is read: a record has a few kilobytes
 _DAY = 86400.0  # seconds after which a temporary file of another machine counts as left over
@@ -272,6 +274,24 @@ def is_folder_name(name: str) -> bool:
     """Whether a run may be called so: one folder, which any terminal and any system can show."""
     fit = name.isprintable() and not set(name) & {"/", "\\"}
     return fit and bool(name.strip()) and name not in (".", "..")
+
+
+def as_path(given: str | os.PathLike[str]) -> Path:
+    """A path that a user named. UserError for what no file system can hold: NUL, names too long."""
+    path = Path(given)
+    if "\0" in str(path):
+        raise UserError(f"{shortened(str(path))}: no path, it holds a NUL character")
+    for part in path.parts:
+        if (length := len(os.fsencode(part))) > _LONGEST_NAME:
+            raise UserError(
+                f"{shortened(part)}: no path, a name of {length:,} bytes (file systems take "
+                f"{_LONGEST_NAME})"
+            )
+    if (length := len(os.fsencode(path))) > _LONGEST_PATH:
+        raise UserError(
+            f"{shortened(str(path))}: no path, {length:,} bytes (systems take {_LONGEST_PATH:,})"
+        )
+    return path
 
 
 def require_writable(folder: str | os.PathLike[str], needed: int = 0) -> None:

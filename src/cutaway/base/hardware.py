@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cutaway.base.errors import UserError
+from cutaway.base.files import human_bytes
 
 if TYPE_CHECKING:
     import torch
+
+# Control groups of version 2 and 1: where they are, the files that say what may be taken and what
+# has been, and how the statistics call cached files, which are given back when memory is asked for.
+_CGROUPS = (
+    ("", "/sys/fs/cgroup", "memory.max", "memory.current", ("active_file", "inactive_file")),
+    (
+        *("memory", "/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ("total_active_file", "total_inactive_file"),
+    ),
+)
 
 
 def device(name: str = "auto") -> torch.device:
@@ -96,6 +110,92 @@ def threads() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def available_memory(on: torch.device | None = None) -> int:
+    """Bytes that could be taken now: of main memory and swap, or of the GPU `on`.
+
+    Of main memory what is free or could be freed, and no more than the container still allows.
+    """
+    if on is not None and on.type == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info(on)[0]
+    return min(_free_in_machine(), _free_in_container())
+
+
+def require_memory(needs: Iterable[Need], on: torch.device | None = None) -> None:
+    """Refuse, before slow work, what the memory cannot hold.
+
+    Needs are lower bounds, so that nothing is refused that would fit. Raises UserError naming the
+    settings of the largest need, what is needed and what is there.
+    """
+    needs = list(needs)
+    if on is not None and on.type == "cuda":
+        _require([need for need in needs if need.host], None)
+        _require([need for need in needs if not need.host], on)
+    else:
+        _require(needs, None)
+
+
+def _require(needs: list[Need], on: torch.device | None) -> None:
+    if not needs:
+        return
+    needed, there = sum(need.bytes for need in needs), available_memory(on)
+    if needed <= there:
+        return
+    worst = max(needs, key=lambda need: need.bytes)
+    given = ", ".join(f"{name} = {value}" for name, value in worst.settings.items())
+    raise UserError(
+        f"{given}: at least {human_bytes(needed)} of memory needed ({worst.what}), "
+        f"{human_bytes(there)} free; lower {' or '.join(worst.settings)}"
+    )
+
+
+@dataclass(frozen=True)
+class Need:
+    """Memory that some work needs: at least how many bytes, for what, by which settings.
+
+    `host`: in main memory, also where the work is done on a GPU.
+    """
+
+    bytes: int
+    what: str
+    settings: Mapping[str, Any]
+    host: bool = False
+
+
+def _free_in_machine() -> int:
+    free = {}
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            name, _, rest = line.partition(":")
+            free[name] = int(rest.split()[0]) * 1024
+        return free["MemAvailable"] + free.get("SwapFree", 0)
+    except (OSError, ValueError, KeyError, IndexError):  # not Linux: all there is
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _free_in_container() -> int:
+    """The least that any control group around this process still allows; no bound without one."""
+    free = sys.maxsize
+    try:
+        lines = [one.split(":", 2) for one in Path("/proc/self/cgroup").read_text().splitlines()]
+        within = {controllers: place.lstrip("/") for _, controllers, place in lines}
+    except (OSError, ValueError):
+        within = {}
+    for controller, root, limit, used, cached in _CGROUPS:
+        place = Path(root, within.get(controller, ""))
+        for group in (place, *place.parents):
+            if not group.is_relative_to(root):
+                break
+            try:
+                allowed = int((group / limit).read_text()) - int((group / used).read_text())
+                stat = dict(one.split() for one in (group / "memory.stat").read_text().splitlines())
+            except (OSError, ValueError):  # no such group seen from in here, or no limit ("max")
+                continue
+            free = min(free, allowed + sum(int(stat.get(name, 0)) for name in cached))
+    return max(0, free)
 
 
 @lru_cache

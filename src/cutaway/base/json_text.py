@@ -19,8 +19,25 @@ def loads(text: str | bytes, *, deepest: int = DEEPEST, mend: bool = True) -> An
         value = json.loads(text)
     except RecursionError:
         raise _too_deep(deepest) from None
+    except UnicodeDecodeError:
+        raise ValueError("not a text in UTF-8") from None
     halves = (b"\\u" if isinstance(text, bytes) else "\\u") in text
     return _mended(value) if _checked(value, halves and mend, deepest) else value
+
+
+def require_shallow(value: Any) -> None:
+    """ValueError for lists and mappings nested more than `DEEPEST` deep, or within themselves."""
+    level, depth = [value] if isinstance(value, dict | list | tuple) else [], 0
+    while level:
+        if depth > DEEPEST:
+            raise _too_deep(DEEPEST)
+        inner: dict[int, Any] = {}
+        for one in level:
+            parts = one.values() if isinstance(one, dict) else one
+            inner.update(
+                (id(part), part) for part in parts if isinstance(part, dict | list | tuple)
+            )
+        level, depth = list(inner.values()), depth + 1
 
 
 def _checked(value: Any, look: bool, deepest: int) -> bool:
@@ -67,4 +84,4 @@ def _encodable(text: str) -> bool:
 
 
 def _too_deep(deepest: int) -> ValueError:
-    return ValueError(f"nested too deeply (more than {deepest} levels)")
+    return ValueError(f"nested more than {deepest} levels deep")

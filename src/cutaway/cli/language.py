@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from cutaway.base import display
+from cutaway.base import display, hardware
 from cutaway.base.errors import UserError
 from cutaway.cli.common import output_format, readable
 from cutaway.runs.store import find_run
@@ -363,6 +363,9 @@ def sample(
     loaded = load(find_run(run), step=_step(step))
     tokenizer = loaded.reads
     ids = list(tokenizer.encode(prompt)) or [tokenizer.end_of_text]
+    each = 4 * tokenizer.vocab_size + 8 * (len(ids) + length)  # logits and tokens of a text
+    asked = {"count": count, "length": length} if length > count else {"count": count}
+    hardware.require_memory([hardware.Need(count * each, "texts drawn side by side", asked)])
     start = torch.tensor([ids] * count, device=loaded.model.embedding.device)
     for drawn in draw(loaded.model, start, length, temperature=temperature, top_k=top_k, seed=seed):
         text = tokenizer.decode(drawn.tolist()[len(ids) if not prompt else 0 :])

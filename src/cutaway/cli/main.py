@@ -8,11 +8,12 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError, UnknownCommandError
+from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
 import cutaway
 from cutaway.base import display, signals
-from cutaway.base.errors import CutawayError, Interrupted, nearest
+from cutaway.base.errors import CutawayError, Interrupted, UserError, begun, nearest, shortened
+from cutaway.cli.unexpected import LONGEST_LINE, in_one_line, within_bounds, wrong_value
 
 _EVERY = "Every command: --quiet shows results only, --debug shows tracebacks."
 _FIELDS = (
@@ -32,6 +33,7 @@ app = App(
     help="A workbench for looking inside neural networks while they learn.",
     version=cutaway.__version__,
     help_epilogue=_EVERY,
+    default_parameter=Parameter(validator=within_bounds),
 )
 
 # name, place, help: one line for the overview; the command's own docstring has the rest
@@ -133,11 +135,12 @@ for _name, _help, _commands in GROUPS:
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns its exit code. Errors are one line unless `--debug`."""
     debug = "--debug" in arguments
-    before = display.quiet.set("--quiet" in arguments)
+    before, before_begun = display.quiet.set("--quiet" in arguments), begun.set(False)
     try:
         return _run([one for one in arguments if one not in ("--debug", "--quiet")], debug)
     finally:
         display.quiet.reset(before)
+        begun.reset(before_begun)
 
 
 def _run(arguments: Sequence[str], debug: bool) -> int:
@@ -154,16 +157,16 @@ def _run(arguments: Sequence[str], debug: bool) -> int:
     except BrokenPipeError:  # the reader of our output has gone: `cutaway runs ls | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return _complain(f"{where}{error.strerror or error}", 2, debug)
+    except Exception as error:
+        code = CutawayError.exit_code if begun.get() else UserError.exit_code
+        return _complain(in_one_line(error), code, debug)
     return 0
 
 
 def _complain(message: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"cutaway: {display.printable(message)}", file=sys.stderr)
+    print(f"cutaway: {shortened(display.printable(message), LONGEST_LINE)}", file=sys.stderr)
     return code
 
 
@@ -174,12 +177,12 @@ def _one_line(error: CycloptsError) -> str:
         within = next((name for name in error.command_chain or () if name in groups), None)
         known = groups[within] if within else [one for one, *_ in COMMANDS] + list(groups)
         return f"no command {word!r}{nearest(word, known) or '; cutaway --help lists them'}"
-    return " ".join(str(error).split())
+    return wrong_value(error) or " ".join(str(error).split())
 
 
 def main() -> None:
-    """The console script."""
-    for stream in (sys.stdout, sys.stderr):  # what their encoding lacks is shown as an escape
+    """The console script. What a terminal's encoding lacks is printed as an escape."""
+    for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))

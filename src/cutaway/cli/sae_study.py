@@ -151,8 +151,10 @@ def _seeds(text: str) -> list[int]:
     numbers = _numbers("seeds", text, int)
     if "," in text and numbers:
         return numbers
-    if not numbers or numbers[0] < 1:
-        raise UserError(f"seeds = {text}: expected 1 or more, or a list as in 10,11,12")
+    from cutaway.sweeps.grid import MOST_RUNS
+
+    if not numbers or not 1 <= numbers[0] <= MOST_RUNS:
+        raise UserError(f"seeds = {text}: expected 1 to {MOST_RUNS:,}, or a list as in 10,11,12")
     return list(range(numbers[0]))
 
 

@@ -9,6 +9,8 @@ from typing import Any
 from cutaway.base import display
 from cutaway.base.errors import UserError
 
+_MOST_SEEDS = 1000
+
 
 def evaluate_suite(
     dictionaries: Sequence[Path],
@@ -37,8 +39,8 @@ def evaluate_suite(
     from cutaway.runs import checksums
 
     chosen = suite.chosen(names)
-    if seeds < 1:
-        raise UserError(f"seeds = {seeds}: expected 1 or more")
+    if not 1 <= seeds <= _MOST_SEEDS:
+        raise UserError(f"seeds = {seeds}: expected 1 to {_MOST_SEEDS:,}")
     if template not in (None, "none"):
         around(template)
     asked = {

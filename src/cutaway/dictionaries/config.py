@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from cutaway.base.errors import UserError
 from cutaway.dictionaries.orthogonality.config import OrthogonalityFields
 from cutaway.dictionaries.synthetic.config import SyntheticFields
-from cutaway.studies.settings import StudyConfig
+from cutaway.studies.settings import WEIGHTS, StudyConfig
 from cutaway.training.config import LoopConfig
+
+if TYPE_CHECKING:
+    from cutaway.base.hardware import Need
 
 Architecture = Literal["jumprelu", "topk", "batch_topk", "gated", "relu", "matryoshka"]
 FIXED_L0 = ("topk", "batch_topk", "matryoshka")  # those whose L0 is set, not found
@@ -269,6 +272,40 @@ class DictionaryConfig(SyntheticFields, OrthogonalityFields, StudyConfig):
                 f"break_even = {self.break_even:g}: without effect, as kernels = {self.kernels}"
             )
         return lines
+
+    def memory_needed(self, *, in_parts: bool = False) -> list[Need]:
+        """Of a `sized` config; of another, as far as its states are made of known features."""
+        from cutaway.base.hardware import Need
+
+        truth, width = self.truth, self.width
+        if width is None:
+            return []
+        features = self.d_hidden or (2 if truth is None else truth.n_features)
+        rows = 1 if in_parts else self.batch_size or 1
+        needs = [
+            Need(32 * width * features, WEIGHTS, self.unusual("d_hidden", "d_model")),
+            Need(
+                4 * rows * (features + 2 * width),
+                "what a step keeps of its batch",
+                self.unusual("batch_size", "d_hidden"),
+            ),
+        ]
+        if truth is not None:
+            needs += [
+                Need(
+                    4 * width * truth.n_features,
+                    "the true features",
+                    self.unusual("true_features", "parents", "children", "d_model"),
+                    host=True,
+                ),
+                Need(
+                    4 * (self.eval_tokens + (self.batch_size or 1)) * width,
+                    "states of a batch and of the evaluation",
+                    self.unusual("eval_tokens", "batch_size", "d_model"),
+                    host=True,
+                ),
+            ]
+        return needs
 
     def loop(self) -> LoopConfig:
         """Of a config that `sized` has filled in; of another, for a million states of width 768."""

@@ -18,6 +18,7 @@ from cutaway.activations.capture import capture
 from cutaway.base import files, hardware
 from cutaway.base.display import finite
 from cutaway.base.errors import UserError
+from cutaway.base.files import as_path
 from cutaway.base.progress import progress
 from cutaway.dictionaries.base import Dictionary
 from cutaway.dictionaries.baselines import PCA, Coder, Learned, RandomDictionary, sample_of
@@ -130,13 +131,13 @@ class Evaluation:
     @classmethod
     def load(cls, folder: str | Path) -> Evaluation:
         """What `save` wrote; UserError where there is none."""
-        path = Path(folder) / FILE
+        path = as_path(folder) / FILE
         try:
             return cls.from_json(files.read_json(path))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise UserError(f"{path}: missing; `cutaway sae eval` writes it") from None
-        except ValueError:
-            raise UserError(f"{path}: damaged, not JSON") from None
+        except ValueError as error:
+            raise UserError(f"{path}: damaged, not JSON: {error}") from None
         except OSError as error:
             raise UserError(f"{path}: cannot read: {error.strerror}") from None
 

@@ -86,6 +86,7 @@ def read_features(
     else:
         pieces = _of_text(model, contexts, model.site(place), batch_size)
         total = tokens
+    _require_memory(dictionary, examples, context)
     reader = Reader(dictionary, examples, context, skip_first)
     with progress("reading features", total, "tokens") as bar:
         for piece in pieces:
@@ -110,6 +111,17 @@ def read_features(
     }
     weight = None if model is None else model.decoder_weight
     return Report(reader, tokenizer, top_tokens, minimum, facts).features(weight)
+
+
+def _require_memory(dictionary: Dictionary, examples: int, context: tuple[int, int]) -> None:
+    """Refuse more examples than fit: each has its place, and a window of tokens and activations."""
+    each = 16 + 8 * (sum(context) + 1)
+    need = hardware.Need(
+        dictionary.shape.d_hidden * examples * each,
+        f"the examples of {dictionary.shape.d_hidden:,} features",
+        {"examples": examples},
+    )
+    hardware.require_memory([need], dictionary.decoder_weight.device)
 
 
 class Reader:

@@ -17,6 +17,7 @@ import numpy as np
 
 from cutaway.base import files
 from cutaway.base.errors import UserError
+from cutaway.base.files import as_path
 from cutaway.stats.ties import largest
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class Features:
         """Write the three files into a folder, each replaced in one step; returns the folder."""
         import pyarrow.parquet as pq
 
-        folder = Path(folder)
+        folder = as_path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for name, table in ((TABLE, self.table), (EXAMPLES, self.examples)):

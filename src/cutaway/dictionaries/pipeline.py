@@ -36,7 +36,7 @@ from cutaway.runs import checksums, places, record
 from cutaway.runs.folder import Run
 from cutaway.studies.settings import resolve
 from cutaway.studies.settled import settings_of
-from cutaway.studies.train import require_same, train
+from cutaway.studies.train import require_memory, require_same, train
 
 STORE, FEATURES = "activations", "features"
 # settings that the steps themselves give to each dictionary
@@ -66,7 +66,7 @@ def extracted(
         Run.require_free(place)
         asked = ExtractionConfig(**extraction)
         model = open_model(asked.model, device=asked.device)
-        config.sized(model.width, asked.tokens)
+        require_memory([config.sized(model.width, asked.tokens)])
     return extract(extraction, place, resume=going_on)
 
 
@@ -152,7 +152,7 @@ def train_layers(
     the settings these have. Raises UserError before anything is trained where the request is
     wrong, RunFailed (or, where nothing could begin, UserError) where none came to its end.
     """
-    checked(settings).sized(store.width, store.rows)
+    require_memory([checked(settings).sized(store.width, store.rows)])
     sites = chosen(store, layers)
     begun = {}
     for site in sites:

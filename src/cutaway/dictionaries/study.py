@@ -28,6 +28,7 @@ from cutaway.dictionaries.task import DictionaryStack, DictionaryTask
 from cutaway.nets.parameters import parameters_by_component
 from cutaway.runs.folder import Run
 from cutaway.studies.study import Prepared, Study
+from cutaway.studies.train import require_memory
 from cutaway.training.instruments import Instrument
 
 
@@ -80,6 +81,7 @@ def _prepared(
     site, name = source.sites[index], source.name(index)
     train = source.states(index)
     config = given.sized(train.width, train.rows)
+    require_memory([config])
     shape = _shape(config)
     dictionary = build(shape, config.seed)
     held_out = source.held_out(index, config.eval_tokens)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from cutaway.base.files import is_folder_name
-from cutaway.studies.settings import StudyConfig
+from cutaway.studies.settings import WEIGHTS, StudyConfig
 from cutaway.training.config import LoopConfig
+
+if TYPE_CHECKING:
+    from cutaway.base.hardware import Need
 
 Operation = Literal["add", "subtract", "multiply", "divide"]
 MOST_P = 1000  # beyond it the p² pairs with p logits each no longer fit a laptop
@@ -180,6 +183,23 @@ class GrokkingConfig(StudyConfig):
             own = {"n_heads": self.n_heads, "gate_dim": self.gate_dim}
             return {"name": "modular_routed", **shape, **own}
         return {"name": "modular_mlp", **shape}
+
+    def memory_needed(self, *, in_parts: bool = False) -> list[Need]:
+        from cutaway.base.hardware import Need
+        from cutaway.nets.parameters import parameters_of
+
+        parameters = sum(parameters_of(self.architecture()).values())
+        shape = ("hidden_dim", "n_layers", "p")
+        if self.model_type == "routed":
+            shape = (*shape, "n_heads", "gate_dim")
+        size = {"float64": 8, "bfloat16": 2}.get(self.precision, 4)
+        pairs = 1 if in_parts else round(self.train_frac * self.pairs)
+        each = {"transformer": 4 * 6, "routed": self.n_heads}.get(self.model_type, 1)
+        states = size * pairs * each * self.hidden_dim * self.n_layers
+        return [
+            Need(4 * size * parameters, WEIGHTS, self.unusual(*shape)),
+            Need(states, "what a step keeps of its pairs", self.unusual(*shape)),
+        ]
 
     def loop(self) -> LoopConfig:
         return LoopConfig(

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cutaway.base.errors import require_finite, require_whole
 from cutaway.base.seeds import numpy_generator
+
+_MOST_P = 10_000  # 10⁸ pairs, 1.6 GB
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ class Split:
 
 
 def all_pairs(p: int) -> Tensor:
-    """Every (a, b), a-major: row a·p + b is (a, b); (p², 2) int64."""
+    """Every (a, b), a-major: row a·p + b is (a, b); (p², 2) int64. UserError for p that is no modulus."""
+    require_whole("p", p, 1, _MOST_P)
     residues = torch.arange(p)
     return torch.cartesian_prod(residues, residues)
 
@@ -41,6 +45,7 @@ def results(pairs: Tensor, p: int, operation: str) -> Tensor:
 
 def split(p: int, operation: str, train_frac: float, data_seed: int) -> Split:
     """round(train_frac · pairs) training pairs, drawn by `data_seed`, and the others."""
+    require_finite("train_frac", train_frac, 0)
     pairs = all_pairs(p)
     if operation == "divide":
         pairs = pairs[pairs[:, 1] != 0]

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from cutaway.base.errors import UserError
-from cutaway.studies.settings import StudyConfig
+from cutaway.studies.settings import WEIGHTS, StudyConfig
 from cutaway.training.config import LoopConfig
+
+if TYPE_CHECKING:
+    from cutaway.base.hardware import Need
+
+_LARGEST_WIDTH = 10_000_000
 
 _NAMES = ("docstrings", "europarl", "wikipedia", "gutenberg", "truthfulqa", "train")
 
@@ -154,6 +160,29 @@ class LanguageConfig(StudyConfig):
         }
         return shape | ({"n_senses": self.n_senses} if self.model == "backpack" else {})
 
+    def memory_needed(self, *, in_parts: bool = False) -> list[Need]:
+        from cutaway.base.hardware import Need
+        from cutaway.nets.parameters import parameters_of
+
+        shape = ("n_embd", "n_layer", "block_size", "n_senses")
+        parameters = sum(parameters_of(self.architecture(self.vocab_size or 257)).values())
+        size = 4 if self.precision == "float32" else 2
+        tokens = (1 if in_parts else self.batch_size) * self.block_size
+        states = size * tokens * self.n_embd * 8 * self.n_layer
+        if self.model == "backpack":
+            states += size * tokens * self.block_size * self.n_senses
+        batch = ("batch_size", "block_size", "n_embd", "n_layer")
+        return [
+            Need(16 * parameters, WEIGHTS, self.unusual("vocab_size", *shape)),
+            Need(states, "what a step keeps of its batch", self.unusual(*batch)),
+            Need(
+                16 * self.batch_size * self.block_size,
+                "the tokens of a batch",
+                self.unusual("batch_size", "block_size"),
+                host=True,
+            ),
+        ]
+
     def loop(self) -> LoopConfig:
         return LoopConfig(
             steps=self.max_iters,
@@ -188,6 +217,13 @@ def _absolute(text: str) -> str:
     return os.path.abspath(path) + mark + column
 
 
+def divisors(number: int) -> list[int]:
+    """Every number that divides this one, rising."""
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})
+
+
 def _divisors(number: int) -> str:
-    accepted = [n for n in range(1, number + 1) if number % n == 0]
-    return "accepted: " + ", ".join(map(str, accepted))
+    if number > _LARGEST_WIDTH:
+        return f"n_embd is above the {_LARGEST_WIDTH:,} that any network here could have"
+    return "accepted: " + ", ".join(map(str, divisors(number)))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from cutaway.base.errors import UserError
-from cutaway.language.config import LanguageConfig
+from cutaway.language.config import LanguageConfig, divisors
 from cutaway.nets.parameters import parameters_of
 
 _LARGEST_WIDTH = 2048
@@ -48,7 +48,7 @@ def nearest_configurations(config: LanguageConfig, target: int) -> list[dict[str
         "n_embd": range(step, _LARGEST_WIDTH + 1, step),
     }
     if config.model == "backpack":
-        ways["n_senses"] = [n for n in range(1, config.n_embd + 1) if config.n_embd % n == 0]
+        ways["n_senses"] = divisors(config.n_embd)
     rows = []
     for field, values in ways.items():
         value, count = _nearest(list(values), target, lambda v, f=field: total(_with(config, f, v)))

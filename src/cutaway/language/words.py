@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from cutaway.base.errors import UserError
+from cutaway.base.errors import UserError, require_whole
 from cutaway.nets.backpack import Backpack
 from cutaway.stats.ties import largest
 from cutaway.training.instruments import Moment, Stateless
@@ -85,9 +85,15 @@ def used(model: Backpack, windows: Tensor, batch_size: int = 16) -> Used:
     return Used((mass / expected[:, None]).cpu(), count.cpu())
 
 
+def _require_within(model: Backpack, token: int, top: int) -> None:
+    require_whole("token", token, 0, model.config.vocab_size - 1)
+    require_whole("top", top, 1)
+
+
 @torch.no_grad()
 def predicts(model: Backpack, token: int, top: int = 20) -> list[dict[str, Any]]:
     """For each sense of a word, the tokens it raises most: rows of sense, token_id, logit."""
+    _require_within(model, token, top)
     senses = model.sense_vectors(torch.tensor([token], device=model.embedding.device))[0]
     logits, ids = largest(senses @ model.embedding.t(), min(top, model.config.vocab_size))
     return [
@@ -100,6 +106,7 @@ def predicts(model: Backpack, token: int, top: int = 20) -> list[dict[str, Any]]
 @torch.no_grad()
 def evoked_by(model: Backpack, target: int, top: int = 20) -> list[dict[str, Any]]:
     """The (word, sense) pairs whose sense vector raises `target` most: E_target·C(x)ₗ."""
+    _require_within(model, target, top)
     direction = model.embedding[target]
     vocabulary, k = model.config.vocab_size, model.config.n_senses
     everything = torch.arange(vocabulary, device=direction.device)

@@ -26,6 +26,8 @@ ARCHITECTURES: dict[str, tuple[type[nn.Module], type[Any]]] = {
 
 def build(description: Mapping[str, Any], seed: int = 0) -> nn.Module:
     """The network a description names, e.g. `{"name": "gpt2", "vocab_size": 8000, ...}`."""
+    if not isinstance(description, Mapping):
+        raise TypeError(f"description: expected a mapping, got {type(description).__name__}")
     description = dict(description)
     name = description.pop("name", None)
     if name not in ARCHITECTURES:

@@ -5,7 +5,6 @@ Whatever it is made of (a run's network, anything from Hugging Face), the rooms 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from cutaway.base import json_text
 from cutaway.base.errors import UserError
 from cutaway.nets.sites import Kind, Site, parse_site
 
@@ -55,7 +55,9 @@ class ModelReference:
     def from_json(cls, content: Mapping[str, Any] | str) -> ModelReference:
         """What `to_json` gave, or its text. UserError for anything else and for a newer format."""
         try:
-            content = json.loads(content) if isinstance(content, str) else dict(content)
+            content = (
+                json_text.loads(content, mend=False) if isinstance(content, str) else dict(content)
+            )
             form = content.pop("format")
             if isinstance(form, int) and form > FORMAT:
                 raise UserError(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from cutaway.base import files, hardware
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
+from cutaway.base.files import as_path
 from cutaway.nets.architectures import build
 from cutaway.nets.gpt2 import GPT2, LanguageModel
 from cutaway.nets.model import Anatomy, Model, ModelReference
@@ -124,7 +125,8 @@ def _place(model: str | Path) -> Path | str:
     """The folder that `model` means, or the hub id that it then must be."""
     from cutaway.runs.store import find_run
 
-    for folder in (Path(model), Path("runs") / model):
+    model = as_path(model) if isinstance(model, Path) else str(model)
+    for folder in (as_path(model), Path("runs") / model):
         if (folder / "run.json").is_file():
             return folder.absolute()
     folder = Path(model)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from cutaway.base import files
 from cutaway.base.errors import UserError
+from cutaway.base.files import as_path
 from cutaway.runs import checksums
 from cutaway.text.tokenizers import Tokenizer
 
@@ -196,7 +197,7 @@ class ProbeData:
         """What `save` wrote; UserError for anything else and for files that were changed."""
         from safetensors import SafetensorError
 
-        folder = Path(folder)
+        folder = as_path(folder)
         if not (folder / METADATA).is_file():
             raise UserError(
                 f"{folder}: no probe data ({METADATA} is missing); `cutaway probe data` writes some"

@@ -20,6 +20,7 @@ from torch import Tensor
 from cutaway.base import files
 from cutaway.base.display import finite
 from cutaway.base.errors import UserError
+from cutaway.base.files import as_path
 from cutaway.nets.model import ModelReference
 from cutaway.nets.sites import Site, parse_site
 from cutaway.probes.report_rows import asked_words, model_words
@@ -196,7 +197,7 @@ class Probe:
         """
         from safetensors import SafetensorError
 
-        folder = Path(path)
+        folder = as_path(path)
         folder = folder.parent if folder.name in (FILE, WEIGHTS) else folder
         if not (folder / FILE).is_file():
             raise UserError(f"{path}: no probe there ({FILE} is missing){_near(folder)}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from cutaway.base import hardware
 from cutaway.base.errors import UserError
 from cutaway.nets.parameters import parameters_by_component
 from cutaway.nets.reference import checkpoint_of
@@ -17,6 +18,7 @@ from cutaway.probes.probe import Probe, ProbeAbout
 from cutaway.probes.run import parents_of, resolved_of
 from cutaway.probes.task import LabelledStates, LayerProbes, ProbeTask
 from cutaway.runs.folder import Run
+from cutaway.studies.settings import WEIGHTS
 from cutaway.studies.study import Prepared, Study
 from cutaway.training.instruments import Moment, Stateless
 
@@ -44,6 +46,10 @@ class ProbeStudy(Study[ProbeConfig]):
         label = parts["train"].label
         sized = config.sized(len(label))
         loop = sized.loop(len(inputs.sites))
+        wide = inputs.model.width if sized.method == "mlp" else 0
+        hidden = len(inputs.sites) * sized.mlp_width * wide
+        need = hardware.Need(16 * hidden, WEIGHTS, {"mlp_width": sized.mlp_width})
+        hardware.require_memory([need], hardware.device(sized.device))
         task = ProbeTask(
             _probes(sized, inputs),
             inputs.sites,

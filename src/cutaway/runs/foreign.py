@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cutaway.base import display
 from cutaway.base.errors import UserError
+from cutaway.base.files import as_path
 from cutaway.runs import record, training_log
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def open_logs(
     """The same, of a history file that may hold several runs, as downloads from W&B do."""
     from cutaway.runs.store import find_run
 
-    path = Path(reference)
+    path = as_path(reference)
     if path.is_dir() and not (path / record.FILE).exists() and (path / training_log.FILE).exists():
         path = path / training_log.FILE
     if path.is_file():

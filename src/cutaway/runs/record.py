@@ -114,7 +114,7 @@ def read(folder: str | os.PathLike[str]) -> RunRecord:
         raise UserError(f"{folder}: holds no run (no {FILE} there)") from None
     except OSError as error:
         raise UserError(f"{path}: cannot read: {error.strerror}") from None
-    except ValueError as error:  # UnicodeDecodeError is one too
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is one too
         raise UserError(f"{path}: damaged, not JSON: {error}") from None
     return parse(content, path)
 

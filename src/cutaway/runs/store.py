@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from cutaway.base import files
 from cutaway.base.display import notice, readable_path
 from cutaway.base.errors import UserError, nearest
+from cutaway.base.files import as_path
 from cutaway.runs import record
 from cutaway.runs.folder import Run, derived_status
 from cutaway.runs.names import is_table_name
@@ -132,7 +133,7 @@ class RunStore:
 
 def find_run(reference: str | os.PathLike[str], root: str | os.PathLike[str] = "runs") -> Path:
     """The folder of a run given by path, or by name under `root`. `UserError` names the nearest."""
-    for place in (Path(reference), Path(root) / reference):
+    for place in (as_path(reference), as_path(root) / reference):
         if (place / record.FILE).is_file():
             return place
     for found in find_all(Path(root)):  # a name that is not UTF-8 is listed as text

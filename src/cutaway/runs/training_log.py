@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from cutaway.base import files
 from cutaway.base.errors import UserError
+from cutaway.base.files import as_path
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -173,7 +174,7 @@ def read_training_log(path: str | os.PathLike[str]) -> TrainingLogData:
     `top_activating_words` may be missing; the three lists may not, and are equally long.
     """
     try:
-        content = files.read_json(path)
+        content = files.read_json(as_path(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except OSError as error:

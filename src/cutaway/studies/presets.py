@@ -6,6 +6,7 @@ A file with `sweep:`, `runs:` or `seeds:` is a sweep: many runs, for `cutaway sw
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cutaway.base.errors import UserError, nearest
+from cutaway.base.files import as_path
 from cutaway.studies.registry import STUDIES, infer
 from cutaway.studies.settings import read_yaml
 
@@ -58,7 +60,7 @@ def find_preset(name: str, *, sweep: bool = False) -> Preset:
 
     One run's unless `sweep`, then one of many; either is refused in the other's place.
     """
-    preset = _found(name)
+    preset = _found(os.fspath(name))
     if preset.is_sweep and not sweep:
         runs = _count(preset.values)
         raise UserError(f"{name}: is a sweep of {runs} runs; `cutaway sweep {name}` trains them")
@@ -71,7 +73,7 @@ def find_preset(name: str, *, sweep: bool = False) -> Preset:
 
 
 def _found(name: str) -> Preset:
-    if name.endswith((".yaml", ".yml")) or Path(name).is_file():
+    if name.endswith((".yaml", ".yml")) or as_path(name).is_file():
         values = read_yaml(name)
         study = values.pop("study", None)
         return Preset(Path(name).stem, study or _inferred(values), values, guessed=not study)

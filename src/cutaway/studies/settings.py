@@ -6,6 +6,7 @@ one-line description; the same model serves Python, YAML, the command line and s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import (
@@ -21,15 +22,33 @@ from typing import (
     get_origin,
 )
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from cutaway.base import files
-from cutaway.base.errors import UserError, nearest
+from cutaway.base.errors import UserError, nearest, shortened
+from cutaway.base.files import as_path
+from cutaway.base.json_text import DEEPEST, require_shallow
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
+    from cutaway.base.hardware import Need
     from cutaway.training.config import LoopConfig
+
+
+WEIGHTS = "weights, gradients and Adam's two moments"  # 16 bytes for each parameter
+_BRACKETS = re.compile(r"[\[\]{}]")
+_USUAL_SIZE = 10_000  # of a size whose default depends on other things
+_LARGEST = 5_000_000  # bytes of a YAML file
+_MOST_VALUES = 1_000_000  # in one, anchors unfolded
+_LARGEST_WHOLE = 2**63 - 1
 
 
 class StudyConfig(BaseModel):
@@ -90,6 +109,12 @@ class StudyConfig(BaseModel):
             return [value] if value else []
         return value
 
+    @model_validator(mode="after")
+    def _within_bounds(self) -> Self:
+        for name in type(self).model_fields:
+            require_within_bounds(name, getattr(self, name))
+        return self
+
     def thread_count(self) -> int | None:
         """Threads to compute with on a CPU; None: as many as there are."""
         return self.threads
@@ -97,6 +122,25 @@ class StudyConfig(BaseModel):
     def anchored(self) -> Self:
         """The same settings with relative paths made absolute, as a run's record keeps them."""
         return self
+
+    def memory_needed(self, *, in_parts: bool = False) -> list[Need]:
+        """What a run takes at least, as far as these settings tell; empty where they tell nothing.
+
+        `in_parts`: a batch that is too large is worked through in parts, as on a GPU.
+        """
+        return []
+
+    def unusual(self, *names: str) -> dict[str, Any]:
+        """Those of these settings that lie furthest above their default; all, where none does."""
+        usual = {name: type(self).model_fields[name].default or _USUAL_SIZE for name in names}
+        times = {name: (getattr(self, name) or 0) / usual[name] for name in names}
+        most = max(times.values())
+        chosen = [name for name in names if times[name] > 1 and times[name] ** 2 >= most]
+        return {
+            name: getattr(self, name)
+            for name in sorted(chosen or names, key=lambda name: -times[name])
+            if getattr(self, name) is not None
+        }
 
     def loop(self) -> LoopConfig:
         """These settings in the loop's own names."""
@@ -111,6 +155,22 @@ class StudyConfig(BaseModel):
         return False
 
 
+def require_within_bounds(name: str, value: Any) -> None:
+    """ValueError for whole numbers beyond 63 bits, and text that no file can hold."""
+    if isinstance(value, list | tuple):
+        for one in value:
+            require_within_bounds(name, one)
+    elif isinstance(value, int) and abs(value) > _LARGEST_WHOLE:
+        raise ValueError(f"{name} = {_given(value)}: expected a whole number below 2^63")
+    elif isinstance(value, str):
+        if "\0" in value:
+            raise ValueError(f"{name} = {shortened(repr(value))}: holds a NUL character")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{name} = {shortened(repr(value))}: expected text in UTF-8") from None
+
+
 C = TypeVar("C", bound=BaseModel)
 
 
@@ -123,6 +183,8 @@ def overrides(tokens: Sequence[str]) -> dict[str, Any]:
     waiting = list(tokens)
     while waiting:
         token = waiting.pop(0)
+        if not isinstance(token, str):
+            raise TypeError(f"tokens: expected texts, got {type(token).__name__}")
         if not token.startswith("--") or len(token) < 3:
             raise UserError(f"unexpected argument {token!r}: settings look like --field value")
         name, equals, value = token[2:].partition("=")
@@ -141,13 +203,18 @@ def overrides(tokens: Sequence[str]) -> dict[str, Any]:
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping a YAML file holds (YAML 1.2: `1e-8` is a number; a repeated key is an error)."""
+    """The mapping a YAML file holds (YAML 1.2: `1e-8` is a number; a repeated key is an error).
+
+    Raises UserError for anything else, for files above 5 MB, for values nested more than a hundred
+    deep and for anchors that unfold to more than a million values.
+    """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-    path = Path(path)
+    path = as_path(path)
     try:
-        text = files.read_text(path, files.JSON_BYTES)
+        text = files.read_bytes(path, _LARGEST).decode("utf-8-sig")
+        _require_few_brackets(text, path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except UnicodeDecodeError:
@@ -159,11 +226,45 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{path}{line}: {str(error.problem).splitlines()[0]}") from None
+    except RecursionError:
+        raise UserError(f"{path}: nested more than {DEEPEST} levels deep") from None
     except (YAMLError, ValueError) as error:
         raise UserError(f"{path}: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # the library lets its own slips through, as for a list as a key
+        raise UserError(f"{path}: not readable YAML: {type(error).__name__}: {error}") from None
+    _require_plain(values, path)
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected `field: value` lines, found {type(values).__name__}")
     return {str(key).replace("-", "_"): value for key, value in values.items()}
+
+
+def _require_few_brackets(text: str, path: Path) -> None:
+    """Refuse at once what the YAML library would need long to find nested too deeply."""
+    depth = 0
+    for bracket in _BRACKETS.finditer(text):
+        depth = depth + 1 if bracket[0] in "[{" else max(0, depth - 1)
+        if depth > 10 * DEEPEST:
+            raise UserError(f"{path}: nested more than {DEEPEST} levels deep")
+
+
+def _require_plain(values: Any, path: Path) -> None:
+    """Refuse what unfolds to far more than the file holds, or without an end."""
+    try:
+        require_shallow(values)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    if _unfolded(values, {}) > _MOST_VALUES:
+        raise UserError(f"{path}: its anchors unfold to more than {_MOST_VALUES:,} values")
+
+
+def _unfolded(value: Any, known: dict[int, int]) -> int:
+    """How many values there are in one, those behind an anchor counted each time it is used."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_unfolded(part, known) for part in parts)
+    return known[id(value)]
 
 
 def resolve(model: type[C], file: Mapping[str, Any], over: Mapping[str, Any] | None = None) -> C:
@@ -172,6 +273,9 @@ def resolve(model: type[C], file: Mapping[str, Any], over: Mapping[str, Any] | N
     Text in a file is not taken for a number (`'1e-8'` in quotes is a mistake, and named as one);
     the command line knows only text, so there it is.
     """
+    for given in (file, over or {}):
+        if not isinstance(given, Mapping):
+            raise TypeError(f"settings: expected a mapping, got {type(given).__name__}")
     file = flattened(model, file)
     for name, value in file.items():
         field = model.model_fields.get(name)
@@ -226,9 +330,13 @@ def _given(value: Any) -> str:
     """A value as its user wrote it: numbers, which the command line knows as text, without quotes."""
     try:
         float(value)
-    except (TypeError, ValueError):
-        return repr(value)
-    return str(value)
+        return shortened(str(value))
+    except (TypeError, ValueError, OverflowError):
+        pass
+    try:
+        return shortened(repr(value))
+    except ValueError:  # Python writes out no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
 
 
 def synonyms(field: str) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cutaway.base import hardware
 from cutaway.base.display import notice, notices_to
 from cutaway.base.errors import RunFailed, UserError
 from cutaway.base.files import require_writable
@@ -25,6 +24,7 @@ from cutaway.studies.train import (
     going_on,
     newest_checkpoint,
     require_disk,
+    require_memory,
     require_same,
     require_same_parents,
     sinks_of,
@@ -47,7 +47,7 @@ def train_together(
     keys = {config.stack_key() for config in configs}
     if len(keys) != 1 or None in keys:
         raise UserError(f"these {len(configs)} {study} runs cannot be stacked: their shapes differ")
-    hardware.device(configs[0].device)
+    require_memory(configs)
     members = [_Member(config.anchored(), Path(out)) for config, out in zip(configs, outs)]
     if resume:
         for one in members:

@@ -56,6 +56,7 @@ def train_by_steps(
     if resume or extra_steps:
         return _resume(study, config, out, extra_steps)
     hardware.device(config.device)
+    require_memory([config])
     require_writable(out)
     Run.require_free(out)
     with computing_with(config.thread_count()):
@@ -105,6 +106,7 @@ def _resume(study: str, config: StudyConfig, out: Path, extra_steps: int) -> Run
     if record.status == "done" and not extra_steps:
         notice(f"{out}: already done at step {record.steps_done}; --extra-steps N trains on")
         return opened
+    require_memory([config])
     with computing_with(config.thread_count()):
         return _go_on(study, config, opened, extra_steps)
 
@@ -154,6 +156,14 @@ def _go_on(study: str, config: StudyConfig, opened: Run, extra_steps: int) -> Ru
             run.save_record(**{name: getattr(record, name) for name in type(record).model_fields})
             raise
     return run
+
+
+def require_memory(configs: Sequence[StudyConfig]) -> None:
+    """Refuse runs that the memory cannot hold together, as far as their settings tell, and a
+    device that is not there."""
+    on = hardware.device(configs[0].device)
+    needs = [need for one in configs for need in one.memory_needed(in_parts=on.type == "cuda")]
+    hardware.require_memory(needs, on)
 
 
 def require_disk(out: Path, prepared: Prepared, loop: LoopConfig, members: int = 1) -> None:

@@ -38,6 +38,7 @@ _SHORT = {"learning_rate": "lr", "weight_decay": "wd", "seed": "s"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
 _RESERVED = ("checkpoints", "figures", "wandb", "tensorboard")  # folders that are never runs
 _LONGEST = 150  # bytes of a folder's name; file systems allow 255, temporary names add some
+MOST_RUNS = 10_000  # of one sweep
 _OWN = ("name", "group")  # keys of an entry under `runs` that are not settings
 
 
@@ -104,6 +105,8 @@ def expand(
     over: Mapping[str, Any] | None = None,
 ) -> Sweep:
     """The sweep of a file's `values`; `name` is its own unless the file gives one."""
+    if not isinstance(values, Mapping):
+        raise TypeError(f"values: expected a mapping, got {type(values).__name__}")
     shared, over = dict(values), dict(over or {})
     study = shared.pop("study", study)
     if (form := shared.pop("format", 1)) != 1:
@@ -125,6 +128,9 @@ def expand(
         if found.study != study:
             raise UserError(f"preset = {base!r}: a preset of {found.study}, not of {study}")
         shared = {k: v for k, v in found.values.items() if k != "name"} | shared
+    count = math.prod(map(len, axes))
+    if count > MOST_RUNS:
+        raise UserError(f"{name}: describes {count:,} runs; a sweep has at most {MOST_RUNS:,}")
     runs = [_run(name, study, shared, over, points) for points in itertools.product(*axes)]
     _require_distinct(runs)
     return Sweep(name, study, tuple(runs))
@@ -176,6 +182,8 @@ def _axes(given: Mapping[str, Any]) -> list[list[_Point]]:
     if "seeds" in given:
         seeds = given["seeds"]
         if isinstance(seeds, int) and not isinstance(seeds, bool):
+            if not 1 <= seeds <= MOST_RUNS:
+                raise UserError(f"seeds = {seeds}: expected 1 to {MOST_RUNS:,}, or a list of seeds")
             seeds = list(range(seeds))
         axes.append([_Point({"seed": seed}) for seed in _filled("seeds", seeds)])
     fields = [{field for point in axis for field in point.fields} for axis in axes]

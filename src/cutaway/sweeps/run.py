@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cutaway.base import files
+from cutaway.base import files, hardware
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.runs import checksums, places
 from cutaway.runs.folder import Run
 from cutaway.studies.settled import settings_of
+from cutaway.studies.train import require_memory
 from cutaway.sweeps import definition
 from cutaway.sweeps.board import Board
 from cutaway.sweeps.ensembles import require_stackable, units
@@ -21,6 +22,7 @@ from cutaway.sweeps.execute import Executed, Job, execute
 from cutaway.sweeps.grid import Sweep, SweepRun
 from cutaway.sweeps.summary import summarise, write_summary
 
+_WORKER = 200_000_000  # bytes of a process that has loaded the libraries
 _LOCK = ".sweep.lock"
 
 
@@ -66,6 +68,7 @@ def run_sweep(
     whole = definition.joined(sweep, definition.read_definition(out), out)
     _require_resumable(chosen, out, resume)
     todo = [run for run in chosen if not _is_done(out / run.name)]
+    _require_memory(todo, jobs)
     work = [[_job(run, out) for run in unit] for unit in units(todo, ensemble, out, jobs)]
     with _held(out):
         definition.write_definition(whole, out)
@@ -78,6 +81,19 @@ def run_sweep(
         write_summary(summarise(whole.runs, out, executed.ends), out)
         checksums.finish(out)
         return Swept(summarise(chosen, out, executed.ends), executed.signal)
+
+
+def _require_memory(todo: Sequence[SweepRun], jobs: int) -> None:
+    """Refuse a sweep before its first run where one of its runs, or so many workers, cannot fit."""
+    for run in todo:
+        try:
+            require_memory([run.config])
+        except UserError as error:
+            raise UserError(f"run {run.name}: {error}") from None
+    workers = min(jobs, len(todo))
+    need = hardware.Need(_WORKER * workers, "worker processes", {"jobs": jobs})
+    if workers > hardware.threads():
+        hardware.require_memory([need])
 
 
 def _require_resumable(chosen: list[SweepRun], out: Path, resume: bool) -> None:

@@ -14,11 +14,13 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import IO, AnyStr, BinaryIO, TextIO
 
 from cutaway.base.errors import UserError
-from cutaway.base.files import open_regular
+from cutaway.base.files import human_bytes, open_regular
 
+LONGEST_LINE = 100_000_000  # characters of one record
+LARGEST_WHOLE = 1_000_000_000  # bytes of what is read at once: an array of JSON, Parquet in gzip
 _CHUNK = 1 << 20
 _BEGINNING = 1 << 14  # bytes
 _MARKS = (  # the longer ones first: UTF-32's little-endian mark begins with UTF-16's
@@ -71,6 +73,30 @@ def opened(path: Path, encoding: str) -> Iterator[TextIO]:
     """The file as a text stream with every line end as `\\n`."""
     with opened_bytes(path) as stream:
         yield io.TextIOWrapper(stream, encoding=encoding, newline=None)
+
+
+def lines(stream: TextIO, path: Path) -> Iterator[str]:
+    """The stream's lines, each with its end. UserError for one that no memory should have to hold."""
+    number = 0
+    while line := stream.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(line) > LONGEST_LINE:
+            raise UserError(
+                f"{path}: line {number}: more than {LONGEST_LINE:,} characters; "
+                "a record has a line of its own"
+            )
+        yield line
+
+
+def whole(stream: IO[AnyStr], path: Path) -> AnyStr:
+    """All of a stream that has to be in memory at once. UserError for one that is too large for it."""
+    content = stream.read(LARGEST_WHOLE + 1)
+    if len(content) > LARGEST_WHOLE:
+        raise UserError(
+            f"{path}: more than {human_bytes(LARGEST_WHOLE)} unpacked, which would all be in memory; "
+            "unpack it, or write it as JSON lines"
+        )
+    return content
 
 
 def small_text(path: Path, encoding: str, limit: int) -> str | None:

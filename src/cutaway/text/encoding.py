@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cutaway.base.display import notice
+from cutaway.text import long_words
 from cutaway.text.cuts import cut
 
 if TYPE_CHECKING:
@@ -30,15 +32,21 @@ def encoded(
     """For texts given as (side, text): (side, ids) in arrays of any length, in order on each side.
 
     The ids of a text are followed by `end_of_text`. What reading `texts` raises is raised here.
+    Says at the end where long words were read in pieces.
     """
-    with ThreadPoolExecutor(2, thread_name_prefix="encoding") as pool:
-        waiting: deque[Future[dict[str, np.ndarray]]] = deque()
-        for batch in _batches(texts, tokenizer.has_exact_cuts):
-            waiting.append(pool.submit(_ids, batch, tokenizer))
-            if len(waiting) == _IN_FLIGHT:
+    before = tokenizer.pieces
+    try:
+        with ThreadPoolExecutor(2, thread_name_prefix="encoding") as pool:
+            waiting: deque[Future[dict[str, np.ndarray]]] = deque()
+            for batch in _batches(texts, tokenizer.has_exact_cuts):
+                waiting.append(pool.submit(_ids, batch, tokenizer))
+                if len(waiting) == _IN_FLIGHT:
+                    yield from waiting.popleft().result().items()
+            while waiting:
                 yield from waiting.popleft().result().items()
-        while waiting:
-            yield from waiting.popleft().result().items()
+    finally:  # also where no more is wanted
+        if tokenizer.pieces > before:
+            notice(long_words.told(tokenizer.pieces - before))
 
 
 def token_dtype(vocab_size: int) -> np.dtype:

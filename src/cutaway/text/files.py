@@ -9,7 +9,6 @@ Europarl's release is known by its tags and gives one document per chapter.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
-from cutaway.base.files import require_regular, sha256
+from cutaway.base.files import as_path, require_regular, sha256
+from cutaway.base.json_text import loads
 from cutaway.text import decoding, europarl, rows
 from cutaway.text.sources import Document
 
@@ -51,7 +51,7 @@ class FilesSource:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, column: str | None = None, name: str = ""):
-        self.path = Path(path)
+        self.path = as_path(path)
         self.name = name or str(path)
         self._column = column
         self._listed = _listed(self.path)
@@ -206,13 +206,15 @@ def _json_rows(file: _File) -> Iterator[tuple[str, Mapping[str, Any]]]:
     with decoding.opened(file.path, file.encoding) as stream:
         if _suffix(file.path.name) == ".json" and stream.read(4096).lstrip().startswith("["):
             stream.seek(0)
-            entries: Iterable[tuple[int, Any]] = enumerate(_parsed(stream.read(), file.path), 1)
+            entries: Iterable[tuple[int, Any]] = enumerate(
+                _parsed(decoding.whole(stream, file.path), file.path), 1
+            )
             unit = "entry"
         else:
             stream.seek(0)
             entries = (
                 (number, _parsed(line, file.path, number))
-                for number, line in enumerate(stream, 1)
+                for number, line in enumerate(decoding.lines(stream, file.path), 1)
                 if line.strip()
             )
             unit = "line"
@@ -224,7 +226,7 @@ def _json_rows(file: _File) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _parsed(text: str, path: Path, line: int | None = None) -> Any:
     try:
-        return json.loads(text)
+        return loads(text, mend=False)
     except ValueError as error:
         at = line if line is not None else getattr(error, "lineno", 1)
         raise UserError(f"{path}: line {at}: not JSON: {error}") from None
@@ -268,11 +270,13 @@ def _opened_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     try:
         if path.suffix.lower() == ".gz":
             with decoding.opened_bytes(path) as stream:
-                yield pq.ParquetFile(pa.BufferReader(stream.read()))
+                yield pq.ParquetFile(pa.BufferReader(decoding.whole(stream, path)))
         else:
             require_regular(path)
             with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as parquet:
                 yield parquet
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: a text in it is not UTF-8: {error.reason}") from None
     except (pa.ArrowException, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: broken Parquet file: {reason}") from None

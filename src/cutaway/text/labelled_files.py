@@ -8,7 +8,6 @@ become its groups.
 from __future__ import annotations
 
 import csv
-import json
 import os
 import re
 from collections import Counter
@@ -19,6 +18,7 @@ from typing import Any
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.base.files import require_regular
+from cutaway.base.json_text import loads
 from cutaway.text import decoding
 from cutaway.text.docstrings import DocstringsSource
 from cutaway.text.files import SUFFIXES, FilesSource
@@ -174,7 +174,7 @@ def conll_sentences(path: Path) -> Iterator[tuple[list[str], list[str], int]]:
     tags: list[str] = []
     document = 0
     with decoding.opened(path, encoding) as stream:
-        for number, line in enumerate(stream, 1):
+        for number, line in enumerate(decoding.lines(stream, path), 1):
             columns = line.split()
             if columns and columns[0] == "-DOCSTART-":
                 document += 1
@@ -289,14 +289,16 @@ def labelled_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 if not line.strip():
                     continue
                 try:
-                    row = json.loads(line)
+                    row = loads(line, mend=False)
                 except ValueError as error:
                     raise UserError(f"{path}: line {number}: not JSON: {error}") from None
                 if not isinstance(row, dict):
                     raise UserError(f"{path}: line {number}: expected a JSON object")
                 yield f"{path}: line {number}", row
             return
-        reader = csv.DictReader(stream, delimiter="\t" if kind == ".tsv" else ",")
+        reader = csv.DictReader(
+            decoding.lines(stream, path), delimiter="\t" if kind == ".tsv" else ","
+        )
         try:
             for row in reader:
                 yield f"{path}: line {reader.line_num}", row
@@ -317,6 +319,8 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path}: row {number}", row
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: a text in it is not UTF-8: {error.reason}") from None
     except (pa.ArrowException, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: broken Parquet file: {reason}") from None

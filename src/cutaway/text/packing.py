@@ -20,7 +20,7 @@ import numpy as np
 
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
-from cutaway.base.files import flush_to_disk, require_writable, write_json
+from cutaway.base.files import flush_to_disk, read_json, require_writable, write_json
 from cutaway.base.progress import progress
 from cutaway.text.encoding import encoded, token_dtype
 from cutaway.text.sources import Source
@@ -171,7 +171,7 @@ def packed(
 def _opened(folder: Path, key: str) -> tuple[np.ndarray, np.ndarray] | None:
     """Tokens and document starts, or None where they are missing or damaged."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+        manifest = read_json(folder / "manifest.json")
         if manifest["format"] != FORMAT or manifest["fingerprint"] != key:
             return None
         dtype, count = np.dtype(manifest["dtype"]), manifest["tokens"]

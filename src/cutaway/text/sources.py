@@ -15,6 +15,7 @@ from typing import Protocol, runtime_checkable
 
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError, nearest
+from cutaway.base.files import as_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +92,19 @@ def source(spec: str | os.PathLike[str]) -> Source:
 
     if isinstance(spec, os.PathLike):
         return files.FilesSource(Path(spec))
+    if not isinstance(spec, str):
+        raise TypeError(f"spec: expected a name or a path, got {type(spec).__name__}")
     if not spec.strip():
         raise UserError("data = '': expected a path or one of " + ", ".join(_names()))
     name = spec.partition("@")[0].partition(":")[0]
     if name == "docstrings" or name in hub.CORPORA:
-        if os.path.exists(spec):
+        if os.path.exists(as_path(spec)):
             notice(
                 f"{spec}: taken as the corpus of that name; write ./{spec} for the file or folder"
             )
         return docstrings.DocstringsSource(spec) if name == "docstrings" else hub.HubSource(spec)
     path, column = files.split_column(spec)
+    as_path(path)
     if path.exists():
         return files.FilesSource(path, column=column, name=spec)
     if os.sep in spec or path.suffix:

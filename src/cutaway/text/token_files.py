@@ -20,7 +20,7 @@ import numpy as np
 
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
-from cutaway.base.files import flush_to_disk, human_bytes, require_writable, write_json
+from cutaway.base.files import flush_to_disk, human_bytes, read_json, require_writable, write_json
 from cutaway.base.progress import Progress, progress
 from cutaway.text import tokenizers
 from cutaway.text.cuts import cut
@@ -113,7 +113,7 @@ def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
 def _opened(folder: Path, key: str) -> TokenFiles | None:
     """The files in `folder`, or None where they are missing or damaged."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+        manifest = read_json(folder / "manifest.json")
         if manifest["format"] != FORMAT or manifest["fingerprint"] != key:
             return None
         dtype = np.dtype(manifest["dtype"])

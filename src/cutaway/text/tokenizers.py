@@ -12,13 +12,16 @@ from typing import Any
 
 import tokenizers
 
+from cutaway.base import hardware
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
-from cutaway.base.files import read_json, require_regular, write_json, write_text
+from cutaway.base.files import as_path, read_json, require_regular, write_json, write_text
+from cutaway.text import long_words
 
 END_OF_TEXT = "<|endoftext|>"
 SMALLEST_VOCABULARY = 257  # every byte, and the end of text
 _TIMEOUT = 10  # seconds to wait for the hub's first answer
+_PER_TOKEN = 100  # bytes the trainer takes for each token asked for, before it has learnt any
 TRAINING_PASSAGE = 32_000  # characters of one text for the trainer, which holds 256 at a time
 # Where a tokenizer does not say which token ends a text.
 _ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>", "[SEP]")
@@ -28,14 +31,16 @@ class Tokenizer:
     """Text to token ids and back. `end_of_text` is the id that stands between documents.
 
     Text is taken as plain text: no token is added at its ends, and `<|endoftext|>` written in a
-    document is ordinary characters, so that a document cannot forge a boundary.
+    document is ordinary characters, so that a document cannot forge a boundary. Words of more than
+    512 characters are read in pieces (`text.long_words`); `pieces` counts them.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer, end_of_text: int, name: str):
-        self._backend = backend
-        self._backend.encode_special_tokens = True
-        self._backend.no_padding()
-        self._backend.no_truncation()
+        definition = backend.to_str()
+        if (plain := long_words.unbounded(definition)) != definition:
+            backend = tokenizers.Tokenizer.from_str(plain)
+        self._backend = _as_plain_text(backend)
+        self.pieces = 0
         self.end_of_text = end_of_text
         self.name = name
 
@@ -66,15 +71,25 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of one text."""
+        if self._for_long_words is not None and long_words.may_hold_one(text):
+            return self.encode_batch([text])[0]
         return self._backend.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, on all cores."""
-        return [encoding.ids for encoding in self.encodings(texts)]
+        """The ids of each text, on all cores; says it where long words were read in pieces."""
+        before = self.pieces
+        ids = [encoding.ids for encoding in self.encodings(texts)]
+        if self.pieces > before:
+            notice(long_words.told(self.pieces - before))
+        return ids
 
     def encodings(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
         """The library's own encodings, on all cores and with the interpreter free meanwhile."""
-        return self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        texts, backend = list(texts), self._backend
+        if self._for_long_words is not None and any(map(long_words.may_hold_one, texts)):
+            backend = self._for_long_words
+            self.pieces += sum(map(long_words.count, texts))
+        return backend.encode_batch_fast(texts, add_special_tokens=False)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, special tokens written out; incomplete UTF-8 as U+FFFD."""
@@ -105,7 +120,8 @@ class Tokenizer:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         end = self._backend.id_to_token(self.end_of_text)
-        write_text(folder / "tokenizer.json", self._backend.to_str())
+        definition = self._backend.to_str()
+        write_text(folder / "tokenizer.json", long_words.bounded(definition) or definition)
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": end,
@@ -120,9 +136,15 @@ class Tokenizer:
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Tokenizer:
         """A tokenizer that `save` wrote, or any folder that `pretrained` takes."""
-        loaded = _from_folder(Path(folder))
+        loaded = _from_folder(as_path(folder))
         loaded.name = _config(Path(folder)).get("name_or_path") or loaded.name
         return loaded
+
+    @cached_property
+    def _for_long_words(self) -> tokenizers.Tokenizer | None:
+        """The same, cutting long words first; None where nothing is gained by it."""
+        definition = long_words.bounded(self._backend.to_str())
+        return definition and _as_plain_text(tokenizers.Tokenizer.from_str(definition))
 
     @cached_property
     def _byte_level(self) -> bool:
@@ -149,13 +171,16 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     Id 0 is `<|endoftext|>`, 1 to 256 are the bytes, then merges by falling frequency. The same
     texts give the same tokenizer. A corpus too small for so many merges gives fewer, with a
     notice. Long texts are best handed over in passages (`text.cuts.cut`): the library reads 256
-    at a time. Raises UserError under 257 tokens. Source: Sennrich et al. 2016; Radford et al. 2019.
+    at a time; words of more than 512 characters are learnt from in pieces. Raises UserError under 257 tokens. Source: Sennrich et al. 2016; Radford et al. 2019.
     """
     if vocab_size < SMALLEST_VOCABULARY:
         raise UserError(
             f"vocab_size = {vocab_size}: a byte-level tokenizer has at least {SMALLEST_VOCABULARY} "
             "tokens (256 bytes and the end of text)"
         )
+    hardware.require_memory(
+        [hardware.Need(_PER_TOKEN * vocab_size, "the vocabulary", {"vocab_size": vocab_size})]
+    )
     backend = tokenizers.Tokenizer(tokenizers.models.BPE())
     _make_byte_level(backend)
     trainer = tokenizers.trainers.BpeTrainer(
@@ -165,7 +190,8 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         special_tokens=[END_OF_TEXT],
         initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
     )
-    backend.train_from_iterator(texts, trainer)
+    cut = (piece for text in texts for piece in long_words.pieces(text))
+    backend.train_from_iterator(cut, trainer)
     reached = backend.get_vocab_size()
     if reached < vocab_size:
         notice(
@@ -182,7 +208,7 @@ def pretrained(spec: str | os.PathLike[str]) -> Tokenizer:
     and `merges.txt`; a file is one of these. From the hub only what is not yet in its local
     cache is fetched. Raises UserError for anything else.
     """
-    path = Path(spec)
+    path = as_path(spec)
     if path.is_dir():
         return _from_folder(path)
     if path.is_file():
@@ -190,6 +216,13 @@ def pretrained(spec: str | os.PathLike[str]) -> Tokenizer:
     if isinstance(spec, os.PathLike) or spec.count("/") > 1 or spec.startswith((".", "/", "~")):
         raise UserError(f"tokenizer = {str(spec)!r}: no such file or folder")
     return _from_hub(spec)
+
+
+def _as_plain_text(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    backend.encode_special_tokens = True
+    backend.no_padding()
+    backend.no_truncation()
+    return backend
 
 
 def _make_byte_level(backend: tokenizers.Tokenizer) -> None:

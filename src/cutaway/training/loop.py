@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cutaway.base import hardware
-from cutaway.base.errors import Interrupted, RunFailed, UserError
+from cutaway.base.errors import Interrupted, RunFailed, UserError, begun
 from cutaway.base.progress import Progress, progress
 from cutaway.training.batches import DESCRIBED, described
 from cutaway.training.config import LoopConfig
@@ -163,6 +163,7 @@ class _Fitting:
             if saving:
                 self.save(step, saving)
             self.attempted = min(step + 1, members.last)
+            begun.set(True)
             rates = [learning_rate(own, step) for own in self.configs]
             recorded = bool(marked) or observer.due(step)
             batch, loss = self.gradients.compute(step, recorded)

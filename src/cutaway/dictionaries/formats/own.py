@@ -20,6 +20,7 @@ from torch import Tensor
 
 from cutaway.base import files, hardware
 from cutaway.base.errors import UserError
+from cutaway.base.files import as_path
 from cutaway.dictionaries.base import Dictionary, DictionaryShape
 from cutaway.dictionaries.formats import formats_of, module_of
 from cutaway.dictionaries.registry import ARCHITECTURES, build
@@ -78,7 +79,7 @@ def load(
     with one line: nothing there, a newer format, an unknown architecture, tensors of other shapes,
     damage, a pickle, a `site` that is not the one it says.
     """
-    path = Path(path)
+    path = as_path(path)
     if not path.exists() and (named := Path("runs") / path).is_dir():
         path = named
     format = formats_of(path)
@@ -288,7 +289,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: missing") from None
     except OSError as error:
         raise UserError(f"{path}: cannot read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{path}: damaged, not JSON: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: damaged: expected a JSON object, got {type(content).__name__}")
