@@ -118,7 +118,7 @@ def tensor(given: Any, name: str) -> torch.Tensor:
         return given
     if isinstance(given, int | float | bool):
         return torch.as_tensor(given)
-    if isinstance(given, np.ndarray):
+    if isinstance(given, np.ndarray) and given.dtype != object and given.dtype.names is None:
         array = given
     elif is_table(given):
         found = table(given)

@@ -15,7 +15,7 @@ from cutaway.base.display import notice
 from cutaway.base.errors import UserError, nearest
 from cutaway.text.labelled import LabelledTexts
 from cutaway.text.labelled_files import labelled_rows
-from cutaway.text.official import part_of, repeats, tell
+from cutaway.text.official import is_part, part_of, repeats, tell
 
 _SHOWN = 3  # rows that a message names
 
@@ -125,7 +125,7 @@ class _Read:
         blank = [one for _, one in told if missing(one) or not str(one).strip()]
         if len(blank) == len(told):
             return None
-        if self.columns.split is None and not any(_is_part(one) for _, one in told):
+        if self.columns.split is None and not any(is_part(one) for _, one in told):
             notice(
                 f"{place}: the column 'split' names no part (train, validation, test) and is not used"
             )
@@ -144,11 +144,3 @@ class _Read:
                 f"{where}: no {asked!r}{nearest(asked, map(str, row))}; expected {expected}, "
                 f"columns: {known}"
             )
-
-
-def _is_part(value: Any) -> bool:
-    try:
-        part_of(value, "split")
-    except UserError:
-        return False
-    return True

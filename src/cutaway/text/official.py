@@ -35,6 +35,14 @@ def part_of(value: object, where: str) -> str:
     return ALIASES[name]
 
 
+def is_part(value: object) -> bool:
+    """Whether a value names a part."""
+    try:
+        return bool(part_of(value, "split"))
+    except UserError:
+        return False
+
+
 def part_of_file(stem: str) -> str | None:
     """The part a file name begins with (`train`, `test-00000-of-00001`); None for others."""
     first = re.split(r"[-_. ]+\d|\.", stem, maxsplit=1)[0]
