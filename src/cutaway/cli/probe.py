@@ -18,10 +18,17 @@ if TYPE_CHECKING:
 Settings = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 Flag = Annotated[bool, Parameter(negative=())]
 _COLUMNS = (
-    *("site", "balanced_accuracy", "low", "high", "recall", "specificity", "auroc"),
-    *("average_precision", "strength"),
+    *("site", "balanced_accuracy_even", "low", "high", "recall_even", "specificity_even"),
+    *(
+        "recall_natural",
+        "precision_natural",
+        "f1_natural",
+        "auroc",
+        "average_precision",
+        "strength",
+    ),
 )
-_CONTROL_COLUMNS = ("control", "site", "balanced_accuracy", "low", "high", "selectivity")
+_CONTROL_COLUMNS = ("control", "site", "balanced_accuracy_even", "low", "high", "selectivity")
 
 
 def train(
@@ -134,6 +141,7 @@ def evaluate(
     from cutaway.activations.config import count
     from cutaway.probes.evaluating import evaluate as judged
     from cutaway.probes.evaluating import examples_for, own_data
+    from cutaway.probes.findings import DECISIONS
     from cutaway.probes.held_out import trained_on
     from cutaway.probes.reading import model_of, open_probes
 
@@ -149,6 +157,7 @@ def evaluate(
     shown = [one for one in _COLUMNS if one != "strength"] if format == "table" else None
     display.show(rows, format, columns=shown)
     if format == "table":
+        display.notice(DECISIONS)
         positive = found[0].about.classes[-1]
         share = float((examples.label == len(found[0].about.classes) - 1).float().mean())
         display.notice(f"{len(examples):,} examples, {share:.1%} {positive!r}")
@@ -173,12 +182,18 @@ def _choose_method(given: dict[str, Any], file: dict[str, Any]) -> None:
 
 
 def _show(run: Run, format: Any) -> None:
-    layers = run.read("layers").to_pylist()
-    controls = run.read("controls")
-    controls = [] if controls is None else controls.to_pylist()
+    from cutaway.probes.findings import DECISIONS, named
+
+    tables = {}
+    for name in ("layers", "controls"):
+        rows = run.read(name)
+        tables[name] = [] if rows is None else [named(row) for row in rows.to_pylist()]
+    layers, controls = tables.values()
     if format == "json":
-        print(dumps(display.finite({"layers": layers, "controls": controls}), indent=2))
+        print(dumps(display.finite(tables), indent=2))
         return
     display.show(layers, format, columns=_COLUMNS if format == "table" else None)
-    if format == "table" and controls:
-        display.show(controls, format, columns=_CONTROL_COLUMNS, title="controls")
+    if format == "table":
+        if controls:
+            display.show(controls, format, columns=_CONTROL_COLUMNS, title="controls")
+        display.notice(DECISIONS)

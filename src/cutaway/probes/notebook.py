@@ -15,6 +15,7 @@ from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
 from cutaway.probes.asked import SOLVED, STRENGTHS, Asked, chosen_controls
 from cutaway.probes.data import ProbeData
+from cutaway.probes.findings import DECISIONS, named
 from cutaway.probes.inputs import inputs_of, layers_of
 from cutaway.probes.labelled import Read, data_of, label_data
 from cutaway.probes.places import require_ratio
@@ -24,7 +25,10 @@ from cutaway.text.labelled_tables import Columns
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SHOWN = ("site", "balanced_accuracy", "low", "high", "auroc", "average_precision", "accuracy")
+_SHOWN = (
+    *("site", "balanced_accuracy_even", "low", "high", "recall_natural", "precision_natural"),
+    *("accuracy_natural", "auroc", "average_precision"),
+)
 
 
 @dataclass
@@ -53,12 +57,13 @@ class Report(Findings):
 
     def __repr__(self) -> str:
         return (
-            _text(self.layers, _SHOWN)
+            _text([named(row) for row in self.layers], _SHOWN)
             + "\n"
             + _text(
-                self.controls,
-                ("control", "site", "balanced_accuracy", "low", "high", "selectivity"),
+                [named(row) for row in self.controls],
+                ("control", "site", "balanced_accuracy_even", "low", "high", "selectivity"),
             )
+            + f"\n{DECISIONS}"
         )
 
 
