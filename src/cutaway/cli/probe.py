@@ -123,7 +123,7 @@ def evaluate(
     json: bool = False,
     csv: bool = False,
 ) -> None:
-    """Judge probes on text they were not trained on.
+    """Judge probes on text they were not trained on; text they were trained on is recognised.
 
     Args:
         probes: A run of `cutaway probe train`, or a probe's folder.
@@ -141,6 +141,7 @@ def evaluate(
     from cutaway.activations.config import count
     from cutaway.probes.evaluating import evaluate as judged
     from cutaway.probes.evaluating import examples_for, own_data
+    from cutaway.probes.familiar import familiar_line, share_in_training
     from cutaway.probes.findings import DECISIONS
     from cutaway.probes.held_out import trained_on
     from cutaway.probes.reading import model_of, open_probes
@@ -153,8 +154,17 @@ def evaluate(
     elif trained_on(probes, data):
         display.notice(f"{data}: documents the probes were trained on are among it")
     examples = examples_for(found, network, data, part=part, tokens=count(tokens), label=label)
-    rows = judged(found, network, examples)
-    shown = [one for one in _COLUMNS if one != "strength"] if format == "table" else None
+    met = share_in_training(probes, found[0].about, examples)
+    rows = [
+        {**row, "in_training": None if met is None else met[0]}
+        for row in judged(found, network, examples)
+    ]
+    if line := familiar_line(met):
+        display.notice(line)
+    shown = None
+    if format == "table":
+        shown = [one for one in _COLUMNS if one != "strength"]
+        shown += ["in_training"] if met is None or met[0] else []
     display.show(rows, format, columns=shown)
     if format == "table":
         display.notice(DECISIONS)

@@ -17,8 +17,8 @@ from torch import Tensor
 from cutaway.base.errors import UserError
 from cutaway.base.seeds import numpy_generator
 from cutaway.probes.data import PARTS, Examples, ProbeData
-from cutaway.probes.repeats import RUN, run_hashes
 from cutaway.text.labelled import FEWEST
+from cutaway.text.repeats import RUN, run_hashes
 
 _SAID = 0.01  # share of contexts met in training from which that is a warning
 _AROUND = 24  # tokens shown on either side of the one read

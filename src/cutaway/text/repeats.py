@@ -11,25 +11,40 @@ _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no token's share of a hash
 
 
 def run_hashes(
-    tokens: np.ndarray, begin: np.ndarray, end: np.ndarray
+    tokens: np.ndarray, begin: np.ndarray, end: np.ndarray, length: int = RUN
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of every `RUN` tokens in a row inside of a text Σ_j (token_j + 1)·B^(RUN−1−j) mod 2^64, and
-    where they begin. Texts are `tokens[begin:end]`, one after another.
+    """Of every `length` tokens in a row inside of a text Σ_j (token_j + 1)·B^(length−1−j) mod 2^64,
+    and where they begin. Texts are `tokens[begin:end]`, one after another.
     """
-    if len(tokens) < RUN:
+    if len(tokens) < length:
         return np.zeros(0, np.uint64), np.zeros(0, np.int64)
-    count = len(tokens) - RUN + 1
-    values = tokens.astype(np.uint64) + np.uint64(1)
-    hashes = np.zeros(count, np.uint64)
-    for offset in range(RUN):
-        hashes *= _BASE
-        hashes += values[offset : offset + count]
-    # of a text that ends at e, runs that begin after e − RUN cross into the next one
+    hashes = _hashes(tokens, length)
+    count = len(hashes)
+    # of a text that ends at e, runs that begin after e − length cross into the next one
     crosses = np.zeros(count + 1, np.int64)
-    np.add.at(crosses, np.clip(np.maximum(begin, end - RUN + 1), 0, count), 1)
+    np.add.at(crosses, np.clip(np.maximum(begin, end - length + 1), 0, count), 1)
     np.add.at(crosses, np.clip(end, 0, count), -1)
     begins = np.flatnonzero(crosses[:count].cumsum() == 0)
     return hashes[begins], begins
+
+
+def _hashes(tokens: np.ndarray, length: int) -> np.ndarray:
+    """The hash of the run that begins at each place, by doubling: of 2m tokens it is that of the
+    first m times B^m and that of the next m."""
+    whole = tokens.astype(np.uint64) + np.uint64(1)
+    done, hashes = 0, np.zeros(len(tokens) + 1, np.uint64)
+    size, part, base = 1, whole, _BASE
+    left = length
+    while left:
+        if left & 1:  # these tokens come after those done
+            kept = len(tokens) - done - size + 1
+            hashes = hashes[:kept] * base + part[done : done + kept]
+            done += size
+        left >>= 1
+        if left:
+            part = part[: len(part) - size] * base + part[size:]
+            size, base = 2 * size, np.uint64(int(base) ** 2 % 2**64)
+    return hashes
 
 
 def related(tokens: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
