@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,9 +85,12 @@ def test_a_text_of_training_is_recognised_in_a_file_of_another_name(
     folder.mkdir()
     for number in range(12):
         (folder / f"{number}.txt").write_text(sentences(number, 60))
-    model = tiny_folder("llama")
+    model = tmp_path / "longer"
+    shutil.copytree(tiny_folder("llama"), model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 128}))
     code, _, err = cutaway(
-        *("probe", "data", model, "--data", folder, "--context-length", 24, "--out", "data"),
+        *("probe", "data", model, "--data", folder, "--context-length", 64, "--out", "data"),
         *("--max-chunks-per-class", 3000),
     )
     assert code == 0, err
@@ -105,8 +109,8 @@ def test_a_text_of_training_is_recognised_in_a_file_of_another_name(
         )
         assert code == 0, err
         shares[name] = json.loads(out)[0]["in_training"]
-        assert ("of text the probes were trained on" in err) == (name == "old")
-    assert shares["old"] > 0.5 > 2 * shares["new"]
+    assert shares["old"] > 0.5  # documents of validation and test are not of training
+    assert shares["new"] < 0.2
 
 
 # -- decisions -------------------------------------------------------------------------------------

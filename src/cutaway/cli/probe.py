@@ -155,16 +155,13 @@ def evaluate(
         display.notice(f"{data}: documents the probes were trained on are among it")
     examples = examples_for(found, network, data, part=part, tokens=count(tokens), label=label)
     met = share_in_training(probes, found[0].about, examples)
-    rows = [
-        {**row, "in_training": None if met is None else met[0]}
-        for row in judged(found, network, examples)
-    ]
+    rows = [{**row, "in_training": met} for row in judged(found, network, examples)]
     if line := familiar_line(met):
         display.notice(line)
     shown = None
     if format == "table":
         shown = [one for one in _COLUMNS if one != "strength"]
-        shown += ["in_training"] if met is None or met[0] else []
+        shown += ["in_training"] if met is None or met > 0 else []
     display.show(rows, format, columns=shown)
     if format == "table":
         display.notice(DECISIONS)

@@ -15,15 +15,13 @@ from cutaway.text.repeats import RUN, run_hashes
 _SHORT = 16  # tokens in a row that unrelated texts may share by chance
 
 
-def share_in_training(
-    probes: str | Path, about: ProbeAbout, examples: Examples
-) -> tuple[float, bool] | None:
-    """The share of examples whose text training had too, and whether chance can explain it.
+def share_in_training(probes: str | Path, about: ProbeAbout, examples: Examples) -> float | None:
+    """The share of examples whose text training had too.
 
     An example was met where its whole context is one of the training part's, or where the last 32
-    tokens up to the place that is read stand in one (of windows under 62 tokens: half of theirs; under
-    16 that may come about by chance, and only a share over a half counts). None where the training data are not
-    where they were, or are others by now.
+    tokens up to the place that is read stand in one (of windows under 62 tokens: half of theirs).
+    None where the training data are not where they were, or are others by now, and where windows
+    are so short that unrelated texts share as much by chance.
     """
     folder = data_folder(probes)
     if folder is None:
@@ -40,20 +38,21 @@ def share_in_training(
     trained = data.parts["train"].compact()
     whole = _whole(trained)
     met = np.array([one in whole for one in _whole_of_each(examples)])
-    met |= _met_runs(trained, examples, length)
-    share = float(met.mean()) if len(met) else 0.0
-    return share, length < _SHORT and share <= 0.5
+    if length >= _SHORT:
+        met |= _met_runs(trained, examples, length)
+    elif not met.any():
+        return None
+    return float(met.mean()) if len(met) else 0.0
 
 
-def familiar_line(met: tuple[float, bool] | None) -> str | None:
+def familiar_line(share: float | None) -> str | None:
     """What to say beside the figures; None where training had nothing of this text."""
-    if met is None:
+    if share is None:
         return (
-            "in_training: not known, as the data of the probes' training are not where they were; "
-            "figures on text they were trained on say nothing about new text"
+            "in_training: not known (the data of the probes' training are not where they were, or their "
+            "windows are too short to tell); figures on text of training say nothing about new text"
         )
-    share, chance = met
-    if not share or chance:
+    if not share:
         return None
     return (
         f"in_training: {share:.1%} of the examples are of text the probes were trained on; these "
