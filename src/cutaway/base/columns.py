@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from cutaway.base.errors import UserError, nearest
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 Column: TypeAlias = Any
@@ -29,7 +30,7 @@ def missing(value: Any) -> bool:
     """Whether a value stands for none: None, NaN, pandas' NA and NaT, a null of Arrow."""
     if value is None:
         return True
-    if isinstance(value, str | bytes | list | tuple | dict):
+    if isinstance(value, str | bytes | list | tuple | dict) or getattr(value, "ndim", 0):
         return False
     try:
         return bool(value != value)
@@ -141,6 +142,22 @@ def tensor(given: Any, name: str) -> torch.Tensor:
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
         array = array.astype(np.int64)
     return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def numbers(given: Any, name: str) -> np.ndarray:
+    """One number after another as a float array (n,) of its own; missing ones are NaN.
+
+    Raises UserError for values that are no numbers.
+    """
+    import numpy as np
+
+    try:
+        if isinstance(given, np.ndarray) and given.ndim == 1 and not np.ma.isMaskedArray(given):
+            return np.array(given, dtype=float)
+        values = [np.nan if value is None else float(value) for value in column(given, name)]
+    except (TypeError, ValueError):
+        raise UserError(f"{name}: expected numbers") from None
+    return np.array(values, dtype=float)
 
 
 # -- tables ----------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from cutaway.nets.backpack import Backpack
+from cutaway.nets.model import token_ids
 
 
 @torch.no_grad()
@@ -15,6 +16,7 @@ def attribute(model: Backpack, tokens: Tensor, target: int, position: int = -1) 
     Entry (l, j) = αₗᵢⱼ · E_target·C(x_j)ₗ at query position i. The entries sum to the logit of
     `target` at that position: not an approximation, the model's own sum (Hewitt et al. 2023, §2).
     """
+    tokens = token_ids(tokens).to(model.embedding.device)
     alpha = model.alpha(tokens[None])[0, :, position]  # (k, T)
     raises = model.sense_vectors(tokens) @ model.embedding[target]  # (T, k)
     return alpha * raises.t()

@@ -17,6 +17,7 @@ from torch import Tensor
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.nets.backpack import Backpack
+from cutaway.nets.model import token_ids
 from cutaway.training.instruments import Moment, Stateless
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Used:
 @torch.no_grad()
 def used(model: Backpack, windows: Tensor, batch_size: int = 16) -> Used:
     """Activation of every word and sense over windows (n, T) of tokens. See `Used`."""
+    windows = token_ids(windows)
     vocabulary, k = model.config.vocab_size, model.config.n_senses
     device = model.embedding.device
     length = windows.shape[1]
