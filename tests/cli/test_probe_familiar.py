@@ -139,3 +139,24 @@ def test_every_score_of_a_decision_has_a_name_that_says_which(cutaway, labelled)
         assert not head & bare
         assert {"balanced_accuracy_even", "recall_even", "precision_natural", "f1_natural"} <= head
         assert "even: decided as if classes were equally frequent" in err
+
+
+# -- other tables ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("0.0", "1.0"), "label '1.0': taken for the probes' class '1'"),
+        (("a", "b"), "examples of 'a'"),
+    ],
+)
+def test_labels_written_otherwise_are_the_probes_classes(
+    cutaway, labelled, tmp_path, names, said
+) -> None:
+    lines = [f"{'the cat' if n % 2 else 'a small dog'} eats {n},{names[n % 2]}" for n in range(90)]
+    (tmp_path / "other.csv").write_text("claim,truth\n" + "\n".join(lines))
+    ask = ["--data", tmp_path / "other.csv", "--text-column", "claim", "--label-column", "truth"]
+    code, _, err = cutaway("probe", "eval", labelled, *ask, "--json")
+    assert code == (0 if names[0] == "0.0" else 2), err
+    assert said in err

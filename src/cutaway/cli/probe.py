@@ -120,6 +120,8 @@ def evaluate(
     part: str | None = None,
     tokens: str = "100k",
     label: str | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
     json: bool = False,
     csv: bool = False,
 ) -> None:
@@ -135,6 +137,8 @@ def evaluate(
             all [test].
         tokens: How many tokens of a text.
         label: Of CoNLL words: the entity type.
+        text_column: Of a table of labelled texts: its column of texts [text].
+        label_column: Its column of labels [label].
         json: Print JSON.
         csv: Print CSV.
     """
@@ -145,6 +149,7 @@ def evaluate(
     from cutaway.probes.findings import DECISIONS
     from cutaway.probes.held_out import trained_on
     from cutaway.probes.reading import model_of, open_probes
+    from cutaway.text.labelled_tables import Columns
 
     format = output_format(json, csv)
     found = open_probes(probes)
@@ -153,7 +158,17 @@ def evaluate(
         data = own_data(found, probes, part=part)
     elif trained_on(probes, data):
         display.notice(f"{data}: documents the probes were trained on are among it")
-    examples = examples_for(found, network, data, part=part, tokens=count(tokens), label=label)
+    named = {"text": text_column, "label": label_column}
+    columns = Columns(**{name: one for name, one in named.items() if one is not None})
+    examples = examples_for(
+        found,
+        network,
+        data,
+        part=part,
+        tokens=count(tokens),
+        label=label,
+        columns=None if columns == Columns() else columns,
+    )
     met = share_in_training(probes, found[0].about, examples)
     rows = [{**row, "in_training": met} for row in judged(found, network, examples)]
     if line := familiar_line(met):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from cutaway.base import display
-from cutaway.base.columns import Column, is_table
+from cutaway.base.columns import Column, is_table, numbers
 from cutaway.base.errors import UserError
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
@@ -104,6 +104,7 @@ def fit(
     `train`, `validation` and `test` in the place of `texts`. `layers` is `all`, `auto`, or sites.
     Raises UserError for what cannot be probed.
     """
+    strengths = tuple(numbers(strengths, "strengths").tolist())
     asked = Asked(method=method, strengths=strengths, controls=chosen_controls(controls), seed=seed)
     _require_known(asked, read, train_ratio)
     texts = _one_of(texts, train, validation, test)

@@ -244,7 +244,7 @@ def _passages_task(
     Documents of the same name in two classes are one group: a text and its translation, say. A
     passage that comes again in its class is left out, or test would hold what was trained on.
     """
-    texts, labels, groups, divided = [], [], [], []
+    texts, labels, groups, divided, again = [], [], [], [], 0
     for label, found in documents.items():
         cut = [(document.id, passages(document.text, characters)) for document in found]
         few = len(cut) < len(PARTS)
@@ -253,11 +253,14 @@ def _passages_task(
         for id, parts in cut:
             for number, passage in enumerate(parts):
                 if passage in known:
+                    again += 1
                     continue
                 known.add(passage)
                 texts.append(passage)
                 labels.append(label)
                 groups.append(f"{id} {number // SECTION}" if few else id)
+    if again:
+        notice(f"{name}: {again:,} passages repeat another of their class and are left out")
     if divided:
         notice(
             f"{name}: {', '.join(divided)}: fewer than {len(PARTS)} documents, divided into sections "
