@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pyarrow.compute as pc
 import pytest
 import torch
@@ -11,6 +13,7 @@ from cutaway.language.words import evoked_by, predicts, token_of, used
 from cutaway.nets import build
 from cutaway.nets.reference import load
 from cutaway.runs.folder import Run
+from cutaway.text.tokenizers import Tokenizer, train
 
 SHAPE = {"name": "backpack", "vocab_size": 30, "block_size": 10, "n_layer": 1, "n_head": 2}
 SHAPE |= {"n_embd": 12, "n_senses": 3}
@@ -100,9 +103,52 @@ def test_words_are_read_every_half_evaluation_interval(backpack_run) -> None:
     assert steps == list(range(0, 301, 10))
 
 
-def test_a_word_is_taken_as_it_stands_in_running_text(backpack_run) -> None:
+@pytest.fixture(scope="module")
+def both() -> Tokenizer:
+    """A tokenizer with the tokens `as` and ` as`, with ` gone` only, and `Has` only."""
+    return train(["as gone as Has\nas gone as Has\nas as\n" * 50], 290)
+
+
+@pytest.mark.parametrize(
+    ("word", "taken", "said"),
+    [
+        ("as", "as", "taken as the token 'as'; there is also ' as'"),
+        (" as", " as", "taken as the token ' as'; there is also 'as'"),
+        ("gone", " gone", "taken as the token ' gone'\n"),
+        (" gone", " gone", None),
+    ],
+)
+def test_a_word_is_the_token_as_it_is_written_first(both, capsys, word, taken, said) -> None:
+    assert both.token(token_of(both, word)) == taken
+    told = capsys.readouterr().err
+    assert (said in told) if said else not told
+
+
+def test_of_a_prompt_the_token_that_is_in_it_is_taken(both, capsys) -> None:
+    prompt = both.encode("gone as")
+    assert both.token(token_of(both, "as", prompt)) == " as"
+    assert "taken as the token ' as'; there is also 'as'" in capsys.readouterr().err
+    assert both.token(token_of(both, "as", both.encode("gone"))) == "as"
+
+
+def test_a_word_of_several_tokens_is_refused(backpack_run) -> None:
     tokenizer = load(backpack_run).tokenizer
-    token = token_of(tokenizer, "the")
-    assert tokenizer.token(token) == " the"
     with pytest.raises(UserError, match="not one token"):
         token_of(tokenizer, "incomprehensibilities")
+
+
+def test_every_command_that_takes_a_word_says_which_token_it_took(cutaway, backpack_run) -> None:
+    tokenizer = load(backpack_run).tokenizer
+    taken = tokenizer.token(token_of(tokenizer, "the"))
+    for command in (
+        ["words", backpack_run, "--kind", "predicts", "--word", "the"],
+        ["words", backpack_run, "--kind", "evoked-by", "--word", "the"],
+        ["senses", backpack_run, "--word", "the"],
+        ["senses", backpack_run, "--word", "the", "--remove", "the"],
+        ["senses", backpack_run, "--word", "the", "--similar-to", "the"],
+    ):
+        code, out, err = cutaway(*command, "--json")
+        assert code == 0, err
+        assert f"word = 'the': taken as the token {taken!r}" in err
+        rows = json.loads(out)
+        assert {row.get("asked", taken) for row in rows} == {taken}

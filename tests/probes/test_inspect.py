@@ -10,7 +10,7 @@ from conftest import sentences
 from cutaway.base.errors import UserError
 from cutaway.probes.data import ProbeData, from_contexts
 from cutaway.probes.inspect import Inspection, inspect
-from cutaway.probes.repeats import RUN
+from cutaway.text.repeats import RUN
 from cutaway.text.tokenizers import Tokenizer, train
 
 LENGTH = 40

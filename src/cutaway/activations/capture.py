@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cutaway.base.errors import UserError
-from cutaway.nets.model import Model
+from cutaway.nets.model import Model, mask_of, token_ids
 from cutaway.nets.sites import Site, parse_sites
 
 
@@ -29,12 +29,13 @@ def capture(
 ) -> dict[Site, Tensor]:
     """The states of tokens (batch, T) at each site: (batch, T, d) in the model's dtype.
 
-    Detached, without autograd. `sites` is what `parse_sites` takes: `"all"`, `"0,6"`, a list.
+    Tokens may be lists, arrays or columns of rows of equal length (`nets.model.token_ids`). Detached, without autograd. `sites` is what `parse_sites` takes: `"all"`, `"0,6"`, a list.
     Blocks after the deepest site, the final norm and the vocabulary's head are not computed. In
     rows of padding (attention_mask 0) stands whatever the model makes of it. Within a `splice`
     states are those after it, at the spliced site and deeper. Threads may share a model. Raises
     UserError for sites the model lacks and for tokens it cannot read.
     """
+    tokens, attention_mask = token_ids(tokens), mask_of(attention_mask)
     wanted = parse_sites(sites, model.n_layers)
     states: dict[Site, Tensor] = {}
     complete = _Complete()

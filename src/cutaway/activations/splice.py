@@ -14,6 +14,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from cutaway.base.columns import tensor
 from cutaway.base.errors import UserError, require_finite
 from cutaway.nets.model import Model
 from cutaway.nets.sites import Site
@@ -49,8 +50,10 @@ def splice(model: Model, changes: Mapping[Site | str | int, Change]) -> Iterator
 def replace(value: Tensor | float, positions: Positions = None) -> Change:
     """`value` in the state's place; it is broadcast: a number, (d,), (T, d) or (batch, T, d)."""
 
+    value = tensor(value, "value")
+
     def change(state: Tensor) -> Tensor:
-        return _put(state, torch.as_tensor(value), positions)
+        return _put(state, value, positions)
 
     return change
 
@@ -75,6 +78,8 @@ def steer(direction: Tensor, strength: float = 1.0, positions: Positions = None)
     strength that is not finite.
     """
     strength = require_finite("strength", strength)
+
+    direction = tensor(direction, "direction")
 
     def change(state: Tensor) -> Tensor:
         if direction.shape != state.shape[-1:]:
@@ -124,7 +129,7 @@ def _mask(state: Tensor, positions: Positions) -> Tensor:
     """`positions` as booleans that broadcast to (batch, T)."""
     chosen = positions
     if not isinstance(chosen, slice):  # a list may be a mask too
-        chosen = torch.as_tensor([chosen] if isinstance(chosen, int) else chosen)
+        chosen = tensor([chosen] if isinstance(chosen, int) else chosen, "positions")
     if isinstance(chosen, Tensor) and chosen.dtype == torch.bool:
         if chosen.shape not in (state.shape[:2], state.shape[1:2]):
             raise UserError(

@@ -105,7 +105,8 @@ def words(
         run: A run, or a training_log.json written by anyone.
         kind: used: which words are attended to, against chance (1), as logged in training;
             predicts: which tokens a word's senses raise; evoked-by: which words raise a word.
-        word: The word that `predicts` and `evoked-by` ask about.
+        word: The word that `predicts` and `evoked-by` ask about: the token of exactly these
+            letters, else with a space before it, which is said. Quote " as" for the one with it.
         top: How many.
         plot: Also draw how the words evolved over training, into this PDF, PNG or SVG file.
         step: Checkpoint: best, last, or a step.
@@ -129,9 +130,12 @@ def words(
     loaded = backpack(run, step)
     tokenizer = loaded.reads
     token = asked.token_of(tokenizer, word)
+    # for programs every row says whose it is
+    whose = {} if form == "table" else {"asked": tokenizer.token(token)}
     if kind == "predicts":
         rows = [
             {
+                **whose,
                 "sense": row["sense"],
                 "token": shown(tokenizer, row["token_id"], form),
                 "logit": row["logit"],
@@ -141,6 +145,7 @@ def words(
     else:
         rows = [
             {
+                **whose,
                 "word": shown(tokenizer, row["token_id"], form),
                 "sense": row["sense"],
                 "logit": row["logit"],
@@ -240,7 +245,8 @@ def senses(
 
     Args:
         run: A Backpack's run.
-        word: The word whose senses are read or changed.
+        word: The word whose senses are read or changed: the token of exactly these letters, else
+            with a space before it (of a --prompt the one that is in it), which is said.
         scale: Multiply a sense: L=2.0 (senses count from 0; several may be given).
         remove: Project another word's direction out of the senses.
         add: Add another word's direction to the senses: WORD or WORD=2.0.
@@ -261,7 +267,9 @@ def senses(
 
     loaded = backpack(run, step)
     model, tokenizer = loaded.model, loaded.reads
-    token, form = token_of(tokenizer, word), output_format(json, csv)
+    form = output_format(json, csv)
+    prompted = None if prompt is None else list(tokenizer.encode(prompt))
+    token = token_of(tokenizer, word, prompted)
     count = model.config.n_senses
     if sense is not None:
         _check_sense(sense, count)
@@ -284,8 +292,10 @@ def senses(
             room.SenseEdit(token, sense, direction=direction, add=_float("add", amount or "1"))
         )
     if not edits:
+        whose = {} if form == "table" else {"asked": tokenizer.token(token)}
         rows = [
             {
+                **whose,
                 "sense": row["sense"],
                 "token": shown(tokenizer, row["token_id"], form),
                 "logit": row["logit"],
@@ -294,7 +304,7 @@ def senses(
         ]
         display.show(rows, form)
         return
-    ids = tokenizer.encode(prompt) if prompt is not None else [token]
+    ids = [token] if prompted is None else prompted
     if token not in ids:
         raise UserError(f"prompt = {prompt!r}: does not hold the word {tokenizer.token(token)!r}")
     ids = list(ids)[-model.config.block_size :]

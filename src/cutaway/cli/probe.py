@@ -18,10 +18,17 @@ if TYPE_CHECKING:
 Settings = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 Flag = Annotated[bool, Parameter(negative=())]
 _COLUMNS = (
-    *("site", "balanced_accuracy", "low", "high", "recall", "specificity", "auroc"),
-    *("average_precision", "strength"),
+    *("site", "balanced_accuracy_even", "low", "high", "recall_even", "specificity_even"),
+    *(
+        "recall_natural",
+        "precision_natural",
+        "f1_natural",
+        "auroc",
+        "average_precision",
+        "strength",
+    ),
 )
-_CONTROL_COLUMNS = ("control", "site", "balanced_accuracy", "low", "high", "selectivity")
+_CONTROL_COLUMNS = ("control", "site", "balanced_accuracy_even", "low", "high", "selectivity")
 
 
 def train(
@@ -113,10 +120,12 @@ def evaluate(
     part: str | None = None,
     tokens: str = "100k",
     label: str | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
     json: bool = False,
     csv: bool = False,
 ) -> None:
-    """Judge probes on text they were not trained on.
+    """Judge probes on text they were not trained on; text they were trained on is recognised.
 
     Args:
         probes: A run of `cutaway probe train`, or a probe's folder.
@@ -128,14 +137,19 @@ def evaluate(
             all [test].
         tokens: How many tokens of a text.
         label: Of CoNLL words: the entity type.
+        text_column: Of a table of labelled texts: its column of texts [text].
+        label_column: Its column of labels [label].
         json: Print JSON.
         csv: Print CSV.
     """
     from cutaway.activations.config import count
     from cutaway.probes.evaluating import evaluate as judged
     from cutaway.probes.evaluating import examples_for, own_data
+    from cutaway.probes.familiar import familiar_line, share_in_training
+    from cutaway.probes.findings import DECISIONS
     from cutaway.probes.held_out import trained_on
     from cutaway.probes.reading import model_of, open_probes
+    from cutaway.text.labelled_tables import Columns
 
     format = output_format(json, csv)
     found = open_probes(probes)
@@ -144,11 +158,28 @@ def evaluate(
         data = own_data(found, probes, part=part)
     elif trained_on(probes, data):
         display.notice(f"{data}: documents the probes were trained on are among it")
-    examples = examples_for(found, network, data, part=part, tokens=count(tokens), label=label)
-    rows = judged(found, network, examples)
-    shown = [one for one in _COLUMNS if one != "strength"] if format == "table" else None
+    named = {"text": text_column, "label": label_column}
+    columns = Columns(**{name: one for name, one in named.items() if one is not None})
+    examples = examples_for(
+        found,
+        network,
+        data,
+        part=part,
+        tokens=count(tokens),
+        label=label,
+        columns=None if columns == Columns() else columns,
+    )
+    met = share_in_training(probes, found[0].about, examples)
+    rows = [{**row, "in_training": met} for row in judged(found, network, examples)]
+    if line := familiar_line(met):
+        display.notice(line)
+    shown = None
+    if format == "table":
+        shown = [one for one in _COLUMNS if one != "strength"]
+        shown += ["in_training"] if met is None or met > 0 else []
     display.show(rows, format, columns=shown)
     if format == "table":
+        display.notice(DECISIONS)
         positive = found[0].about.classes[-1]
         share = float((examples.label == len(found[0].about.classes) - 1).float().mean())
         display.notice(f"{len(examples):,} examples, {share:.1%} {positive!r}")
@@ -173,12 +204,18 @@ def _choose_method(given: dict[str, Any], file: dict[str, Any]) -> None:
 
 
 def _show(run: Run, format: Any) -> None:
-    layers = run.read("layers").to_pylist()
-    controls = run.read("controls")
-    controls = [] if controls is None else controls.to_pylist()
+    from cutaway.probes.findings import DECISIONS, named
+
+    tables = {}
+    for name in ("layers", "controls"):
+        rows = run.read(name)
+        tables[name] = [] if rows is None else [named(row) for row in rows.to_pylist()]
+    layers, controls = tables.values()
     if format == "json":
-        print(dumps(display.json_value({"layers": layers, "controls": controls}), indent=2))
+        print(dumps(display.json_value(tables), indent=2))
         return
     display.show(layers, format, columns=_COLUMNS if format == "table" else None)
-    if format == "table" and controls:
-        display.show(controls, format, columns=_CONTROL_COLUMNS, title="controls")
+    if format == "table":
+        if controls:
+            display.show(controls, format, columns=_CONTROL_COLUMNS, title="controls")
+        display.notice(DECISIONS)

@@ -35,6 +35,12 @@ def data(
     language: str | None = None,
     predict_current: Annotated[bool, Parameter(negative=())] = False,
     labels: str | None = None,
+    validation_labels: str | None = None,
+    test_labels: str | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    group_column: str | None = None,
+    split_column: str | None = None,
     label: str | None = None,
     read: Literal["mean", "last"] | None = None,
     seed: int = 0,
@@ -60,8 +66,15 @@ def data(
         language: Of gutenberg or wikipedia: en, fr, de, ...
         predict_current: Ask whether the last token read is the target, not the next one.
         labels: Labels in the place of a target: a .csv, .tsv, .jsonl or .parquet file with columns
-            text, label and perhaps group, a folder with a sub-folder or file per class, a CoNLL
-            file with a tag per word, or docstrings.
+            text, label and perhaps group and split, a folder with a sub-folder or file per class, a
+            CoNLL file with a tag per word, or docstrings. A column split (train, validation, test;
+            val, dev, ... are understood) is kept, and so are files named by part in a folder.
+        validation_labels: A file like --labels to validate on; --labels is then for training only.
+        test_labels: A file like --labels to test on.
+        text_column: The table's column of texts [text].
+        label_column: Its column of labels [label].
+        group_column: Its column that says which texts belong together [group, if there].
+        split_column: Its column of parts [split, if there].
         label: Of a CoNLL file: this entity type or not, PER say [all types].
         read: Of labelled texts: the mean over a text's tokens, or the last one [mean].
         seed: Of the split and the draws.
@@ -72,6 +85,7 @@ def data(
     from cutaway.probes.labelled import label_data
     from cutaway.probes.places import require_ratio
     from cutaway.runs import places
+    from cutaway.text.labelled_tables import Columns
 
     format = output_format(json, csv)
     windows = {
@@ -83,7 +97,16 @@ def data(
         labels,
         {"data": data, "target_token": target_token, "language": language, **windows}
         | {"predict_current": predict_current or None},
-        {"label": label, "read": read},
+        {
+            "label": label,
+            "read": read,
+            "validation_labels": validation_labels,
+            "test_labels": test_labels,
+            "text_column": text_column,
+            "label_column": label_column,
+            "group_column": group_column,
+            "split_column": split_column,
+        },
     )
     require_ratio(train_ratio)
     places.require_output(out, "probe data")
@@ -92,8 +115,18 @@ def data(
     shared = {"train_ratio": train_ratio, "seed": seed}
     length = _length(context_length, longest, model, windows=labels is None)
     if labels is not None:
+        named = (text_column, label_column, group_column, split_column)
+        columns = Columns(text_column or "text", label_column or "label", *named[2:])
         found = label_data(
-            labels, tokenizer, label=label, read=read, context_length=length, **shared
+            labels,
+            tokenizer,
+            validation=validation_labels,
+            test=test_labels,
+            columns=columns if any(named) else None,
+            label=label,
+            read=read,
+            context_length=length,
+            **shared,
         )
     else:
         from cutaway.probes.windows import token_data

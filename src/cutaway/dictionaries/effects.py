@@ -24,7 +24,7 @@ from cutaway.base import hardware
 from cutaway.base.errors import UserError
 from cutaway.base.seeds import torch_generator
 from cutaway.dictionaries.base import Dictionary
-from cutaway.nets.model import Model, ModelReference
+from cutaway.nets.model import Model, ModelReference, token_ids
 from cutaway.nets.sampling import continued
 from cutaway.nets.sites import Site, parse_site
 from cutaway.stats.ties import largest
@@ -228,6 +228,7 @@ def sample(
         raise UserError(f"{model.reference.id}: an encoder, which continues no text")
     if not 0 <= temperature < math.inf:
         raise UserError(f"temperature = {temperature}: expected a finite number, 0 or more")
+    tokens = token_ids(tokens)
     generator = torch_generator(seed, 0, "sample")
 
     def draw(logits: Tensor, temperature: float) -> Tensor:
@@ -294,7 +295,7 @@ def require_model(dictionary: Dictionary, reference: ModelReference, width: int)
 
 
 def _prompt(model: Model, prompt: Tensor | str) -> Tensor:
-    tokens = model.tokens(prompt) if isinstance(prompt, str) else prompt
+    tokens = model.tokens(prompt) if isinstance(prompt, str) else token_ids(prompt)
     if tokens.shape[0] != 1 or not tokens.numel():
         raise UserError(f"tokens: shape {tuple(tokens.shape)}, expected one prompt (1, T)")
     return tokens

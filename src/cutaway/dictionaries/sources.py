@@ -9,17 +9,20 @@ from functools import partial
 from hashlib import sha256
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cutaway.activations.model_stream import ModelStream
 from cutaway.activations.store import MANIFEST, ActivationStore
 from cutaway.activations.stream import ActivationStream
+from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.dictionaries.config import DictionaryConfig
 from cutaway.dictionaries.synthetic.stream import SyntheticStream
 from cutaway.dictionaries.task import States
 from cutaway.nets.sites import Site
+from cutaway.text.repeats import Side, shared
 
 SAMPLE = 16_384  # states the start of a dictionary is set from
 _EVALUATED = 4096  # held-out states in a batch, at most
@@ -113,6 +116,8 @@ def _from_store(configs: Sequence[DictionaryConfig]) -> Source:
     batch_size = first.sized(store.width, rows).batch_size
     digest = sha256((store.path / MANIFEST).read_bytes()).hexdigest()
     text = store.manifest["data"]
+    split = store.split(first.validation_fraction)
+    unfinished = f"{store.path}: its extraction has not ended; {store.rows:,} rows are there"
     return Source(
         train=open_stream(batch_size=batch_size),
         validation=open_stream(batch_size=min(_EVALUATED, first.eval_tokens), part="validation"),
@@ -128,9 +133,10 @@ def _from_store(configs: Sequence[DictionaryConfig]) -> Source:
             "model_dtype": store.manifest.get("model_dtype", "auto"),
             "states_sha256": digest,
         },
-        notices=[]
-        if store.complete
-        else [f"{store.path}: its extraction has not ended; {store.rows:,} rows are there"],
+        notices=[
+            *([] if store.complete else [unfinished]),
+            *_repeated(*(_side(store, rows) for rows in split), text["source"]),
+        ],
     )
 
 
@@ -160,6 +166,8 @@ def _from_model(configs: Sequence[DictionaryConfig]) -> Source:
     batch_size = first.sized(model.width, rows).batch_size
     reference = model.reference
     train = open_stream(batch_size=batch_size)
+    end, begin = train.text.border(first.validation_fraction)
+    sides = train.text.side(0, end), train.text.side(begin, train.text.n_contexts)
     return Source(
         train=train,
         validation=open_stream(batch_size=min(_EVALUATED, first.eval_tokens), part="validation"),
@@ -174,7 +182,26 @@ def _from_model(configs: Sequence[DictionaryConfig]) -> Source:
             "bos": train.text.bos is not None,
             "model_dtype": str(model.dtype).removeprefix("torch."),
         },
+        notices=_repeated(*sides, first.data),
     )
+
+
+def _side(store: ActivationStore, rows: range) -> Side:
+    """The tokens of some rows of a store with their documents."""
+
+    def read(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        at = rows.start + start, rows.start + stop
+        return store.tokens(*at).numpy(), store.documents(*at).numpy().astype(np.int64)
+
+    return Side(len(rows), read)
+
+
+def _repeated(train: Side, held_out: Side, name: str) -> list[str]:
+    """A notice where documents of the held-out part, or near copies of them, are trained on."""
+    lines = shared(train, held_out).described(name, "held-out")
+    for line in lines:
+        notice(line)
+    return lines
 
 
 def _synthetic(configs: Sequence[DictionaryConfig]) -> Source:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from cutaway.base.columns import column, names_of_values, numbers
 from cutaway.base.errors import UserError
 from cutaway.figures import look, ticks
 from cutaway.figures.text import label
@@ -27,24 +28,24 @@ def horizontal_bars(
     The figure is as tall as the names need. Non-finite values have no bar and say `not finite`.
     Raises UserError where there is nothing to draw or the lengths differ.
     """
+    labels, values = names_of_values(column(labels, "labels")), numbers(values, "values")
     if len(labels) != len(values):
         raise UserError(f"bars: {len(labels)} labels for {len(values)} values")
     if not len(values):
         raise UserError("nothing to draw: no bars given")
-    numbers = np.asarray(values, dtype=float)
-    finite = np.isfinite(numbers)
-    height = 0.155 * len(numbers) + 0.55 + (0.25 if title else 0) + (0.15 if level else 0)
+    finite = np.isfinite(values)
+    height = 0.155 * len(values) + 0.55 + (0.25 if title else 0) + (0.15 if level else 0)
     figure, axes = look.new(width, max(height, 1.1))
-    places = np.arange(len(numbers))
-    axes.barh(places, np.where(finite, numbers, 0), height=0.7, color=look.series_color(0))
+    places = np.arange(len(values))
+    axes.barh(places, np.where(finite, values, 0), height=0.7, color=look.series_color(0))
     room = 72 * figure.get_figwidth() * 0.35
     axes.set_yticks(places, [label(name, room, 7) for name in labels])
-    axes.set_ylim(len(numbers) - 0.5, -0.5)
+    axes.set_ylim(len(values) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
     axes.axvline(0, color=look.SOFT_INK, linewidth=0.6)
     axes.spines["left"].set_visible(False)
-    for place, value in zip(places, numbers, strict=True):
+    for place, value in zip(places, values, strict=True):
         text = _written(value)
         left = np.isfinite(value) and value < 0
         axes.annotate(
@@ -58,7 +59,7 @@ def horizontal_bars(
             bbox={"facecolor": look.PAPER, "edgecolor": "none", "pad": 0.4},
         )
     axes.margins(x=0.14)
-    if not (numbers[finite] < 0).any():
+    if not (values[finite] < 0).any():
         axes.set_xlim(left=0)
     if level:
         _level(axes, *level)

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
+from cutaway.base.columns import numbers
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.figures import look, ticks
@@ -252,9 +253,9 @@ def thin(x: np.ndarray, *lines: np.ndarray, buckets: int = _BUCKETS) -> np.ndarr
 
 def _points(one: Series, log_x: bool, log_y: bool) -> tuple[np.ndarray, ...]:
     """x, y, low, high as float arrays, what cannot be drawn as NaN, x finite."""
-    x = np.asarray(one.x, dtype=float)
-    columns = [np.array(one.y, dtype=float)]
-    columns += [np.array(band, dtype=float) for band in (one.low, one.high) if band is not None]
+    x = numbers(one.x, "x")
+    columns = [numbers(one.y, "y")]
+    columns += [numbers(band, "a band") for band in (one.low, one.high) if band is not None]
     if (one.low is None) != (one.high is None):
         raise UserError(f"series {one.label!r}: a band needs both low and high")
     if any(len(column) != len(x) for column in columns):

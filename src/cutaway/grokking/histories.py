@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pyarrow as pa
 
 from cutaway.base import display
+from cutaway.base.columns import is_table
+from cutaway.base.columns import table as table_of
 from cutaway.base.errors import UserError
 from cutaway.runs import record
 from cutaway.runs.columns import tidy
@@ -48,6 +50,9 @@ def history_if_any(source: pa.Table | Run | Log) -> pa.Table | None:
         table = source.history
         if not len(table):
             return None
+    if not isinstance(table, pa.Table) and is_table(table):
+        held = table_of(table)
+        table = pa.table({one: held.column(one, one) for one in held.names})
     if not isinstance(table, pa.Table):
         kind = type(table).__name__
         raise UserError(f"history: expected a pyarrow table, a run or a log, got {kind}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cutaway.base.columns import records
 from cutaway.base.errors import UserError, nearest
 from cutaway.figures.heatmap import heatmap
 from cutaway.figures.histories import group_curves
@@ -108,9 +109,7 @@ def sweep_grid(
     given, says what is drawn and over how many runs. Raises UserError for a missing column, an
     empty summary or no figure at all.
     """
-    entries = (
-        summary.to_pylist() if hasattr(summary, "to_pylist") else [dict(row) for row in summary]
-    )
+    entries = records(summary)
     if not entries:
         raise UserError("nothing to draw: the summary has no rows")
     for column in (x, y, value):

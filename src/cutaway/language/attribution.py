@@ -7,6 +7,7 @@ from torch import Tensor
 
 from cutaway.base.errors import require_whole
 from cutaway.nets.backpack import Backpack
+from cutaway.nets.model import token_ids
 
 
 @torch.no_grad()
@@ -17,6 +18,7 @@ def attribute(model: Backpack, tokens: Tensor, target: int, position: int = -1) 
     `target` at that position: not an approximation, the model's own sum (Hewitt et al. 2023, §2).
     Raises UserError for a target or position that is not there.
     """
+    tokens = token_ids(tokens).to(model.embedding.device)
     require_whole("target", target, 0, model.config.vocab_size - 1)
     require_whole("position", position, -len(tokens), len(tokens) - 1)
     alpha = model.alpha(tokens[None])[0, :, position]  # (k, T)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from cutaway.base.seeds import torch_generator
 from cutaway.nets.gpt2 import LanguageModel
+from cutaway.nets.model import token_ids
 from cutaway.nets.sampling import continued
 
 
@@ -24,6 +25,7 @@ def sample(
     Temperature 0 takes the likeliest token. `top_k` draws among that many likeliest. The context
     is the last `block_size` tokens.
     """
+    tokens = token_ids(tokens).to(model.embedding.device)
     generator = torch_generator(seed, 0, "sample", tokens.device)
     model.eval()
 

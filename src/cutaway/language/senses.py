@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cutaway.nets.backpack import Backpack
+from cutaway.nets.model import token_ids
 from cutaway.stats.ties import largest
 
 
@@ -83,6 +84,7 @@ def sense_effect(
     Rows of token_id, logit_before, logit_after, change, probability_before, probability_after for
     the `top` tokens whose probability changed most.
     """
+    tokens = token_ids(tokens).to(model.embedding.device)
     before = model(tokens[None])[0, -1]
     with editing(model, edits):
         after = model(tokens[None])[0, -1]

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from cutaway.base.display import notice
 from cutaway.base.errors import UserError, require_whole
 from cutaway.nets.backpack import Backpack
+from cutaway.nets.model import token_ids
 from cutaway.stats.ties import largest
 from cutaway.training.instruments import Moment, Stateless
 
@@ -65,6 +67,7 @@ class Used:
 @torch.no_grad()
 def used(model: Backpack, windows: Tensor, batch_size: int = 16) -> Used:
     """Activation of every word and sense over windows (n, T) of tokens. See `Used`."""
+    windows = token_ids(windows)
     vocabulary, k = model.config.vocab_size, model.config.n_senses
     device = model.embedding.device
     length = windows.shape[1]
@@ -120,16 +123,39 @@ def evoked_by(model: Backpack, target: int, top: int = 20) -> list[dict[str, Any
     ]
 
 
-def token_of(tokenizer: Tokenizer, word: str) -> int:
-    """The one token a word is, as it stands in running text (with a space before) if possible."""
-    for text in (word,) if word.startswith(" ") else (f" {word}", word):
-        ids = list(tokenizer.encode(text))
-        if len(ids) == 1:
-            return ids[0]
-    pieces = " + ".join(repr(tokenizer.token(one)) for one in tokenizer.encode(word))
-    raise UserError(
-        f"word = {word!r}: not one token of this run's tokenizer but {pieces or 'none'}"
-    )
+def tokens_of(tokenizer: Tokenizer, word: str) -> list[int]:
+    """The tokens that a word may mean, each one token: as it is written, then with a space before it
+    as running text has it, then without one. UserError where it is none.
+    """
+    bare = word.lstrip(" ")
+    found: list[int] = []
+    for text in dict.fromkeys((word, f" {bare}", bare)):
+        ids = list(tokenizer.encode(text)) if text.strip(" ") or text == word else []
+        if len(ids) == 1 and ids[0] not in found:
+            found.append(ids[0])
+    if not found:
+        pieces = " + ".join(repr(tokenizer.token(one)) for one in tokenizer.encode(word))
+        raise UserError(
+            f"word = {word!r}: not one token of this run's tokenizer but {pieces or 'none'}"
+        )
+    # a tokenizer may put the space itself: then what is written is not what it encodes
+    return sorted(found, key=lambda id: tokenizer.token(id) != word)
+
+
+def token_of(tokenizer: Tokenizer, word: str, among: Sequence[int] | None = None) -> int:
+    """The one token a word is: exactly as written where there is such a token (`tokens_of`).
+
+    `among`: tokens it has to be one of, where it can be. A notice says which token was taken where
+    that is not the word as written, or where it could be another one.
+    """
+    found = tokens_of(tokenizer, word)
+    fitting = [id for id in found if among is None or id in among] or found
+    taken = fitting[0]
+    others = [repr(tokenizer.token(id)) for id in found if id != taken]
+    if others or tokenizer.token(taken) != word:
+        also = f"; there is also {' and '.join(others)}" if others else ""
+        notice(f"word = {word!r}: taken as the token {tokenizer.token(taken)!r}{also}")
+    return taken
 
 
 class TopWords(Stateless):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cutaway.base import json_text
+from cutaway.base.columns import tensor
 from cutaway.base.errors import UserError
 from cutaway.nets.sites import Kind, Site, parse_site
 
@@ -139,10 +140,13 @@ class Model:
     ) -> Tensor:
         """Token ids (batch, T), mask (batch, T) with 0 for padding → logits (batch, T, V).
 
+        Ids may also be lists, arrays or columns of rows of equal length (`token_ids`).
+
         With `at` (batch,) only those of one place in each row, (batch, V): the vocabulary's head is
         half of a small model's work. Positions are counted from the first token that is not padding. Gradients flow to what a
         splice puts in, not to weights. Raises UserError for ids or lengths the model cannot read.
         """
+        tokens, attention_mask = token_ids(tokens), mask_of(attention_mask)
         self._check(tokens, attention_mask)
         mask = None if attention_mask is None else attention_mask.to(self.device)
         at = None if at is None else at.to(self.device)
@@ -223,6 +227,24 @@ class Model:
             f"Model({self.reference.id!r}, {self.n_layers} layers, width {self.width}, "
             f"{self.dtype}, {self.device})"
         )
+
+
+def token_ids(tokens: Any) -> Tensor:
+    """Token ids as a tensor: a tensor as it is; lists, arrays, Series, Arrow arrays by position.
+
+    Raises UserError for rows of different lengths and for what holds no whole numbers.
+    """
+    if isinstance(tokens, Tensor):
+        return tokens
+    found = tensor(tokens, "tokens")
+    return found.long() if found.dtype != torch.bool and not found.is_floating_point() else found
+
+
+def mask_of(attention_mask: Any) -> Tensor | None:
+    """An attention mask as a tensor, like `token_ids`."""
+    if attention_mask is None or isinstance(attention_mask, Tensor):
+        return attention_mask
+    return tensor(attention_mask, "attention_mask")
 
 
 def _on_output(function: Callable[[Tensor], Tensor | None]) -> Callable[..., Any]:

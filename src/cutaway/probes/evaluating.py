@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cutaway.base.columns import look_alike
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.nets.model import Model
@@ -22,6 +23,7 @@ from cutaway.probes.labelled import Read, label_data
 from cutaway.probes.probe import Probe, ProbeAbout
 from cutaway.probes.states import states_of
 from cutaway.text.labelled_files import CONLL
+from cutaway.text.labelled_tables import Columns
 from cutaway.text.packing import packed
 from cutaway.text.sources import Source, source
 
@@ -49,13 +51,14 @@ def examples_for(
     part: str | None = None,
     tokens: int = TOKENS,
     label: str | None = None,
+    columns: Columns | None = None,
 ) -> Examples:
     """The examples that `data` means to these probes.
 
     A folder of probe data gives its `part` (test, or `all` of them). For probes of a token, any source
     of text: every token of a document with at least half the probes' context before it (of a model
     that looks both ways: all of it), labelled by the text itself. For others a file or folder of
-    labelled texts or CoNLL words (`label`: one entity type). UserError for what does not go with the
+    labelled texts (`columns`: names of a table's) or CoNLL words (`label`: one entity type). UserError for what does not go with the
     probes, and for a `part` or `label` that does not go with the data.
     """
     about = probes[0].about
@@ -64,6 +67,8 @@ def examples_for(
         raise UserError(
             f"part = {part!r}: goes with a folder of probe data, not with {_named(data)}"
         )
+    if columns is not None and (stored or about.task != "labels"):
+        raise UserError("names of columns go with a table of labelled texts, for probes of labels")
     if label is not None and (stored or about.task != "labels"):
         raise UserError(f"label = {label!r}: goes with a CoNLL file for probes of labels")
     if stored:
@@ -75,7 +80,8 @@ def examples_for(
         read = None
         if label is None and len(about.classes) == 2:
             label = about.classes[1]
-    found = label_data(data, model.reads, label=label, read=read, context_length=model.max_length)
+    settings = {"label": label, "read": read, "context_length": model.max_length}
+    found = label_data(data, model.reads, columns=columns, **settings)
     return _stored(about, model, found, "all")
 
 
@@ -116,17 +122,30 @@ def _stored(about: ProbeAbout, model: Model, data: ProbeData, part: str) -> Exam
         raise UserError(
             f"{data.name}: its target is {data.target!r}, and the probes' is {about.target!r}"
         )
-    if unknown := sorted(set(data.classes) - set(about.classes)):
+    names = [_class_of(one, about.classes) for one in data.classes]
+    if unknown := sorted(set(names) - set(about.classes)):
         raise UserError(
             f"{data.name}: has examples of {unknown[0]!r}, and the probes know "
             f"{', '.join(map(repr, about.classes))}"
         )
     if part != "all" and part not in PARTS:
         raise UserError(f"part = {part!r}: expected all, {', '.join(PARTS)}")
-    place = torch.tensor([about.classes.index(one) for one in data.classes])
+    place = torch.tensor([about.classes.index(one) for one in names])
     chosen = [data.parts[name] for name in (PARTS if part == "all" else (part,))]
     whole = chosen[0] if len(chosen) == 1 else joined(chosen)
     return replace(whole, label=place[whole.label])
+
+
+def _class_of(name: str, known: Sequence[str]) -> str:
+    """The class of the probes that a label means: of that name, or the only one that differs in how it
+    is written (1 and 1.0, True and true), which is announced."""
+    if name in known:
+        return name
+    alike = [one for one in known if look_alike((one, name))]
+    if len(alike) != 1:
+        return name
+    notice(f"label {name!r}: taken for the probes' class {alike[0]!r}")
+    return alike[0]
 
 
 def _text(about: ProbeAbout, model: Model, text: Source, tokens: int) -> Examples:

@@ -58,11 +58,44 @@ class Judgement:
     confusion_even: Tensor
     confusion_natural: Tensor
 
+    def decided(self, which: str) -> dict[str, Tensor]:
+        """All scores of one decision, `even` or `natural`, by names that say so (`recall_even`)."""
+        counts = getattr(self, f"confusion_{which}").to(self.accuracy.dtype)
+        return {f"{name}_{which}": value for name, value in _of_decision(counts).items()}
+
     def rows(self) -> list[dict[str, float | int]]:
-        """The scores of each predictor in order, as plain numbers by name; not the confusions."""
+        """The scores of each predictor in order, as plain numbers by name; not the confusions.
+
+        Beside the fields, of which some are of one decision and some of the other, those of both
+        decisions under names that say which (`DECIDED`).
+        """
         names = [one.name for one in fields(self) if not one.name.startswith("confusion")]
-        columns = [getattr(self, name).flatten().tolist() for name in names]
+        scores = {name: getattr(self, name) for name in names}
+        scores |= {**self.decided("even"), **self.decided("natural")}
+        names, columns = list(scores), [one.flatten().tolist() for one in scores.values()]
         return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+_DECISIONS = ("balanced_accuracy", "recall", "specificity", "precision", "f1", "accuracy")
+DECIDED = tuple(f"{name}_{which}" for which in ("even", "natural") for name in _DECISIONS)
+
+
+def _of_decision(counts: Tensor) -> dict[str, Tensor]:
+    """Scores (...,) of decisions counted by [label, decision], (..., C, C): of class 1 of two, else
+    means over the classes (specificity: NaN)."""
+    hits = counts.diagonal(dim1=-2, dim2=-1)
+    recalls, precisions = hits / counts.sum(-1), hits / counts.sum(-2)
+    f1 = 2 * hits / (counts.sum(-1) + counts.sum(-2))
+    binary = counts.shape[-1] == 2
+    found = {
+        "balanced_accuracy": _mean(recalls),
+        "recall": recalls[..., 1] if binary else _mean(recalls),
+        "specificity": recalls[..., 0] if binary else torch.full_like(hits[..., 0], torch.nan),
+        "precision": precisions[..., 1] if binary else _mean(precisions),
+        "f1": f1[..., 1] if binary else _mean(f1),
+        "accuracy": hits.sum(-1) / counts.sum((-2, -1)),
+    }
+    return {name: found[name] for name in _DECISIONS}
 
 
 def judge(

@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from cutaway.base.errors import UserError
 from cutaway.nets.sites import Site, parse_site
+from cutaway.probes.evaluation import DECIDED
 from cutaway.probes.probe import Probe
 from cutaway.stats.ties import best
 
+# Of two decisions: balanced accuracy with its interval, recall and specificity of the even one,
+# accuracy, precision and f1 of the natural one; names in `DECIDED` say which.
 SCORES = (
     *("balanced_accuracy", "low", "high", "recall", "specificity", "accuracy", "precision", "f1"),
     *("auroc", "average_precision", "brier", "expected_calibration_error", "log_loss"),
+    *DECIDED,
 )
+DECISIONS = (
+    "even: decided as if classes were equally frequent, natural: at their own shares; low and high are "
+    "the 95 % interval of balanced_accuracy_even; auroc and average_precision need no decision"
+)
+
+
+def named(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the tables `layers` or `controls` with every score under a name that says its decision.
+
+    Rows of older runs have the scores of one decision only; the others are missing in them.
+    """
+    older = {
+        **{f"{name}_even": name for name in ("balanced_accuracy", "recall", "specificity")},
+        **{f"{name}_natural": name for name in ("accuracy", "precision", "f1")},
+    }
+    held = {new: row[old] for new, old in older.items() if old in row}
+    return {**row, **held}
 
 
 @dataclass
@@ -46,7 +68,7 @@ class Findings:
         }
         said = (
             f"{best['site']}, best on validation: {best['balanced_accuracy']:.1%} "
-            f"({best['low']:.1%} to {best['high']:.1%})"
+            f"({best['low']:.1%} to {best['high']:.1%}) balanced accuracy at even odds"
         )
         token, own = found.get("current_token"), found.get("model")
         if own is not None:

@@ -6,6 +6,7 @@ tokens stand, in that order, in a context of the training part (a document under
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -16,8 +17,8 @@ from torch import Tensor
 from cutaway.base.errors import UserError
 from cutaway.base.seeds import numpy_generator
 from cutaway.probes.data import PARTS, Examples, ProbeData
-from cutaway.probes.repeats import RUN, run_hashes
 from cutaway.text.labelled import FEWEST
+from cutaway.text.repeats import RUN, run_hashes
 
 _SAID = 0.01  # share of contexts met in training from which that is a warning
 _AROUND = 24  # tokens shown on either side of the one read
@@ -78,7 +79,8 @@ def inspect(
     Errors: ids that the tokenizer does not have, labels that are no class or say something else
     than the token, positions outside of their context, documents in two parts. Warnings: classes
     of under ten examples, an unbalanced training part that should be balanced, sections for
-    documents, and contexts of validation or test that training holds.
+    documents, texts with different labels, and contexts of validation or test that training
+    holds; where each is a text of its own, that is an error: the text is in two parts.
     """
     if samples < 0:
         raise UserError(f"samples = {samples}: expected 0 or more")
@@ -86,7 +88,7 @@ def inspect(
         raise UserError(f"part = {part!r}: expected one of {', '.join(data.parts)}")
     read = data if data.fingerprint else data.reading()  # not twice
     contexts, problems = _contexts(read)
-    problems = [*_wrong(data, read), *_two_sides(data), *_thin(data), *problems]
+    problems = [*_wrong(data, read), *_two_sides(data), *_thin(data), *problems, *_torn(data)]
     about = {
         "target": data.target,
         "target_id": data.target_id,
@@ -225,15 +227,49 @@ def _contexts(read: ProbeData) -> tuple[list[dict[str, Any]], list[Problem]]:
         last = hashes[np.searchsorted(begins, ends[long] - RUN)]
         overlap = int(np.isin(last, runs).sum())
         rows.append(row | {"in_train": equal, "overlap": overlap if long.any() else None})
-        for count, what in (
-            (equal, "have an equal one in train"),
-            (overlap, f"end with {RUN} tokens that stand in one of train"),
+        whole_text = _of_texts(read)  # then an equal context is a document in two parts
+        for count, what, text in (
+            (equal, "have an equal one in train", whole_text),
+            (overlap, f"end with {RUN} tokens that stand in one of train", False),
         ):
             if count > _SAID * len(whole):
                 share = count / len(whole)
                 message = f"{name}: {count:,} of {len(whole):,} contexts ({share:.1%}) {what}"
-                problems.append(Problem("warning", message))
+                if text:
+                    message += "; give equal texts one group"
+                problems.append(Problem("error" if text else "warning", message))
     return rows, problems
+
+
+def _of_texts(data: ProbeData) -> bool:
+    """Whether every example is a text of its own, with its label."""
+    return data.task == "labels" and "texts" in data.source
+
+
+def _torn(data: ProbeData) -> list[Problem]:
+    """Equal texts that have different labels: no probe can be right about all of them."""
+    if not _of_texts(data):
+        return []
+    labels: dict[bytes, set[int]] = defaultdict(set)
+    held: Counter[bytes] = Counter()
+    for part in data.parts.values():
+        one = part.compact()
+        ends = zip(one.begin[one.context].tolist(), one.end[one.context].tolist())
+        for (begin, end), label in zip(ends, one.label.tolist()):
+            text = one.tokens[begin:end].numpy().tobytes()
+            labels[text].add(label)
+            held[text] += 1
+    torn = [text for text, found in labels.items() if len(found) > 1]
+    if not torn:
+        return []
+    first = data.tokenizer.decode(np.frombuffer(torn[0], np.int32).tolist())[:40]
+    named = ", ".join(data.classes[one] for one in sorted(labels[torn[0]])[:3])
+    count = sum(held[text] for text in torn)
+    message = (
+        f"{count:,} examples are of {len(torn):,} {'text' if len(torn) == 1 else 'texts'} with "
+        f"different labels: {first!r} is {named}"
+    )
+    return [Problem("warning", message)]
 
 
 def _samples(data: ProbeData, part: str, count: int, seed: int) -> list[dict[str, Any]]:

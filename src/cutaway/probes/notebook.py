@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from cutaway.base import display
+from cutaway.base.columns import Column, is_table, numbers
 from cutaway.base.errors import UserError
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
 from cutaway.probes.asked import SOLVED, STRENGTHS, Asked, chosen_controls
 from cutaway.probes.data import ProbeData
+from cutaway.probes.findings import DECISIONS, named
 from cutaway.probes.inputs import inputs_of, layers_of
-from cutaway.probes.labelled import Read, data_of
+from cutaway.probes.labelled import Read, data_of, label_data
 from cutaway.probes.places import require_ratio
 from cutaway.probes.probing import Findings, probe_layers
+from cutaway.text.labelled_tables import Columns
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SHOWN = ("site", "balanced_accuracy", "low", "high", "auroc", "average_precision", "accuracy")
+_SHOWN = (
+    *("site", "balanced_accuracy_even", "low", "high", "recall_natural", "precision_natural"),
+    *("accuracy_natural", "auroc", "average_precision"),
+)
 
 
 @dataclass
@@ -51,22 +57,30 @@ class Report(Findings):
 
     def __repr__(self) -> str:
         return (
-            _text(self.layers, _SHOWN)
+            _text([named(row) for row in self.layers], _SHOWN)
             + "\n"
             + _text(
-                self.controls,
-                ("control", "site", "balanced_accuracy", "low", "high", "selectivity"),
+                [named(row) for row in self.controls],
+                ("control", "site", "balanced_accuracy_even", "low", "high", "selectivity"),
             )
+            + f"\n{DECISIONS}"
         )
 
 
 def fit(
     model: str | Path | Model,
-    texts: Sequence[str] | Sequence[Sequence[str]] | ProbeData,
-    labels: Sequence[Any] | None = None,
+    texts: Column | ProbeData | str | Path | None = None,
+    labels: Column | str | None = None,
     *,
     layers: str | int | Sequence[str | int] = "all",
-    groups: Sequence[Any] | None = None,
+    groups: Column | str | None = None,
+    text: str = "text",
+    label: str = "label",
+    group: str | None = None,
+    split: Column | str | None = None,
+    train: Any = None,
+    validation: Any = None,
+    test: Any = None,
     read: str = "mean",
     method: str = "exact",
     strengths: Sequence[float] = STRENGTHS,
@@ -81,26 +95,95 @@ def fit(
     `texts` with a label each are read at the mean of their tokens (`read="last"`: the last one);
     lists of words with a list of labels each (None: not probed) at the last token of each word; or
     give `ProbeData`. `groups` says which texts belong to one document, so that train and test
-    share none. `layers` is `all`, `auto`, or sites. Raises UserError for what cannot be probed.
+    share none. Columns are lists, arrays, tensors, Series or Arrow arrays, always read by position.
+
+    `texts` may also be a table (a DataFrame, an Arrow table, a mapping of columns, a list of
+    records) or the path of a labelled file, with the columns `text`, `label` and, if there, `group`
+    and `split`, or others: `text="statement"`. A `split` (of each text: train, validation or test;
+    val, dev, ... are understood) is kept; so are tables, paths, or pairs of texts and labels given as
+    `train`, `validation` and `test` in the place of `texts`. `layers` is `all`, `auto`, or sites.
+    Raises UserError for what cannot be probed.
     """
+    strengths = tuple(numbers(strengths, "strengths").tolist())
     asked = Asked(method=method, strengths=strengths, controls=chosen_controls(controls), seed=seed)
     _require_known(asked, read, train_ratio)
-    if not isinstance(texts, ProbeData) and labels is None:
-        raise UserError("labels: expected one for each text, or ProbeData in the place of texts")
+    texts = _one_of(texts, train, validation, test)
+    if not isinstance(texts, ProbeData | str | Path) and labels is None and not _has_names(texts):
+        raise UserError(
+            "labels: expected one for each text, or a table or ProbeData in the place of texts"
+        )
     if not isinstance(model, Model):
         model = open_model(model, device=device, dtype=dtype)
     layers_of(layers, model.n_layers)  # refuses what the model has not, before texts are read
     if isinstance(texts, ProbeData):
         data = texts
     else:
-        data = data_of(
-            texts, labels, model.reads, groups=groups, read=read, train_ratio=train_ratio,
-            context_length=model.max_length, seed=seed,
+        data = _data_of(
+            texts, labels, model, groups=groups, text=text, label=label, group=group, split=split,
+            read=read, train_ratio=train_ratio, seed=seed,
         )  # fmt: skip
     found = probe_layers(inputs_of(data.reading(), model, layers), asked)
     for line in (*found.failures, *found.warnings):
         display.notice(line)
     return Report(**found.__dict__)
+
+
+def _one_of(texts: Any, train: Any, validation: Any, test: Any) -> Any:
+    """`texts`, or what is given for each part as a mapping."""
+    parts = {"train": train, "validation": validation, "test": test}
+    parts = {name: one for name, one in parts.items() if one is not None}
+    if not parts:
+        if texts is None:
+            raise UserError("texts: expected texts with labels, a table, or train= and test=")
+        return texts
+    if texts is not None:
+        raise UserError(f"{', '.join(parts)}: given beside texts; give one or the other")
+    if "train" not in parts or len(parts) == 1:
+        raise UserError(
+            f"{', '.join(parts)}: expected train and, beside it, test or validation or both"
+        )
+    kinds = {isinstance(one, str | Path) for one in parts.values()}
+    if len(kinds) > 1:
+        raise UserError(f"{', '.join(parts)}: expected files for all of them, or for none")
+    return parts
+
+
+def _has_names(texts: Any) -> bool:
+    """Whether columns of it can be named."""
+    return is_table(texts) or isinstance(texts, Mapping)
+
+
+def _data_of(
+    texts: Any,
+    labels: Any,
+    model: Model,
+    *,
+    groups: Any,
+    text: str,
+    label: str,
+    group: str | None,
+    split: Any,
+    **settings: Any,
+) -> ProbeData:
+    """The probe data of what `fit` was given, in a file or at hand."""
+    named = split if isinstance(split, str) else None
+    columns = Columns(text, label, group, named)
+    settings["context_length"] = model.max_length
+    files: dict[str, Any] = {}
+    if isinstance(texts, Mapping) and isinstance(next(iter(texts.values()), None), str | Path):
+        files = {part: one for part, one in texts.items() if part != "train"}
+        texts = texts["train"]
+    if not isinstance(texts, str | Path):
+        return data_of(
+            texts, labels, model.reads, groups=groups, split=split, columns=columns, **settings
+        )
+    for what, given in (("labels", labels), ("groups", groups)):
+        if given is not None:
+            raise UserError(f"{what}: the file {texts} has its own; name its columns instead")
+    if split is not None and named is None:
+        raise UserError(f"split: the file {texts} has its own; name its column instead")
+    plain = columns == Columns()
+    return label_data(texts, model.reads, columns=None if plain else columns, **files, **settings)
 
 
 def _require_known(asked: Asked, read: str, train_ratio: float) -> None:

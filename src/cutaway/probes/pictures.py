@@ -33,9 +33,9 @@ NAMES = {
     "loss": "weighted loss (nats), mean of layers",
     "train_loss": "training loss (nats), mean of layers",
     "val_loss": "validation loss (nats), mean of layers",
-    "val_balanced_accuracy": "validation balanced accuracy",
-    "val_recall": "share found of the positive examples",
-    "val_specificity": "share left alone of the others",
+    "val_balanced_accuracy": "validation balanced accuracy (even odds)",
+    "val_recall": "share found of the positive examples (even odds)",
+    "val_specificity": "share left alone of the others (even odds)",
     "seconds": "seconds since the start",
 }
 _SHARE = (0.0, 1.0)

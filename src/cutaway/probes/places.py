@@ -15,9 +15,9 @@ from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.base.progress import progress
 from cutaway.probes.data import PARTS, Examples
-from cutaway.probes.repeats import related
 from cutaway.text.encoding import encoded
 from cutaway.text.labelled import FEWEST, split_by_group
+from cutaway.text.repeats import related
 from cutaway.text.sources import Source
 from cutaway.text.tokenizers import Tokenizer
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from cutaway.base import files
+from cutaway.base.columns import tensor
 from cutaway.base.display import finite
 from cutaway.base.errors import UserError
 from cutaway.base.files import as_path
@@ -137,8 +138,9 @@ class Probe:
     def logits(self, hidden: Tensor) -> Tensor:
         """z of the formula above, (..., classes): (0, z) where there are two.
 
-        UserError for states of another width.
+        States may be an array or a table of numbers too. UserError for states of another width.
         """
+        hidden = tensor(hidden, "hidden")
         if hidden.shape[-1] != self.width:
             raise UserError(
                 f"hidden: states {hidden.shape[-1]} wide, and the probe of {self.about.site} reads "

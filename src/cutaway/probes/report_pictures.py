@@ -58,7 +58,7 @@ CONTROLS = {
 }
 # Two kinds, so that of two lines at one height both are seen.
 _ACROSS: dict[str, Style] = {"model": "dashed", "current_token": "dotted"}
-_ACCURACY = "balanced accuracy"
+_ACCURACY = "balanced accuracy (even odds)"
 _BY_LAYER = "Balanced accuracy by layer"
 
 

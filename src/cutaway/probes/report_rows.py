@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from cutaway.base.columns import records
 from cutaway.stats.ties import best
 
 if TYPE_CHECKING:
@@ -17,10 +18,8 @@ Rows: TypeAlias = "pa.Table | Sequence[Row] | None"
 
 
 def rows_of(table: Rows) -> list[Row]:
-    """The rows of a pyarrow table or of a list; none where there is no table."""
-    if table is None:
-        return []
-    return list(table) if isinstance(table, Sequence) else table.to_pylist()
+    """The rows of an Arrow table, a DataFrame or a list of them; none where there is no table."""
+    return records(table)
 
 
 def number(row: Row, name: str) -> float:

@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from cutaway.base import hardware
+from cutaway.base.columns import column
 from cutaway.base.errors import UserError
 from cutaway.base.seeds import torch_generator
+from cutaway.stats.given import tensors
 
 DRAWS = 1000
 LEVEL = 0.95
@@ -42,6 +44,7 @@ class Difference(NamedTuple):
     within_noise: bool
 
 
+@tensors("groups")
 def group_draws(groups: Tensor, draws: int = DRAWS, seed: int = 0) -> tuple[Tensor, Tensor]:
     """How often each group comes in each draw, (draws, G) in float64, and each sample's group (n,).
 
@@ -56,6 +59,7 @@ def group_draws(groups: Tensor, draws: int = DRAWS, seed: int = 0) -> tuple[Tens
     return counts.to(member.device).to(hardware.wide(member.device)), member
 
 
+@tensors("groups")
 def score_interval(
     score: Callable[[Tensor], Tensor],
     groups: Tensor,
@@ -76,6 +80,7 @@ def score_interval(
     return percentiles(found, level, groups)
 
 
+@tensors("values", "groups", "weight")
 def mean_draws(
     values: Tensor,
     groups: Tensor,
@@ -99,6 +104,7 @@ def mean_draws(
     return sums.sum(-1) / sizes.sum(-1), (sums @ counts.T) / (sizes @ counts.T)
 
 
+@tensors("values", "groups", "weight")
 def mean_interval(
     values: Tensor,
     groups: Tensor,
@@ -116,6 +122,7 @@ def mean_interval(
     return mean, *percentiles(found, level, groups)
 
 
+@tensors("found", "groups")
 def percentiles(found: Tensor, level: float, groups: Tensor) -> tuple[Tensor, Tensor]:
     """The central `level` of scores of draws (..., draws), NaN left out: low and high, (...,).
 
@@ -136,7 +143,7 @@ def seed_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
 
     Low and high are NaN for one seed; all three where a value is. UserError for none.
     """
-    values = [float(value) for value in values]
+    values = [math.nan if one is None else float(one) for one in column(values, "values")]
     if not values:
         raise UserError("values: expected one per seed, got none")
     mean, n = fmean(values), len(values)
@@ -152,9 +159,12 @@ def paired_difference(a: Sequence[float], b: Sequence[float], level: float = LEV
     With one seed there is no interval, so the difference counts as noise. UserError where the two
     are not of one length.
     """
+    a, b = column(a, "a"), column(b, "b")
     if len(a) != len(b):
         raise UserError(f"seeds: {len(a)} values against {len(b)}; expected the same seeds in both")
-    mean, low, high = seed_interval([x - y for x, y in zip(a, b, strict=True)], level)
+    mean, low, high = seed_interval(
+        [math.nan if None in (x, y) else x - y for x, y in zip(a, b, strict=True)], level
+    )
     return Difference(mean, low, high, not (low > 0 or high < 0))
 
 

@@ -20,6 +20,7 @@ from torch.nn.functional import softplus
 
 from cutaway.base import hardware
 from cutaway.base.errors import UserError
+from cutaway.stats.given import tensors
 from cutaway.stats.newton import minimise
 from cutaway.stats.problems import WORKING_BYTES, grouped, leading_axes, slices
 from cutaway.stats.whitened import Whitened, whiten
@@ -45,6 +46,7 @@ class LogisticFit:
         return (x @ self.weight[..., None])[..., 0] + self.bias[..., None]
 
 
+@tensors("x", "y", "c", "weight")
 def fit_logistic(
     x: Tensor,
     y: Tensor,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cutaway.base import hardware
+from cutaway.stats.given import tensors
 
 BINS = 15
 
@@ -52,6 +53,7 @@ class Confusion:
         return 2 * self.tp / (2 * self.tp + self.fp + self.fn)
 
 
+@tensors("y", "predicted", "weight")
 def confusion(y: Tensor, predicted: Tensor, weight: Tensor | None = None) -> Confusion:
     """The four counts of labels y against predictions (..., n) of 0 and 1."""
     y, predicted = y.bool(), predicted.bool()
@@ -68,6 +70,7 @@ def confusion(y: Tensor, predicted: Tensor, weight: Tensor | None = None) -> Con
     )
 
 
+@tensors("y", "predicted", "weight")
 def accuracy(y: Tensor, predicted: Tensor, weight: Tensor | None = None) -> Tensor:
     """Σ s·[y = ŷ] / Σ s, for any number of classes; NaN without samples."""
     s = _weight(weight, y)
@@ -75,31 +78,37 @@ def accuracy(y: Tensor, predicted: Tensor, weight: Tensor | None = None) -> Tens
     return (s * right).sum(-1) / s.expand_as(s * right).sum(-1)
 
 
+@tensors("y", "predicted", "weight")
 def balanced_accuracy(y: Tensor, predicted: Tensor, weight: Tensor | None = None) -> Tensor:
     """Mean of recall and specificity (`Confusion.balanced_accuracy`)."""
     return confusion(y, predicted, weight).balanced_accuracy()
 
 
+@tensors("y", "predicted", "weight")
 def precision(y: Tensor, predicted: Tensor, weight: Tensor | None = None) -> Tensor:
     """`Confusion.precision`."""
     return confusion(y, predicted, weight).precision()
 
 
+@tensors("y", "predicted", "weight")
 def recall(y: Tensor, predicted: Tensor, weight: Tensor | None = None) -> Tensor:
     """`Confusion.recall`."""
     return confusion(y, predicted, weight).recall()
 
 
+@tensors("y", "predicted", "weight")
 def specificity(y: Tensor, predicted: Tensor, weight: Tensor | None = None) -> Tensor:
     """`Confusion.specificity`."""
     return confusion(y, predicted, weight).specificity()
 
 
+@tensors("y", "predicted", "weight")
 def f1(y: Tensor, predicted: Tensor, weight: Tensor | None = None) -> Tensor:
     """`Confusion.f1`."""
     return confusion(y, predicted, weight).f1()
 
 
+@tensors("y", "score", "weight")
 def auroc(y: Tensor, score: Tensor, weight: Tensor | None = None) -> Tensor:
     """P(score of a positive > score of a negative) + ½ P(equal): the area under the ROC curve.
 
@@ -112,6 +121,7 @@ def auroc(y: Tensor, score: Tensor, weight: Tensor | None = None) -> Tensor:
     return _where_finite(score, area / (true[..., -1] * false[..., -1]))
 
 
+@tensors("y", "score", "weight")
 def average_precision(y: Tensor, score: Tensor, weight: Tensor | None = None) -> Tensor:
     """Σ (Rᵢ − Rᵢ₋₁) Pᵢ over distinct scores from the highest down, without interpolation.
 
@@ -124,6 +134,7 @@ def average_precision(y: Tensor, score: Tensor, weight: Tensor | None = None) ->
     return _where_finite(score, area / true[..., -1])
 
 
+@tensors("y", "probability", "weight")
 def brier(y: Tensor, probability: Tensor, weight: Tensor | None = None) -> Tensor:
     """Σ s (p − y)² / Σ s, p the probability of class 1; NaN without samples."""
     error = (probability.to(hardware.wide(y.device)) - y.to(hardware.wide(y.device))).square()
@@ -131,6 +142,7 @@ def brier(y: Tensor, probability: Tensor, weight: Tensor | None = None) -> Tenso
     return (s * error).sum(-1) / s.expand_as(s * error).sum(-1)
 
 
+@tensors("y", "probability", "weight")
 def expected_calibration_error(
     y: Tensor, probability: Tensor, weight: Tensor | None = None, *, bins: int = BINS
 ) -> Tensor:
@@ -147,6 +159,7 @@ def expected_calibration_error(
     return gaps.abs().sum(-1) / s.sum(-1)
 
 
+@tensors("y", "predicted", "weight")
 def class_counts(
     y: Tensor, predicted: Tensor, classes: int, weight: Tensor | None = None
 ) -> Tensor:
@@ -157,6 +170,7 @@ def class_counts(
     return counts.unflatten(-1, (classes, classes))
 
 
+@tensors("y", "log_probability", "weight")
 def log_loss(y: Tensor, log_probability: Tensor, weight: Tensor | None = None) -> Tensor:
     """−Σ s log p_y / Σ s in nats: labels y (..., n) of 0 to C − 1, log p (..., n, C).
 
@@ -168,6 +182,7 @@ def log_loss(y: Tensor, log_probability: Tensor, weight: Tensor | None = None) -
     return torch.where(s > 0, s * lost, 0.0).sum(-1) / s.sum(-1)
 
 
+@tensors("y", "probability", "weight")
 def multiclass_brier(y: Tensor, probability: Tensor, weight: Tensor | None = None) -> Tensor:
     """Σ s Σ_k (p_k − [y = k])² / Σ s: labels y (..., n) of 0 to C − 1, p (..., n, C).
 

@@ -18,6 +18,7 @@ from torch.nn.functional import one_hot, softplus
 
 from cutaway.base import hardware
 from cutaway.base.errors import UserError
+from cutaway.stats.given import tensors
 from cutaway.stats.newton import minimise
 from cutaway.stats.problems import WORKING_BYTES, grouped, leading_axes, slices
 from cutaway.stats.whitened import whiten
@@ -38,6 +39,7 @@ class SoftmaxFit:
         return x.to(self.weight.dtype) @ self.weight.mT + self.bias[..., None, :]
 
 
+@tensors("x", "y", "c", "weight")
 def fit_softmax(
     x: Tensor,
     y: Tensor,

@@ -1,7 +1,8 @@
 """Reading text files of unknown encoding: what it is, and its text as a stream.
 
-A byte order mark decides; else the whole file is UTF-8, strictly; else it is cp1252, or latin-1
-where bytes occur that cp1252 leaves undefined. Control bytes mean it is not text: refused.
+A byte order mark decides; else the whole file is UTF-8, broken places of which are read as U+FFFD
+where its whole letters outnumber them (`utf8.py`); else it is cp1252, or latin-1 where bytes occur
+that cp1252 leaves undefined. Control bytes mean it is not text: refused.
 Gzip is unpacked on the way. Memory stays at a chunk, whatever the file's size.
 """
 
@@ -16,11 +17,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, AnyStr, BinaryIO, TextIO
 
+from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.base.files import human_bytes, open_regular
+from cutaway.text.utf8 import Utf8
 
 LONGEST_LINE = 100_000_000  # characters of one record
 LARGEST_WHOLE = 1_000_000_000  # bytes of what is read at once: an array of JSON, Parquet in gzip
+REPLACING = ":replace"  # behind an encoding: what is broken in it is read as U+FFFD
 _CHUNK = 1 << 20
 _BEGINNING = 1 << 14  # bytes
 _MARKS = (  # the longer ones first: UTF-32's little-endian mark begins with UTF-16's
@@ -38,25 +42,28 @@ _UNDEFINED_IN_CP1252 = b"\x81\x8d\x8f\x90\x9d"
 def examined(path: Path) -> tuple[str, str]:
     """The file's encoding, after reading all of it, and how its text begins (some thousand letters).
 
-    The encoding is `utf-8`, `utf-8-sig`, `utf-16`, `utf-32`, `cp1252` or `latin-1`. Raises
-    UserError for a binary, unreadable or damaged file.
+    The encoding is `utf-8`, `utf-8-sig`, `utf-16`, `utf-32`, `cp1252` or `latin-1`, with `:replace`
+    behind it for UTF-8 with broken places (`utf8.Utf8.mostly`). What is not clean UTF-8 is
+    announced. Raises UserError for a binary, unreadable or damaged file.
     """
     with opened_bytes(path) as stream:
         chunk = stream.read(_CHUNK)
         beginning = chunk[:_BEGINNING]
         marked = next((name for mark, name in _MARKS if chunk.startswith(mark)), None)
+        wide = marked is not None and "8" not in marked
         decoder = codecs.getincrementaldecoder(marked or "utf-8")("strict")
-        is_utf8, in_cp1252, offset = True, True, 0
+        utf8, in_cp1252, offset = Utf8(), True, 0
         while True:
-            if is_utf8:
+            seen = chunk
+            if wide:
                 try:
                     text = decoder.decode(chunk, final=not chunk)
                 except UnicodeDecodeError as error:
-                    if marked:
-                        raise UserError(f"{path}: begins as {marked}, but {error.reason}") from None
-                    is_utf8 = False
-            # In wide encodings zero bytes are part of ordinary letters.
-            seen = text.encode("utf-8", "replace") if marked and "8" not in marked else chunk
+                    raise UserError(f"{path}: begins as {marked}, but {error.reason}") from None
+                # In wide encodings zero bytes are part of ordinary letters.
+                seen = text.encode("utf-8", "replace")
+            else:
+                utf8.feed(chunk, final=not chunk)
             _refuse_control_bytes(path, seen, offset)
             if not chunk.isascii():
                 in_cp1252 = in_cp1252 and not _any_of(_UNDEFINED_IN_CP1252, chunk)
@@ -64,15 +71,24 @@ def examined(path: Path) -> tuple[str, str]:
                 break
             offset += len(chunk)
             chunk = stream.read(_CHUNK)
-    encoding = marked or ("utf-8" if is_utf8 else "cp1252" if in_cp1252 else "latin-1")
-    return encoding, beginning.decode(encoding, "replace")
+    utf8.letters -= marked is not None and not wide  # the mark itself
+    if marked and not utf8.mostly:
+        raise UserError(f"{path}: begins as {marked}, but {utf8.described()}")
+    encoding = marked or ("utf-8" if utf8.mostly else "cp1252" if in_cp1252 else "latin-1")
+    if encoding in ("cp1252", "latin-1"):
+        notice(f"{path}: not UTF-8, read as {encoding}")
+    elif utf8.broken and not wide:
+        notice(f"{path}: {utf8.described()}; read as U+FFFD")
+        encoding += REPLACING
+    return encoding, beginning.decode(_codec(encoding)[0], "replace")
 
 
 @contextmanager
 def opened(path: Path, encoding: str) -> Iterator[TextIO]:
     """The file as a text stream with every line end as `\\n`."""
     with opened_bytes(path) as stream:
-        yield io.TextIOWrapper(stream, encoding=encoding, newline=None)
+        codec, errors = _codec(encoding)
+        yield io.TextIOWrapper(stream, encoding=codec, errors=errors, newline=None)
 
 
 def lines(stream: TextIO, path: Path) -> Iterator[str]:
@@ -106,7 +122,7 @@ def small_text(path: Path, encoding: str, limit: int) -> str | None:
     """
     with opened_bytes(path) as stream:
         content = stream.read(limit + 1)
-        return None if len(content) > limit else normal_newlines(content.decode(encoding))
+        return None if len(content) > limit else normal_newlines(content.decode(*_codec(encoding)))
 
 
 def pieces(stream: TextIO, size: int, *, whole: int) -> Iterator[str]:
@@ -157,6 +173,12 @@ def opened_bytes(path: Path) -> Iterator[BinaryIO]:
         raise UserError(f"{path}: {error}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _codec(encoding: str) -> tuple[str, str]:
+    """Python's names of an encoding and of what is done with bytes that are broken in it."""
+    codec, _, errors = encoding.partition(":")
+    return codec, errors or "strict"
 
 
 def _any_of(which: bytes, chunk: bytes) -> bool:

@@ -55,24 +55,33 @@ class FilesSource:
         self.name = name or str(path)
         self._column = column
         self._listed = _listed(self.path)
-        self._files: list[_File] | None = None
+        self._files: dict[str, _File] = {}
+        self._told: set[str] = set()
 
     def documents(self) -> Iterator[Document]:
         """Documents file by file; ids are paths relative to the folder, with a line or part."""
-        if self._files is None:
-            self._files = [_examined(path, id) for path, id in self._listed]
-        some = False
-        for file in self._files:
+        files = [self._file(path, id) for path, id in self._listed]
+        some, without = False, 0
+        for file in files:
+            found = False
             for document in self._read(file):
-                some = True
+                some = found = True
                 yield document
+            without += not found
         if not some:
             raise UserError(f"{self.path}: no text in it")
+        if without:
+            self._tell(f"{self.path}: {without:,} of {len(files):,} files hold no text")
 
     def fingerprint(self) -> str:
         """Of names, sizes and contents; of large files the time of change instead of the content."""
         content = fingerprint(self._listed)
         facts = f"{content} {PIECE} {_WHOLE} {rows.BLOCK} {self._column}"
+        # Files with broken places were once read in another encoding: what was kept of them is old.
+        small = [(path, id) for path, id in self._listed if path.stat().st_size <= _HASHED]
+        broken = [id for path, id in small if self._file(path, id).encoding.endswith(":replace")]
+        if broken:
+            facts += f" replaced {broken}"
         return "files:" + hashlib.sha256(facts.encode()).hexdigest()
 
     def size(self) -> int | None:
@@ -81,6 +90,18 @@ class FilesSource:
             path.stat().st_size * (3 if path.suffix.lower() in (".gz", ".parquet") else 1)
             for path, _ in self._listed
         )
+
+    def _file(self, path: Path, id: str) -> _File:
+        """A file's kind and encoding, found out once."""
+        if id not in self._files:
+            self._files[id] = _examined(path, id)
+        return self._files[id]
+
+    def _tell(self, message: str) -> None:
+        """A notice, once however often the documents are read."""
+        if message not in self._told:
+            self._told.add(message)
+            notice(message)
 
     def _read(self, file: _File) -> Iterator[Document]:
         if file.kind in ("json", "parquet"):
@@ -103,13 +124,17 @@ class FilesSource:
             found = _parquet(file.path)
             records = _parquet_rows(file, rows.shape(found, str(file.path), self._column).columns)
         else:
-            records = _json_rows(file)
-            beginning = list(islice(records, 1))
-            if not beginning:
+            found = rows.kinds((row for _, row in _json_rows(file)), self._column)
+            if not found:
                 return
-            found = rows.kinds(beginning[0][1])
-            records = chain(beginning, records)
-        yield from rows.documents(records, rows.shape(found, str(file.path), self._column), file.id)
+            records = _json_rows(file)
+        shape = rows.shape(found, str(file.path), self._column)
+        counts = rows.Counts()
+        yield from rows.documents(records, shape, file.id, counts)
+        if counts.blank:
+            self._tell(
+                f"{file.path}: {counts.blank:,} of {counts.rows:,} rows have no text and are left out"
+            )
 
 
 def split_column(spec: str) -> tuple[Path, str | None]:
@@ -171,8 +196,6 @@ def _examined(path: Path, id: str) -> _File:
         _parquet(path)
         return _File(path, id, "parquet")
     encoding, beginning = decoding.examined(path)
-    if encoding in ("cp1252", "latin-1"):
-        notice(f"{path}: not UTF-8, read as {encoding}")
     if kind in (".jsonl", ".json"):
         return _File(path, id, "json", encoding)
     form = "europarl" if europarl.is_europarl(beginning) else "text"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cutaway.base.display import notice
 from cutaway.base.errors import UserError, nearest
 from cutaway.text import rows
 from cutaway.text.files import fingerprint
@@ -67,6 +68,8 @@ class HubSource:
         if self._folder is not None:
             self._files()
 
+    _told = False
+
     def documents(self) -> Iterator[Document]:
         """Documents in the order of the corpus."""
         datasets = _datasets(self.name)
@@ -88,7 +91,11 @@ class HubSource:
                     count += 1
                     yield f"{part}:{count}", row
 
-            yield from rows.documents(numbered(), shape, part)
+            seen = rows.Counts()
+            yield from rows.documents(numbered(), shape, part, seen)
+            if seen.blank and not self._told:
+                self._told = True  # however often the documents are read
+                notice(f"{self.name}: {seen.blank:,} of {seen.rows:,} rows have no text")
         except UserError:
             raise
         except Exception as error:  # whatever the network, the hub or a file has to say

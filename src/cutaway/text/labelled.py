@@ -13,11 +13,12 @@ from functools import cached_property
 
 import numpy as np
 
+from cutaway.base.columns import column, name_of, positions, require_lengths
 from cutaway.base.errors import UserError
 from cutaway.base.seeds import numpy_generator
+from cutaway.text.official import PARTS, official, part_of
 
 SHARES = (0.6, 0.2, 0.2)  # of texts for training, validation and test
-PARTS = ("train", "validation", "test")
 FEWEST = 10  # texts of a class below which nothing is learnt or tested
 
 
@@ -25,22 +26,29 @@ FEWEST = 10  # texts of a class below which nothing is learnt or tested
 class LabelledTexts:
     """A task: texts, a label for each, and the document (or chapter) each is from.
 
-    Raises UserError where there is one label only, a class of under 10 texts, or a class from
-    fewer than three groups, which cannot be in training, validation and test.
+    The columns are what `base.columns.column` takes, read by position, and become lists of texts.
+    `split`: the part (train, validation, test) that came with the data for each text, or None.
+    Raises UserError where there is one label only, a missing value, a class of under 10 texts, or,
+    without a split, a class from fewer than three groups, which cannot be in training, validation
+    and test.
     """
 
     name: str
     texts: Sequence[str]
     labels: Sequence[str]
     groups: Sequence[str]
+    split: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
+        for field in ("texts", "labels", "groups", "split"):
+            if getattr(self, field) is not None:
+                values = self._named(getattr(self, field), field)
+                object.__setattr__(self, field, values)
         sizes = Counter(self.labels)
-        if not len(self.texts) == len(self.labels) == len(self.groups):
-            raise UserError(
-                f"{self.name}: {len(self.texts)} texts, {len(self.labels)} labels, "
-                f"{len(self.groups)} groups; expected one of each per text"
-            )
+        lengths = {name: len(getattr(self, name)) for name in ("texts", "labels", "groups")}
+        if self.split is not None:
+            lengths["split"] = len(self.split)
+        require_lengths(self.name, lengths)
         if not self.texts:
             raise UserError(f"{self.name}: no text in it")
         if len(sizes) < 2:
@@ -54,6 +62,8 @@ class LabelledTexts:
                 f"{self.name}: label {rare!r} has {count} {'text' if count == 1 else 'texts'}; "
                 f"expected {FEWEST} or more"
             )
+        if self.split is not None:
+            return
         documents = Counter(label for label, _ in set(zip(self.labels, self.groups, strict=True)))
         rare, count = min(documents.items(), key=lambda item: item[1])
         if count < len(PARTS):
@@ -61,6 +71,23 @@ class LabelledTexts:
                 f"{self.name}: label {rare!r} comes from {count} document(s); expected "
                 f"{len(PARTS)} or more, so that train, validation and test share none"
             )
+
+    def _named(self, given: Sequence[str], field: str) -> list[str]:
+        """A column as a list of texts, by position."""
+        values = column(given, f"{self.name}: {field}")
+        if gaps := [row for row, value in enumerate(values) if value is None]:
+            raise UserError(f"{self.name}: {field}: missing at {positions(gaps)}")
+        if field == "split":
+            return [part_of(value, f"{self.name}: split") for value in values]
+        if field == "texts":
+            for row, value in enumerate(values):
+                if not isinstance(value, str):
+                    kind = type(value).__name__
+                    raise UserError(
+                        f"{self.name}: texts: {kind} at position {row}, expected a text"
+                    )
+            return values
+        return [name_of(value) for value in values]
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -89,7 +116,23 @@ class LabelledTexts:
             [self.texts[row] for row in rows],
             [self.labels[row] for row in rows],
             [self.groups[row] for row in rows],
+            None if self.split is None else [self.split[row] for row in rows],
         )
+
+    def parts(self, shares: Sequence[float] = SHARES, seed: int = 0) -> np.ndarray:
+        """The part of each text, (n,): as it came with the data, else by document.
+
+        See `official.official` for the first and `split_by_group` for the second.
+        """
+
+        def deal(labels: np.ndarray, groups: np.ndarray, into: Sequence[float]) -> np.ndarray:
+            return split_by_group(labels, groups, shares=into, seed=seed)
+
+        found = None
+        if self.split is not None:
+            known = (self.label_ids, self.group_ids)
+            found = official(self.name, self.split, *known, shares, deal)
+        return deal(self.label_ids, self.group_ids, shares) if found is None else found
 
     def limited(self, count: int, seed: int = 0) -> LabelledTexts:
         """At most `count` texts, as equally many of each class as there are, drawn by the seed.

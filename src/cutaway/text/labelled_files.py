@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
@@ -23,12 +23,16 @@ from cutaway.text import decoding
 from cutaway.text.docstrings import DocstringsSource
 from cutaway.text.files import SUFFIXES, FilesSource
 from cutaway.text.labelled import FEWEST, PARTS, LabelledTexts
+from cutaway.text.official import part_of_file
 from cutaway.text.sources import Document
+
+if TYPE_CHECKING:
+    from cutaway.text.labelled_tables import Columns
 
 CHARACTERS = 400  # of a passage, about: some 80 tokens of English
 SECTION = 10  # passages of a section
 PACKAGES = 6  # classes of the docstrings task, at most
-_TABLES = (".jsonl", ".csv", ".tsv", ".parquet")
+TABLES = (".jsonl", ".csv", ".tsv", ".parquet")
 CONLL = (".conll", ".conll02", ".conll2002", ".conll03", ".conll2003", ".bio", ".iob")
 _BREAKS = ("\n\n", "\n", ". ", " ")
 # a space between words that running text does not have
@@ -36,13 +40,15 @@ NO_SPACE = re.compile(r" (?=[.,;:!?)\]'’])|(?<=[(\[]) ")
 
 
 def read_tasks(
-    place: str | os.PathLike[str], *, characters: int = CHARACTERS
+    place: str | os.PathLike[str], *, characters: int = CHARACTERS, columns: Columns | None = None
 ) -> list[LabelledTexts]:
     """The tasks in a place.
 
     - `docstrings`: which package of the standard library a docstring belongs to;
     - a folder with a sub-folder or a file per class: which class a passage is from;
-    - `.jsonl`, `.csv`, `.tsv`, `.parquet`: columns `text`, `label` and, if there, `group`;
+    - `.jsonl`, `.csv`, `.tsv`, `.parquet`: columns `text`, `label` and, if there, `group` and
+      `split`, or of other names (`columns`);
+    - a folder of such tables named by part (`train.csv`, `test.csv`): a split that is kept;
     - `.conll`, `.conll02`, `.bio` and the like (`token<TAB>tag`, a blank line between sentences):
       a task per entity type, whether a sentence names one.
 
@@ -50,17 +56,37 @@ def read_tasks(
     """
     if str(place) == "docstrings":
         return [docstrings_task(characters=characters)]
+    from cutaway.text.labelled_tables import table_task
+
     path = Path(place)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; expected one, or docstrings")
     if path.is_dir():
+        if parts := parts_in(path, TABLES):
+            return [table_task(parts, columns)]
         return [folder_task(path, characters=characters)]
-    if path.suffix.lower() in _TABLES:
-        return [table_task(path)]
+    if path.suffix.lower() in TABLES:
+        return [table_task(path, columns)]
     if path.suffix.lower() in CONLL:
         return conll_tasks(path)
-    known = ", ".join((*_TABLES, *CONLL))
+    known = ", ".join((*TABLES, *CONLL))
     raise UserError(f"{path}: not a file of labelled texts; expected a folder, or {known}")
+
+
+def parts_in(folder: Path, suffixes: Sequence[str]) -> dict[str, list[Path]] | None:
+    """The files of a folder by the part each is named after; None where it is no folder of parts.
+
+    It is one where all files of these kinds are named after a part, one of them after `train`, and
+    there is another part.
+    """
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.suffix.lower() not in suffixes:
+            continue
+        if (part := part_of_file(path.stem)) is None:
+            return None
+        found.setdefault(part, []).append(path)
+    return found if "train" in found and len(found) > 1 else None
 
 
 def folder_task(path: Path, *, characters: int = CHARACTERS) -> LabelledTexts:
@@ -100,41 +126,6 @@ def docstrings_task(*, packages: int = PACKAGES, characters: int = CHARACTERS) -
     }
     largest = sorted(sizes, key=lambda package: -sizes[package])[:packages]
     return _passages_task("docstrings", {name: modules[name] for name in largest}, characters)
-
-
-def table_task(path: Path) -> LabelledTexts:
-    """`text` and `label` of each row; rows with the same `group`, else the same text, belong together.
-
-    Rows without a label (empty, null or NaN) are left out, and that is said.
-    """
-    texts, labels, groups = [], [], []
-    without = 0
-    for where, row in labelled_rows(path):
-        for column in ("text", "label"):
-            if column not in row or (column == "text" and row[column] is None):
-                known = ", ".join(map(str, row)) or "none"
-                raise UserError(
-                    f"{where}: no {column!r}; expected text and label, columns: {known}"
-                )
-        if not isinstance(row["text"], str):
-            raise UserError(f"{where}: 'text' is {type(row['text']).__name__}, expected text")
-        label = row["label"]
-        if label is None or label != label or not str(label).strip():
-            without += 1
-            continue
-        if not isinstance(label, str | int | bool):
-            raise UserError(
-                f"{where}: 'label' is {type(label).__name__}, expected a name or whole number"
-            )
-        if not row["text"].strip():
-            continue
-        group = row.get("group")
-        texts.append(row["text"])
-        labels.append(str(label))
-        groups.append(row["text"] if group is None else str(group))
-    if without:
-        notice(f"{path}: {without:,} rows have no label and are left out")
-    return LabelledTexts(path.name.partition(".")[0], texts, labels, groups)
 
 
 def conll_tasks(path: Path) -> list[LabelledTexts]:
@@ -254,7 +245,7 @@ def _passages_task(
     Documents of the same name in two classes are one group: a text and its translation, say. A
     passage that comes again in its class is left out, or test would hold what was trained on.
     """
-    texts, labels, groups, divided = [], [], [], []
+    texts, labels, groups, divided, again = [], [], [], [], 0
     for label, found in documents.items():
         cut = [(document.id, passages(document.text, characters)) for document in found]
         few = len(cut) < len(PARTS)
@@ -263,11 +254,14 @@ def _passages_task(
         for id, parts in cut:
             for number, passage in enumerate(parts):
                 if passage in known:
+                    again += 1
                     continue
                 known.add(passage)
                 texts.append(passage)
                 labels.append(label)
                 groups.append(f"{id} {number // SECTION}" if few else id)
+    if again:
+        notice(f"{name}: {again:,} passages repeat another of their class and are left out")
     if divided:
         notice(
             f"{name}: {', '.join(divided)}: fewer than {len(PARTS)} documents, divided into sections "
@@ -276,11 +270,17 @@ def _passages_task(
     return LabelledTexts(name, texts, labels, groups)
 
 
-def labelled_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The rows of a table with where each stands."""
+def labelled_rows(
+    path: Path, wanted: Sequence[str] = ("text", "label", "group", "split")
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The rows of a table with where each stands; of a Parquet file only the columns `wanted`.
+
+    Raises UserError where a line of a .csv or .tsv has more values than the header names, and for
+    a header that names a column twice: values would be read as other columns'.
+    """
     kind = path.suffix.lower()
     if kind == ".parquet":
-        yield from _parquet_rows(path)
+        yield from _parquet_rows(path, wanted)
         return
     encoding, _ = decoding.examined(path)
     with decoding.opened(path, encoding) as stream:
@@ -300,22 +300,30 @@ def labelled_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             decoding.lines(stream, path), delimiter="\t" if kind == ".tsv" else ","
         )
         try:
+            names = reader.fieldnames or []
+            if twice := next((name for name in names if names.count(name) > 1), None):
+                raise UserError(f"{path}: line 1: two columns are called {twice!r}")
             for row in reader:
+                if None in row:
+                    raise UserError(
+                        f"{path}: line {reader.line_num}: {len(names) + len(row[None])} values for "
+                        f"{len(names)} columns; a value that holds the separator needs quotes"
+                    )
                 yield f"{path}: line {reader.line_num}", row
         except csv.Error as error:
             raise UserError(f"{path}: line {reader.line_num}: {error}") from None
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _parquet_rows(path: Path, wanted: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         require_regular(path)
         with pq.ParquetFile(path) as file:
-            wanted = [c for c in ("text", "label", "group") if c in file.schema_arrow.names]
+            there = [name for name in wanted if name in file.schema_arrow.names]
             number = 0
-            for batch in file.iter_batches(columns=wanted or None):
+            for batch in file.iter_batches(columns=there or None):
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path}: row {number}", row

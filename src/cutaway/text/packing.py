@@ -23,6 +23,7 @@ from cutaway.base.errors import UserError
 from cutaway.base.files import flush_to_disk, read_json, require_writable, write_json
 from cutaway.base.progress import progress
 from cutaway.text.encoding import encoded, token_dtype
+from cutaway.text.repeats import Side, side
 from cutaway.text.sources import Source
 from cutaway.text.token_files import cache_folder
 from cutaway.text.tokenizers import Tokenizer
@@ -100,6 +101,10 @@ class PackedText:
             documents = np.pad(documents, ((0, 0), (1, 0)), constant_values=-1)
         positions = np.broadcast_to(np.arange(self.context_length, dtype=np.int32), tokens.shape)
         return Contexts(tokens, positions, documents)
+
+    def side(self, start: int, stop: int) -> Side:
+        """The tokens of contexts start to stop − 1 with their documents (`repeats.shared`)."""
+        return side(self.ids, self.starts, start * self.payload, stop * self.payload)
 
     def border(self, share: float) -> tuple[int, int]:
         """(train, validation): contexts [0, train) and [validation, n) have no document in common.

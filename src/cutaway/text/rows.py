@@ -57,39 +57,89 @@ def shape(columns: Mapping[str, Any], where: str, wanted: str | None = None) -> 
     )
 
 
-def kinds(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of one row in the form `shape` takes."""
-    return {name: _kind(value) for name, value in row.items()}
+def kinds(rows: Iterable[Mapping[str, Any]], wanted: str | None = None) -> dict[str, Any]:
+    """The columns of rows in the form `shape` takes; empty where there is no row.
+
+    Only as many rows are read as decide which column holds the text: a null in the first rows says
+    nothing about a column, and a column may begin late. A column is of text where one of
+    its values is; languages are those of any row.
+    """
+    found: dict[str, Any] = {}
+    decisive = wanted or "text"  # nothing in a later row goes before this column
+    for row in rows:
+        for name, value in row.items():
+            if value is None:
+                found.setdefault(name, None)
+                continue
+            kind, known = _kind(value), found.get(name)
+            if name not in found or known is None:
+                found[name] = kind if kind is not None else _OTHER
+            elif isinstance(known, list) and isinstance(kind, list):
+                found[name] = [*known, *(one for one in kind if one not in known)]
+            elif known != kind:  # a row whose value is no text is refused when it is read
+                found[name] = "text" if "text" in (known, kind) else _OTHER
+        if found.get(decisive) == "text":
+            break
+    return {name: None if kind == _OTHER else kind for name, kind in found.items()}
+
+
+_OTHER = "other"
+
+
+@dataclass(slots=True)
+class Counts:
+    """Rows that were read, and those of them without a text."""
+
+    rows: int = 0
+    blank: int = 0
 
 
 def documents(
-    rows: Iterable[tuple[str, Mapping[str, Any]]], shape: Shape, name: str
+    rows: Iterable[tuple[str, Mapping[str, Any]]],
+    shape: Shape,
+    name: str,
+    counts: Counts | None = None,
 ) -> Iterator[Document]:
-    """The documents in `rows`, pairs of (where it stands, row); blank ones are left out.
+    """The documents in `rows`, pairs of (where it stands, row); blank ones are left out and counted.
 
     A text row's id is where it stands, so that ids don't shift when blank rows go.
     """
+    counts = counts or Counts()
     if shape.kind == "translation":
-        yield from _blocks(rows, shape.languages, name)
+        yield from _blocks(rows, shape.languages, name, counts)
         return
     for where, row in rows:
+        counts.rows += 1
         values = [_text(row, column, where) for column in shape.columns]
         if all(value.strip() for value in values):
             yield Document(where, normal_newlines("\n".join(values)))
+        else:
+            counts.blank += 1
 
 
 def _blocks(
-    rows: Iterable[tuple[str, Mapping[str, Any]]], languages: Sequence[str], name: str
+    rows: Iterable[tuple[str, Mapping[str, Any]]],
+    languages: Sequence[str],
+    name: str,
+    counts: Counts,
 ) -> Iterator[Document]:
     lines: dict[str, list[str]] = {language: [] for language in languages}
     block = 1
     for count, (where, row) in enumerate(rows, start=1):
+        counts.rows += 1
         sentence = row.get("translation")
+        if sentence is None:
+            counts.blank += 1
+            continue
         if not isinstance(sentence, Mapping):
             raise UserError(f"{where}: 'translation' is {sentence!r}, expected a text per language")
+        some = False
         for language in languages:
-            if text := " ".join(_text(sentence, language, where).split()):
+            said = _text(sentence, language, where) if language in sentence else ""
+            if text := " ".join(said.split()):
                 lines[language].append(text)
+                some = True
+        counts.blank += not some
         if count % BLOCK == 0:
             yield from _flushed(lines, f"{name}#{block:06d}")
             block += 1

@@ -12,8 +12,8 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.base.files import flush_to_disk, human_bytes, read_json, require_writable, write_json
 from cutaway.base.progress import Progress, progress
-from cutaway.text import tokenizers
+from cutaway.text import repeats, tokenizers
 from cutaway.text.cuts import cut
 from cutaway.text.encoding import encoded, token_dtype
 from cutaway.text.sources import Document, Source
@@ -32,6 +32,7 @@ from cutaway.text.tokenizers import Tokenizer
 FORMAT = 1
 SAMPLE = 200_000_000  # bytes of training text that a tokenizer is trained on at most
 _SIDES = ("train", "validation")
+_REPEATS = "repeats.json"  # what both sides have in common
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class TokenFiles:
     """Token ids of a corpus, split by document. Bytes are of UTF-8 text, for bits per byte.
 
     `train` and `validation` are read-only memory maps, uint16 or (over 65,536 tokens) uint32.
-    `notices` is what was said while the files were built. `fingerprint` is of content and settings.
+    `notices` is what was said while the files were built, and of text that both sides have. `fingerprint` is of content and settings.
     """
 
     folder: Path
@@ -86,7 +87,7 @@ def token_files(
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     folder = cache_folder(cache) / "tokens" / key[:32]
     if (found := _opened(folder, key)) is not None:
-        return found
+        return _with_repeats(found, source.name)
     require_writable(folder, needed=source.size() or 0)
 
     from filelock import FileLock
@@ -94,7 +95,7 @@ def token_files(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         if (found := _opened(folder, key)) is not None:  # another process built it meanwhile
-            return found
+            return _with_repeats(found, source.name)
         if folder.exists():
             notice(f"{folder}: damaged token files, built again")
             shutil.rmtree(folder)
@@ -102,7 +103,28 @@ def token_files(
     built = _opened(folder, key)
     if built is None:
         raise UserError(f"{folder}: token files changed while they were being opened")
-    return built
+    return _with_repeats(built, source.name)
+
+
+def _with_repeats(files: TokenFiles, name: str) -> TokenFiles:
+    """The files with a notice of text that is on both sides, looked for once and kept beside them."""
+    place = files.folder / _REPEATS
+    try:
+        lines = json.loads(place.read_text("utf-8"))["notices"]
+    except (OSError, ValueError, KeyError, TypeError):
+        with progress("looking for repeated text", unit="tokens"):
+            found = repeats.shared(*(_side(files, getattr(files, side)) for side in _SIDES))
+        lines = found.described(name)
+        for line in lines:
+            notice(line)
+        with suppress(OSError):  # it is looked for again
+            write_json(place, {"share": found.share, "notices": lines})
+    return replace(files, notices=[*files.notices, *lines])
+
+
+def _side(files: TokenFiles, ids: np.ndarray) -> repeats.Side:
+    ends = np.flatnonzero(ids == files.tokenizer.end_of_text)
+    return repeats.side(ids, np.append(0, ends + 1))
 
 
 def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:

@@ -30,7 +30,7 @@ from cutaway.nets.model import Model
 from cutaway.nets.sites import Site
 from cutaway.stats.bootstrap import group_draws
 from cutaway.stats.logistic import LogisticFit, fit_logistic
-from cutaway.text.labelled import LabelledTexts, split_by_group
+from cutaway.text.labelled import LabelledTexts
 
 NS = (2, 5, 10, 20, 50, 100, 500)  # features taken out, as published
 DRAWS = 8  # random choices of features the control is the mean of
@@ -72,7 +72,7 @@ def checked_seeds(seed: int | Sequence[int]) -> list[int]:
 
 def split(task: LabelledTexts, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Which texts of a task are for training, which for test, and the groups of the latter."""
-    part = split_by_group(task.label_ids, task.group_ids, shares=SHARES, seed=seed)
+    part = task.parts(SHARES, seed)
     train, test = (torch.from_numpy(np.flatnonzero(part == side)) for side in (0, 1))
     return train, test, torch.from_numpy(task.group_ids)[test]
 

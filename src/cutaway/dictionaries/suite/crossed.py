@@ -18,10 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
+from cutaway.base.columns import column, missing, name_of, positions
+from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.text import labelled_files as reading
 from cutaway.text.docstrings import DocstringsSource
 from cutaway.text.labelled import LabelledTexts
+from cutaway.text.official import part_of
 
 NUMBER = r"\d"
 _READ = (".jsonl", ".csv", ".tsv")
@@ -31,7 +34,8 @@ _READ = (".jsonl", ".csv", ".tsv")
 class CrossedTexts:
     """Texts with two labels each, of two classes each, and the document each is from.
 
-    `names` says what the two labels are. Of each label the class that sorts first counts as 0, the
+    The columns are what `base.columns.column` takes, read by position. `split` is the part that came
+    with the data for each text, or None. `names` says what the two labels are. Of each label the class that sorts first counts as 0, the
     other as 1; a probe is biased towards texts whose two labels are both 0 or both 1. Raises
     UserError where a label has not two classes, or one of the four combinations has under 10 texts
     or comes from under three documents.
@@ -43,8 +47,15 @@ class CrossedTexts:
     second: Sequence[str]
     groups: Sequence[str]
     names: tuple[str, str] = ("first", "second")
+    split: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
+        for field in ("texts", "first", "second", "groups"):
+            values = column(getattr(self, field), f"{self.name}: {field}")
+            if gaps := [row for row, value in enumerate(values) if value is None]:
+                raise UserError(f"{self.name}: {field}: missing at {positions(gaps)}")
+            named = values if field == "texts" else [name_of(value) for value in values]
+            object.__setattr__(self, field, named)
         for name, labels in zip(self.names, (self.first, self.second), strict=True):
             if len(labels) != len(self.texts):
                 raise UserError(
@@ -68,7 +79,7 @@ class CrossedTexts:
     def combined(self) -> LabelledTexts:
         """The texts with one label, of four: the combination of both."""
         both = [_both(*pair) for pair in zip(self.first, self.second, strict=True)]
-        return LabelledTexts(self.name, self.texts, both, self.groups)
+        return LabelledTexts(self.name, self.texts, both, self.groups, self.split)
 
     @cached_property
     def _ids(self) -> dict[str, tuple[int, int]]:
@@ -91,7 +102,8 @@ def cross(first: LabelledTexts, second: LabelledTexts) -> CrossedTexts:
     front = source + colon if second.name.startswith(source + colon) else ""
     names = first.name.removeprefix(front), second.name.removeprefix(front)
     name = front + " x ".join(names)
-    return CrossedTexts(name, first.texts, first.labels, second.labels, first.groups, names)
+    labels = first.labels, second.labels
+    return CrossedTexts(name, first.texts, *labels, first.groups, names, first.split)
 
 
 def crossings(tasks: Sequence[LabelledTexts]) -> list[CrossedTexts]:
@@ -135,6 +147,7 @@ def with_trait(
         ["yes" if trait.search(text) else "no" for text in texts],
         [task.groups[row] for row in rows],
         ("/".join(sorted(kept)), name),
+        None if task.split is None else [task.split[row] for row in rows],
     )
 
 
@@ -142,19 +155,35 @@ def crossed_table(path: Path, columns: tuple[str, str] = ("label", "second_label
     """`text` and two columns of labels of a `.jsonl`, `.csv` or `.tsv`; `group` as in `read_tasks`."""
     if path.suffix.lower() not in _READ:
         raise UserError(f"{path}: expected {', '.join(_READ)} with two columns of labels")
-    texts, groups = [], []
+    wanted = ("text", *columns, "group", "split")
+    texts, groups, split, empty, rows = [], [], [], [], 0
     labels: tuple[list[str], list[str]] = ([], [])
-    for where, row in reading.labelled_rows(path):
-        for column in ("text", *columns):
-            if row.get(column) is None:
+    for where, row in reading.labelled_rows(path, wanted):
+        rows += 1
+        for name in ("text", *columns):
+            if name not in row or (name != "text" and missing(row[name])):
                 known = ", ".join(map(str, row)) or "none"
-                raise UserError(f"{where}: no {column!r}; columns: {known}")
-        if text := str(row["text"]).strip():
-            texts.append(text)
-            groups.append(str(row["group"]) if row.get("group") is not None else text)
-            for column, found in zip(columns, labels, strict=True):
-                found.append(str(row[column]))
-    return CrossedTexts(path.name.partition(".")[0], texts, *labels, groups, columns)
+                raise UserError(f"{where}: no {name!r}; columns: {known}")
+        text = "" if missing(row["text"]) else str(row["text"]).strip()
+        if not text:
+            empty.append(where)
+            continue
+        texts.append(text)
+        group = row.get("group")
+        groups.append(text if missing(group) or not str(group).strip() else name_of(group))
+        split.append(row.get("split"))
+        for name, found in zip(columns, labels, strict=True):
+            found.append(name_of(row[name]))
+    if empty:
+        notice(
+            f"{path}: {len(empty):,} rows have no text and are left out (of {rows:,} rows, the first "
+            f"in {empty[0].rpartition(': ')[2]})"
+        )
+    name = path.name.partition(".")[0]
+    parts = None
+    if any(not missing(one) and str(one).strip() for one in split):
+        parts = [part_of("" if missing(one) else one, f"{path}: split") for one in split]
+    return CrossedTexts(name, texts, *labels, groups, columns, parts)
 
 
 def crossed_docstrings(*, characters: int = reading.CHARACTERS) -> CrossedTexts:

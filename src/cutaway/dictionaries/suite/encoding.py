@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from cutaway.activations.capture import capture
+from cutaway.base.columns import column
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.base.progress import progress
@@ -129,6 +130,7 @@ def encode_texts(
     finite are left out and counted in a notice. Raises UserError where model and dictionary do not
     go together, for no texts, or where not a single text has a token to read.
     """
+    texts = column(texts, "texts")
     reader = TextReader(dictionary, model, site, context_length, batch_tokens)
     functions = {"dictionary": dictionary.encode_sparse, **(encoders or {})}
     ids = reader.tokenised(texts)

@@ -10,7 +10,7 @@ What is done, where it is a choice:
 - a task of C > 2 classes is C tasks, one class against the others, and their mean; every one is
   balanced in each part, as many texts of the class as of the others, of which each class gives
   equally many, so chance is 0.5;
-- training, validation and test share no document (`tasks.split_by_group`); intervals are
+- training, validation and test share no document (`LabelledTexts.parts`); intervals are
   percentiles over test documents drawn again, the probe held fixed;
 - states and features are in units in which E‖x‖² = d, so that C = 1 means the same in any model;
 - C of the probe of whole states is the one best on validation texts, the smallest of equals.
@@ -44,7 +44,7 @@ from cutaway.nets.sites import Site
 from cutaway.stats.bootstrap import LEVEL, mean_draws, percentiles
 from cutaway.stats.logistic import fit_logistic
 from cutaway.stats.ties import agreement, largest
-from cutaway.text.labelled import LabelledTexts, split_by_group, turns
+from cutaway.text.labelled import LabelledTexts, turns
 
 KS = (1, 2, 5)
 BASELINES = ("states", "neurons", "pca", "random")
@@ -178,7 +178,7 @@ def probe_task(
 
     The subject `states` is probed whole, every other one by its best k ∈ ks (as many as it has).
     """
-    part = split_by_group(task.label_ids, task.group_ids, seed=seed)
+    part = task.parts(seed=seed)
     names = task.classes if len(task.classes) > 2 else task.classes[1:]
     first = len(task.classes) - len(names)
     chosen = balanced(task.label_ids, part, seed)[first:]

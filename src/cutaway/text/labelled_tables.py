@@ -1,0 +1,146 @@
+"""A task from tables: a text and a label in each row, perhaps its document and its part.
+
+Every row that is read is either in the task or counted in a notice with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cutaway.base.columns import look_alike, missing, name_of
+from cutaway.base.display import notice
+from cutaway.base.errors import UserError, nearest
+from cutaway.text.labelled import LabelledTexts
+from cutaway.text.labelled_files import labelled_rows
+from cutaway.text.official import is_part, part_of, repeats, tell
+
+_SHOWN = 3  # rows that a message names
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The names of a table's columns. None: `group` and `split`, where the table has them."""
+
+    text: str = "text"
+    label: str = "label"
+    group: str | None = None
+    split: str | None = None
+
+    def name(self, what: str) -> str:
+        """The column of that role."""
+        return getattr(self, what) or what
+
+
+def table_task(
+    path: Path | Mapping[str, Sequence[Path]], columns: Columns | None = None
+) -> LabelledTexts:
+    """`text` and `label` of each row; rows with the same `group`, else the same text, belong together.
+
+    `path` is a .csv, .tsv, .jsonl or .parquet file, or such files by part (train, validation, test).
+    A column `split` says the part of each row: it is kept (`LabelledTexts.split`). Rows without a
+    text or a label (empty, null or NaN) are left out, counted in a notice, as are repeated texts
+    (which stay). Raises UserError naming file and line for rows that are not right.
+    """
+    parts = path if isinstance(path, Mapping) else {None: [path]}
+    read = _Read(columns or Columns(), by_file=isinstance(path, Mapping))
+    for part, files in parts.items():
+        for file in files:
+            read.file(file, part)
+    first = next(file for files in parts.values() for file in files)
+    name = first.name.partition(".")[0] if None in parts else first.resolve().parent.name
+    return read.task(name, str(first if None in parts else first.parent))
+
+
+class _Read:
+    """Rows of one or several tables, collected."""
+
+    def __init__(self, columns: Columns, by_file: bool):
+        self.columns, self.by_file = columns, by_file
+        self.texts: list[str] = []
+        self.labels: list[str] = []
+        self.groups: list[str] = []
+        self.split: list[Any] = []
+        self.own_groups = False
+        self.rows = 0
+        self.without: dict[str, list[str]] = {"text": [], "label": []}
+
+    def file(self, path: Path, part: str | None) -> None:
+        """Read a table whose rows are all of `part`, or each of what its column `split` says."""
+        wanted = [self.columns.name(one) for one in ("text", "label", "group", "split")]
+        if self.by_file and self.columns.split is not None:
+            raise UserError(
+                f"split = {self.columns.split!r}: does not go with a file for each part"
+            )
+        for where, row in labelled_rows(path, wanted):
+            self.rows += 1
+            self._require_columns(where, row)
+            text, label = row[self.columns.text], row[self.columns.label]
+            if missing(text) or (isinstance(text, str) and not text.strip()):
+                self.without["text"].append(where)
+                continue
+            if not isinstance(text, str):
+                raise UserError(
+                    f"{where}: {self.columns.text!r} is {type(text).__name__}, expected text"
+                )
+            if missing(label) or not str(label).strip():
+                self.without["label"].append(where)
+                continue
+            whole = isinstance(label, float) and label.is_integer()
+            if not whole and not isinstance(label, str | int | bool):
+                raise UserError(
+                    f"{where}: {self.columns.label!r} is {type(label).__name__}, expected a name "
+                    "or whole number"
+                )
+            self.texts.append(text)
+            self.labels.append(name_of(label))
+            group = row.get(self.columns.name("group"))
+            known = not missing(group) and bool(str(group).strip())
+            self.own_groups |= known
+            self.groups.append(name_of(group) if known else text)
+            told = row.get(self.columns.name("split"))
+            self.split.append(part if self.by_file else (where, told))
+
+    def task(self, name: str, place: str) -> LabelledTexts:
+        """The task of all rows; what was left out, and what is odd about the rest, is announced."""
+        for what, where in self.without.items():
+            if where:
+                listed = ", ".join(one.rpartition(": ")[2] for one in where[:_SHOWN])
+                more = ", ..." if len(where) > _SHOWN else ""
+                notice(
+                    f"{place}: {len(where):,} rows have no {what} and are left out "
+                    f"(of {self.rows:,} rows: {listed}{more})"
+                )
+        tell(place, repeats(self.texts, self.labels))
+        if line := look_alike(self.labels):
+            notice(f"{place}: labels {line}")
+        return LabelledTexts(name, self.texts, self.labels, self.groups, self._parts(place))
+
+    def _parts(self, place: str) -> list[str] | None:
+        if self.by_file:
+            return self.split
+        told = [(where, one) for where, one in self.split]
+        blank = [one for _, one in told if missing(one) or not str(one).strip()]
+        if len(blank) == len(told):
+            return None
+        if self.columns.split is None and not any(is_part(one) for _, one in told):
+            notice(
+                f"{place}: the column 'split' names no part (train, validation, test) and is not used"
+            )
+            return None
+        return [part_of("" if missing(one) else one, f"{where}: split") for where, one in told]
+
+    def _require_columns(self, where: str, row: Mapping[str, Any]) -> None:
+        for role in ("text", "label", "group", "split"):
+            asked = getattr(self.columns, role)
+            if asked is None or asked in row:
+                continue
+            known = ", ".join(map(str, row)) or "none"
+            plain = (self.columns.text, self.columns.label) == ("text", "label")
+            expected = "text and label" if plain else f"the column {asked!r}"
+            raise UserError(
+                f"{where}: no {asked!r}{nearest(asked, map(str, row))}; expected {expected}, "
+                f"columns: {known}"
+            )
