@@ -39,6 +39,10 @@ class Codes(Protocol):
         """Only the places where `keep`, of the values' shape, is true."""
         ...
 
+    def spoilt(self, tokens: Tensor) -> Codes:
+        """These with every entry of some tokens (n,), ascending, NaN."""
+        ...
+
     def decode(self, weight: Tensor) -> Tensor:
         """values · weight: (B, d)."""
         ...
@@ -79,6 +83,9 @@ class DenseCodes:
     def kept(self, keep: Tensor) -> DenseCodes:
         return DenseCodes(self.values * keep)
 
+    def spoilt(self, tokens: Tensor) -> DenseCodes:
+        return DenseCodes(self.values.index_fill(0, tokens, torch.nan))
+
     def decode(self, weight: Tensor) -> Tensor:
         return (self.values @ weight).float()
 
@@ -116,6 +123,15 @@ class SparseCodes:
     def kept(self, keep: Tensor) -> SparseCodes:
         places = keep.nonzero().view(-1)
         return SparseCodes(self.values[places], Pattern(self.pattern.flat[places], self.shape))
+
+    def spoilt(self, tokens: Tensor) -> SparseCodes:
+        sound = ~torch.isin(self.pattern.rows, tokens)
+        every = torch.arange(self.shape[1], device=tokens.device)
+        whole = (tokens[:, None] * self.shape[1] + every).flatten()
+        flat, order = torch.cat([self.pattern.flat[sound], whole]).sort()
+        nothing = self.values.new_full((len(whole),), torch.nan)
+        values = torch.cat([self.values[sound], nothing])[order]
+        return SparseCodes(values, Pattern(flat, self.shape))
 
     def decode(self, weight: Tensor) -> Tensor:
         return sparse.SparseDecode.apply(self.values, weight, self.pattern)

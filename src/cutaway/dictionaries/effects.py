@@ -23,6 +23,7 @@ from cutaway.activations.splice import Change, Positions, replace, splice
 from cutaway.base import hardware
 from cutaway.base.errors import UserError
 from cutaway.base.seeds import torch_generator
+from cutaway.dictionaries import origin
 from cutaway.dictionaries.base import Dictionary
 from cutaway.nets.model import Model, ModelReference
 from cutaway.nets.sampling import continued
@@ -44,7 +45,7 @@ def feature_effect(
 
         state + Σ (new − old)·decoder_row,   new = value | value · old | old + value
 
-    by `mode` `set`, `scale` or `add`; values are in raw units, as `encode` gives. `{i: 0.0}`
+    by `mode` `set`, `scale` or `add`; values are in the units of `encode`. `{i: 0.0}`
     ablates feature i, `{i: 5.0}` with `add` steers along its row. `positions` are the changed ones;
     `trained`: those it was trained on, all but position 0 as a rule. `site` None: where it was
     trained. Raises UserError
@@ -90,7 +91,7 @@ def changed(
 
 @torch.no_grad()
 def activations(dictionary: Dictionary, states: Tensor, features: Tensor) -> Tensor:
-    """Some features (k,) of raw states (n, d), in raw units: (n, k)."""
+    """Some features (k,) of raw states (n, d), as `encode` gives them: (n, k)."""
     codes = dictionary.encode_sparse(states)
     column = torch.full((codes.shape[1],), -1, dtype=torch.int64, device=states.device)
     column[features] = torch.arange(len(features), device=states.device)
@@ -254,6 +255,11 @@ def site_of(dictionary: Dictionary, site: str | int | Site | None = None) -> Sit
     """The site given, else the one the dictionary was trained on; UserError where neither is known."""
     require_of_model(dictionary)
     known = dictionary.metadata.get("site")
+    if site is None and known is None and (hook := origin.hook(dictionary)) is not None:
+        raise UserError(
+            f"site: this dictionary was trained at {hook}, which is no site we read; if it is the "
+            "same place as one, name that, as in --site residual.6"
+        )
     if site is None and known is None:
         raise UserError(
             "site: this dictionary does not say where it was trained; name its site, as in "
@@ -290,6 +296,7 @@ def require_model(dictionary: Dictionary, reference: ModelReference, width: int)
             f"dictionary: trained on {recorded.get('id')}, and {reference.id} has other weights "
             "or another tokenizer"
         )
+    origin.compare_model(dictionary, reference)
 
 
 def _prompt(model: Model, prompt: Tensor | str) -> Tensor:

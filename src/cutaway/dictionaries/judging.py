@@ -24,6 +24,7 @@ from cutaway.activations.store import MANIFEST, ActivationStore, read_manifest
 from cutaway.activations.stream import ActivationStream
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
+from cutaway.dictionaries import origin
 from cutaway.dictionaries.base import Dictionary
 from cutaway.dictionaries.effects import require_model, site_of, skips_first
 from cutaway.dictionaries.evaluation import Evaluation, evaluate
@@ -147,8 +148,8 @@ def judge_text(
 
 def packed_as_trained(dictionary: Dictionary, model: Model, data: str, tokens: int) -> PackedText:
     """A source's text in contexts like those of the dictionary's training, where it says which."""
-    about = dictionary.metadata
-    return pack(model, data, tokens, about.get("context_length"), bos=bool(about.get("bos", False)))
+    length = origin.context_length(dictionary, model)
+    return pack(model, data, tokens, length, bos=origin.begins_with_bos(dictionary, model))
 
 
 def held_out(store: ActivationStore, model: Model, share: float = 0.1) -> Iterator[Batch]:
