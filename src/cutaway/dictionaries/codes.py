@@ -51,8 +51,8 @@ class Codes(Protocol):
         """Sum of each token's values, (B,)."""
         ...
 
-    def fired(self) -> Tensor:
-        """How many tokens each feature is not zero on, (F,), detached."""
+    def fired(self, of: Tensor | None = None) -> Tensor:
+        """How many tokens each feature is not zero on, (F,), detached; `of` (B, 1) chooses tokens."""
         ...
 
     def per_token(self) -> Tensor:
@@ -93,8 +93,9 @@ class DenseCodes:
         return self.values.sum(1)
 
     @torch.no_grad()
-    def fired(self) -> Tensor:
-        return (self.values != 0).sum(0)
+    def fired(self, of: Tensor | None = None) -> Tensor:
+        on = self.values != 0
+        return (on if of is None else on & of).sum(0)
 
     @torch.no_grad()
     def per_token(self) -> Tensor:
@@ -140,9 +141,10 @@ class SparseCodes:
         return sparse.PerRow.apply(self.values, self.pattern)
 
     @torch.no_grad()
-    def fired(self) -> Tensor:
-        on = (self.values != 0).float()
-        return sparse.feature_sums(on, self.pattern)
+    def fired(self, of: Tensor | None = None) -> Tensor:
+        on = self.values != 0
+        on = on if of is None else on & of[self.pattern.rows, 0]
+        return sparse.feature_sums(on.float(), self.pattern)
 
     @torch.no_grad()
     def per_token(self) -> Tensor:

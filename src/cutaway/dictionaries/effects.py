@@ -21,6 +21,7 @@ from torch import Tensor
 from cutaway.activations.capture import capture
 from cutaway.activations.splice import Change, Positions, replace, splice
 from cutaway.base import hardware
+from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.base.seeds import torch_generator
 from cutaway.dictionaries import origin
@@ -128,7 +129,8 @@ def compare_logits(
     """The next token after `position` of a prompt, without and within `change` (any splice).
 
     `tokens` (1, T), or a text. Logits are compared less their mean over the vocabulary, which the
-    softmax does not see. Raises UserError for a position the prompt lacks.
+    softmax does not see. Raises UserError for a position the prompt lacks and for logits that are not
+    finite.
     """
     ids = _prompt(model, tokens)
     if not -ids.shape[1] <= position < ids.shape[1]:
@@ -136,6 +138,11 @@ def compare_logits(
     before = hardware.widened(model.logits(ids)[0, position])
     with change:
         after = hardware.widened(model.logits(ids)[0, position])
+    for logits, when in ((before, ""), (after, " with the change")):
+        if not bool(logits.amax().isfinite()):
+            raise UserError(
+                f"{model.reference.id}: its logits at position {position}{when} are not finite"
+            )
     p, q = before.log_softmax(-1), after.log_softmax(-1)
     moved = (after - after.mean()) - (before - before.mean())
     top = min(top, len(moved))
@@ -162,7 +169,7 @@ def firing(
 ) -> list[dict[str, Any]]:
     """Every feature that fires on a prompt (1, T), the strongest first.
 
-    Rows `feature`, `activation` (its largest, raw units), `token` and `position` (where that is),
+    States that are not finite are left out, with a notice. Rows `feature`, `activation` (its largest), `token` and `position` (where that is),
     `tokens` (on how many it fires). Position 0 is left out where it was in training. Raises
     UserError as `feature_effect` does.
     """
@@ -172,7 +179,14 @@ def firing(
     (states,) = capture(model, ids, [place]).values()
     first = int(skips_first(dictionary))
     device = dictionary.decoder_weight.device
-    values = dictionary.encode(states[0, first:].to(device, torch.float32))
+    seen = states[0, first:].to(device, torch.float32)
+    sound = seen.isfinite().all(1)
+    if broken := int((~sound).sum()):
+        of = f"{broken} of {len(seen)} states of the prompt at {place} are not finite"
+        if broken == len(seen):
+            raise UserError(f"{of}; nothing to read")
+        notice(f"{of}: left out")
+    values = dictionary.encode(seen).masked_fill(~sound[:, None], 0.0)
     if not len(values):
         return []
     largest, where = values.max(0)
