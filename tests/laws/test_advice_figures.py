@@ -62,10 +62,12 @@ def test_dictionaries() -> None:
             ]
             settings = {"lambda_sparse": 0.3} if architecture == "gated" else {"target_l0": 64}
             given = DictionaryConfig(
-                architecture=architecture, target_recon_loss=0.1, dead_after=20_000, **settings
+                architecture=architecture, target_recon_loss=0.1, dead_after=200_000, **settings
             )
             config = given.sized(768, 100_000)
-            seen |= told(of_dictionary(pa.Table.from_pylist(rows), config, held_out=500), config)
+            for held_out in (500, config.eval_tokens):
+                lines = of_dictionary(pa.Table.from_pylist(rows), config, held_out=held_out)
+                seen |= told(lines, config)
     assert {"target_l0", "d_hidden", "dead_after", "eval_tokens", "target_recon_loss"} <= seen
 
 

@@ -102,9 +102,12 @@ def _about_dead(seen: dict[str, Any], held_out: int, config: DictionaryConfig) -
     )
     trained = seen.get("dead_share")
     if trained is not None and trained < MOST_DEAD and held_out < (config.dead_after or 0):
+        more = f"raise eval_tokens (it is {config.eval_tokens:,})"
+        if held_out < config.eval_tokens:  # there are no more of them
+            more = f"give more text, or raise validation_fraction (it is {config.validation_fraction:g})"
         line += (
             f"in training {trained:.0%} were silent for dead_after ({config.dead_after:,}) tokens, "
-            f"so read more of them first: raise eval_tokens (it is {config.eval_tokens:,}); or "
+            f"so read more of them first: {more}; or "
         )
     ways = [
         "give more varied data",
