@@ -92,3 +92,31 @@ def test_a_run_of_hours_is_told_what_is_faster() -> None:
     (line,) = said(history(seconds=7200.0), config)
     assert "took 2.0 hours, 32 states a second" in line
     assert "a larger batch_size (it is 256), a store" in line
+
+
+def test_features_that_fired_in_training_are_looked_for_on_more_states_first() -> None:
+    table = history(val_dead_share=0.3, dead_share=0.01)
+    config = SIZED.model_copy(update={"dead_after": 1_000_000})
+    (line,) = advice(table, config, held_out=16_384)
+    assert "so read more of them first: raise eval_tokens (it is 16,384); or give more" in line
+    (line,) = said(table, config)  # all 500 there are
+    assert "so read more of them first: give more text, or raise validation_fraction" in line
+    (line,) = said(history(val_dead_share=0.3, dead_share=0.3), config)
+    assert "first" not in line
+
+
+def test_each_figure_is_under_its_own_name() -> None:
+    (line,) = said(history(val_normalised_mse=0.2, val_l0=60.5))
+    assert "at 60.5 features per token" in line
+    assert "target_l0 (it is 64)" in line
+    rows = history(val_normalised_mse=0.2).to_pylist()
+    for place, row in enumerate(rows):
+        row["val_explained_variance"] = 0.5 + 0.03 * place
+    first, _ = said(pa.Table.from_pylist(rows))
+    assert "raise epochs (it is 20), d_hidden (it is 4096) or target_l0" in first
+    topk = SIZED.model_copy(update={"architecture": "topk"})
+    (line,) = said(history(val_l0=40.0), topk)
+    assert "fewer are positive than asked for; lower target_l0 (it is 64)" in line
+    (line,) = said(history(val_l0=90.0), topk)
+    assert "inference threshold" in line
+    assert "raise epochs" in line

@@ -225,3 +225,86 @@ def test_one_run_is_no_sweep_and_runs_without_accuracies_are_not_counted() -> No
     runs, groups = logs({"wd0": [300]})
     other = Log("x", pa.table({"step": [0, 1], "train_loss": [1.0, 0.5]}))
     assert sweep_advice([*runs, other], [*groups, "x"]) == []
+
+
+# -- the likeliest remedy first ------------------------------------------------------------------
+
+
+def guessing(p: int, accuracy: float = 0.01) -> pa.Table:
+    """A run whose training loss stays at ln p, that of guessing."""
+    level = np.full(len(STEPS), accuracy)
+    loss = np.full(len(STEPS), np.log(p))
+    return pa.table({"step": STEPS, "train_acc": level, "test_acc": level, "train_loss": loss})
+
+
+@pytest.mark.parametrize(
+    ("settings", "first"),
+    [
+        ({"weight_decay": 20.0, "lr": 1e-3}, "lower weight_decay (it is 20)"),
+        ({"weight_decay": 1.0, "lr": 1e-3}, "lower weight_decay (it is 1)"),
+        ({"weight_decay": 1.0, "lr": 1e-6}, "raise lr (it is 1e-06)"),
+        ({"weight_decay": 0.0, "lr": 1e-6}, "raise lr (it is 1e-06)"),
+        ({"weight_decay": 0.0, "lr": 1.0}, "lower lr (it is 1)"),
+        ({"weight_decay": 1e-4, "lr": 0.5}, "lower lr (it is 0.5)"),
+    ],
+)
+@pytest.mark.parametrize("p", [17, 97, 113])
+def test_a_loss_stuck_at_guessing_is_put_down_to_what_holds_it_there(
+    settings: dict[str, float], first: str, p: int
+) -> None:
+    [line] = told(guessing(p), p=p, hidden_dim=60, **settings)
+    assert line.partition(" epochs): ")[2].startswith(first), line
+    assert (
+        f"the training loss, {np.log(p):.2f}, is that of guessing (ln(p) = {np.log(p):.2f})" in line
+    )
+    if not settings["weight_decay"]:
+        assert "weight_decay" not in line
+
+
+def test_a_strong_decay_is_lowered_before_more_is_trained_and_a_usual_one_after() -> None:
+    stuck = history(memorised=None, grokked=None)
+    for decay, first in ((5.0, "lower weight_decay (it is 5)"), (1.0, "train on with")):
+        [line] = told(stuck, weight_decay=decay, hidden_dim=60)
+        assert line.partition(" epochs): ")[2].startswith(first)
+    rising = stuck.set_column(1, "train_acc", pa.array(np.linspace(0.0, 0.9, len(STEPS))))
+    [line] = told(rising, weight_decay=5.0, hidden_dim=60)
+    assert line.partition(" epochs): ")[2].startswith("train on with --extra-epochs")
+
+
+def test_a_run_that_lost_what_it_had_is_told_so() -> None:
+    test = np.where(STEPS < 600, 0.1, np.where(STEPS < 1200, 0.987, 0.08))
+    gone = history().set_column(2, "test_acc", pa.array(test))
+    line, *_ = told(gone, lr=1e-3)
+    assert "grokked at step 600 and lost it: the test accuracy is below 95% from step 1,200" in line
+    assert "8.0% at the end, with the training pairs still known: lower lr (it is 0.001)" in line
+    both = gone.set_column(1, "train_acc", pa.array(np.where(STEPS < 1200, 1.0, 0.3)))
+    line, *_ = told(both, weight_decay=5.0)
+    assert "(train accuracy 30.0%): lower weight_decay (it is 5)" in line
+    trained = np.where(STEPS < 1200, 1.0, 0.3)
+    forgot = history(grokked=None).set_column(1, "train_acc", pa.array(trained))
+    line, *_ = told(forgot, weight_decay=0.0)
+    assert "memorised at step 0 and lost again (train accuracy 30.0%" in line
+    assert "weight_decay" not in line
+
+
+# -- a sweep in which some lost it ---------------------------------------------------------------
+
+
+def losing(soon: int) -> pa.Table:
+    test = np.where(soon > STEPS, 0.1, np.where(soon + 400 > STEPS, 0.987, 0.08))
+    return history(grokked=soon).set_column(2, "test_acc", pa.array(test))
+
+
+def test_a_grok_that_is_lost_wins_no_sweep() -> None:
+    runs = [Log(f"wd{i}_s0", history(grokked=step)) for i, step in enumerate((800, 900, None))]
+    runs.append(Log("wd3_s0", losing(300)))
+    first, second = sweep_advice(runs, [run.name[:3] for run in runs])
+    assert first == "2 of 4 runs grokked; soonest with wd0: at step 800"
+    assert second.startswith("1 of 4 runs grokked and lost it again, and is not among those")
+
+
+def test_a_sweep_in_which_every_grok_was_lost_has_none() -> None:
+    runs = [Log(f"wd{i}_s0", losing(300 + 100 * i), {"lr": 0.1}) for i in range(3)]
+    first, second = sweep_advice(runs, ["a", "b", "c"])
+    assert first == "none of 3 runs grokked and kept it; all had lr 0.1"
+    assert second.startswith("3 of 3 runs grokked and lost it again, and are not among those")

@@ -276,4 +276,5 @@ def test_the_command_and_the_function_have_the_same_defaults() -> None:
     mine, theirs = (inspect.signature(one).parameters for one in (phases, command))
     for name in ("train_threshold", "test_threshold", "sustain"):
         assert mine[name].default == theirs[name].default
-    assert mine["sustain"].default == SUSTAIN
+    assert mine["sustain"].default is None
+    assert phases(history([0, *[1.0] * 20])).sustain == SUSTAIN

@@ -127,7 +127,7 @@ def phases(
     *names: str,
     train_threshold: float = 0.98,
     test_threshold: float = 0.95,
-    sustain: int = 100,
+    sustain: int | None = None,
     runs: Runs = Path("runs"),
     json: bool = False,
     csv: bool = False,
@@ -135,7 +135,8 @@ def phases(
     """When runs memorised and grokked, in steps: a row per run.
 
     Grokked is the first crossing of the test threshold that stays for --sustain steps; plateau is
-    where the test accuracy stays near the level it reached; delay = grokked - memorised; kept is
+    where the test accuracy stays near the level it reached; lost is where a run that had grokked
+    fell below the threshold for good; delay = grokked - memorised; kept is
     the share of later evaluations with both accuracies at their thresholds. A run that failed says
     so, and what it had not reached by then it never will.
 
@@ -144,12 +145,13 @@ def phases(
             any, all runs under --runs that have accuracies.
         train_threshold: Memorised is from this train accuracy on, a share.
         test_threshold: Grokked is from this test accuracy on, a share.
-        sustain: For how many steps a crossing must stay; 0 counts any.
+        sustain: For how many steps a crossing must stay; 0 counts any [100, and 3 evaluations].
         runs: The folder that holds the runs.
         json: Print JSON.
         csv: Print CSV.
     """
     from cutaway.grokking.phases import phases as find_phases
+    from cutaway.grokking.phases import window
 
     format = output_format(json, csv)
     if not names and not runs.is_dir():
@@ -181,9 +183,16 @@ def phases(
         if found.unconfirmed is not None:
             display.notice(
                 f"{name}: above {test_threshold:g} from step {found.unconfirmed}, but recorded for "
-                f"less than {sustain} steps from there: not counted as grokked"
+                f"less than {window(found)} from there: not counted as grokked"
+            )
+        if found.lost is not None:
+            display.notice(
+                f"{name}: grokked at step {found.grokked} and lost it: below {test_threshold:g} from "
+                f"step {found.lost} on"
             )
         rows.append(_row(name, status, history, found, plain=format == "json"))
+    if any("lost" in row for row in rows):  # a column for all, where any has it
+        rows = [{**row, "lost": row.get("lost")} for row in rows]
     if rows or not wrong:
         display.show(rows, format, empty=f"no runs with accuracies in {runs}/")
     if wrong:
@@ -206,6 +215,8 @@ def _row(name: str, status: str, history: pa.Table, found: Phases, plain: bool) 
     }
     if plain:
         row |= {"variance_after": found.variance_after, "unconfirmed": found.unconfirmed}
+    if plain or found.lost is not None:
+        row["lost"] = found.lost
     return row
 
 

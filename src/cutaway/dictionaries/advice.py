@@ -66,32 +66,24 @@ def advice(
     `held_out` states were evaluated on; `length` is the field that says how long to train; `best`
     the step of the checkpoint that is loaded, whose figures count (the last where it is None).
     """
-    longer = f"{length} (it is {getattr(config, length):g})"
+    longer = f"{length} (it is {_plain(getattr(config, length))})"
     rows = [row for row in history.to_pylist() if row.get("val_l0") is not None]
     seen = judged(history, best)
     if seen is None:
         return []
     at = "" if seen["step"] == rows[-1]["step"] else f"at step {seen['step']:,}, the best one, "
     missed = {one.what for one in verdict(seen, config) if not one.met}
-    notes = []
-    if "features per token" in missed:
-        notes.append(at + _about_l0(seen["val_l0"], config, longer))
-    if "dead features" in missed:
-        notes.append(
-            f"{at}{seen['val_dead_share']:.0%} of the features fired on none of "
-            f"{held_out:,} held-out tokens: give more varied data, a smaller d_hidden "
-            f"(it is {config.d_hidden}), a shorter dead_after (it is {config.dead_after:,})"
-            + (", or a lower threshold" if config.architecture == "jumprelu" else "")
-        )
-    if "normalised MSE" in missed:
-        notes.append(
-            f"{at}normalised MSE {seen['val_normalised_mse']:.3f} misses target_recon_loss = "
-            f"{config.target_recon_loss:g}: raise d_hidden (it is {config.d_hidden}), target_l0 "
-            f"(it is {seen['val_l0']:.3g}) or {longer}"
-        )
     begin = rows[-max(2, len(rows) // 5)]
     rise = rows[-1]["val_explained_variance"] - begin["val_explained_variance"]
-    if len(rows) > 4 and rise > _RISING:
+    rising = len(rows) > 4 and rise > _RISING
+    notes = []
+    if "features per token" in missed:
+        notes.append(at + _about_l0(seen["val_l0"], rows[-1]["step"], config, longer))
+    if "dead features" in missed:
+        notes.append(at + _about_dead(seen, held_out, config))
+    if "normalised MSE" in missed:
+        notes.append(at + _about_error(seen, config, longer, rising=rising))
+    if rising:
         notes.append(
             f"explained variance still rose by {rise:.3f} over the last fifth of the steps: "
             f"raise {longer}"
@@ -100,6 +92,53 @@ def advice(
     if seconds > _SLOW:
         notes.append(_about_speed(seconds, rows[-1]["step"] * config.batch_size, config))
     return notes
+
+
+def _about_dead(seen: dict[str, Any], held_out: int, config: DictionaryConfig) -> str:
+    """Features silent on the held-out states; if they fired in training, too few states were read."""
+    line = (
+        f"{seen['val_dead_share']:.0%} of the features fired on none of {held_out:,} held-out "
+        "tokens: "
+    )
+    trained = seen.get("dead_share")
+    if trained is not None and trained < MOST_DEAD and held_out < (config.dead_after or 0):
+        more = f"raise eval_tokens (it is {config.eval_tokens:,})"
+        if held_out < config.eval_tokens:  # there are no more of them
+            more = f"give more text, or raise validation_fraction (it is {config.validation_fraction:g})"
+        line += (
+            f"in training {trained:.0%} were silent for dead_after ({config.dead_after:,}) tokens, "
+            f"so read more of them first: {more}; or "
+        )
+    ways = [
+        "give more varied data",
+        f"a smaller d_hidden (it is {config.d_hidden})",
+        f"a shorter dead_after (it is {config.dead_after:,})",
+    ]
+    if config.architecture == "jumprelu":
+        ways.append("or a lower threshold")
+    return line + ", ".join(ways)
+
+
+def _about_error(
+    seen: dict[str, Any], config: DictionaryConfig, longer: str, *, rising: bool
+) -> str:
+    """The reconstruction's error; a run that still gets better is trained on first."""
+    line = (
+        f"normalised MSE {seen['val_normalised_mse']:.3f} misses target_recon_loss = "
+        f"{config.target_recon_loss:g}, at {seen['val_l0']:.3g} features per token: raise "
+    )
+    ways = [f"d_hidden (it is {config.d_hidden})"]
+    if config.target_l0 is not None:
+        ways.append(f"target_l0 (it is {config.target_l0:g})")
+    ways.insert(0 if rising else len(ways), longer)
+    line += ", ".join(ways[:-1]) + f" or {ways[-1]}"
+    if config.target_l0 is None and config.lambda_sparse is not None:
+        line += f", or lower lambda_sparse (it is {config.lambda_sparse:g})"
+    return line
+
+
+def _plain(value: float | int) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _about_speed(seconds: float, states: int, config: DictionaryConfig) -> str:
@@ -112,8 +151,15 @@ def _about_speed(seconds: float, states: int, config: DictionaryConfig) -> str:
     return seen + ", ".join(ways[:-1]) + (" or " if len(ways) > 1 else "") + ways[-1] + " is faster"
 
 
-def _about_l0(l0: float, config: DictionaryConfig, longer: str) -> str:
-    seen = f"{l0:.1f} features per token, {config.target_l0:g} aimed at: "
+def _about_l0(l0: float, steps: int, config: DictionaryConfig, longer: str) -> str:
+    target = config.target_l0
+    assert target is not None
+    seen = f"{l0:.1f} features per token, {target:g} aimed at: "
+    if config.architecture in FIXED_L0 and l0 < target:
+        return seen + f"fewer are positive than asked for; lower target_l0 (it is {target:g})"
     if config.architecture in FIXED_L0:
-        return seen + "fewer are positive than asked for; lower target_l0"
-    return seen + f"its price had not settled in {config.max_steps} steps; raise {longer}"
+        return seen + (
+            f"its inference threshold, a mean over batches, had not settled in {steps:,} steps; "
+            f"raise {longer}"
+        )
+    return seen + f"its price had not settled in {steps:,} steps; raise {longer}"

@@ -4,7 +4,8 @@
 
 s is `input_scale`, chosen so that E‖x̃‖² = d (DEFINITIONS: inputs); c is b_dec where the
 architecture subtracts it. Inside, everything is in scaled units; `encode` and `decode` take and
-give raw ones, so that features are as long as what they add to a raw state.
+give raw ones, so that features are as long as what they add to a raw state: decoder rows have
+length 1. Dictionaries of other libraries keep their rows, s = 1, and thereby their own units.
 """
 
 from __future__ import annotations
@@ -24,13 +25,16 @@ from cutaway.dictionaries.kernels.pattern import Choose
 if TYPE_CHECKING:
     from cutaway.nets.sites import Site
 
+_UNIT = 1e-3  # rows whose lengths differ from 1 by less have length 1 but for rounding
+
 
 @dataclass(frozen=True)
 class DictionaryShape:
     """What is needed to make a dictionary of the same form again.
 
     `k`: features per token (TopK family); `bandwidth`: ε of JumpReLU, in scaled units; `groups`:
-    the nested widths of a Matryoshka dictionary.
+    the nested widths of a Matryoshka dictionary; `centred`: whether the encoder subtracts the
+    decoder's bias, where another library decided that (None: as the architecture does).
     """
 
     architecture: str
@@ -39,6 +43,15 @@ class DictionaryShape:
     k: int | None = None
     bandwidth: float = 0.05
     groups: tuple[int, ...] = ()
+    centred: bool | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for a record; `centred` only where it is set."""
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name != "centred" or value is not None
+        }
 
 
 @dataclass
@@ -59,12 +72,14 @@ class Dictionary(nn.Module):
     """Encoder and decoder; subclasses say which pre-activations count and what becomes of them."""
 
     architecture: ClassVar[str]
-    subtracts_bias: ClassVar[bool] = True  # whether the encoder sees x̃ − b_dec
+    subtracts_bias: bool = True  # whether the encoder sees x̃ − b_dec
     couples: ClassVar[bool] = False  # whether a token's features hang on the rest of its batch
 
     def __init__(self, shape: DictionaryShape, seed: int = 0):
         super().__init__()
         self.shape = shape
+        if shape.centred is not None:
+            self.subtracts_bias = shape.centred
         self.metadata: dict[str, Any] = {}
         generator = torch_generator(seed, 0, "weights")
         rows = torch.empty(shape.d_hidden, shape.d_model).normal_(generator=generator)
@@ -123,20 +138,31 @@ class Dictionary(nn.Module):
 
     @torch.no_grad()
     def encode_sparse(self, x: Tensor) -> Codes:
-        """Raw states (B, d) → features in raw units, at the active entries only.
+        """Raw states (B, d) → features at the active entries only, in the units of `encode`.
 
-        Raises UserError for states of another width.
+        A state that is not finite has no features that could be known: all of its entries are NaN,
+        and so is its reconstruction. Raises UserError for states of another width.
         """
         if x.shape[-1] != self.shape.d_model:
             raise UserError(
                 f"states: of width {x.shape[-1]}, and the dictionary is made for states of width "
                 f"{self.shape.d_model}"
             )
-        codes = self.activate(x.float() * self.input_scale)
-        return codes.of(codes.values / self.input_scale)
+        scaled = x.float() * self.input_scale
+        # the sum, not only each entry: where it overflows, so may the encoder's products
+        broken = ~torch.linalg.vector_norm(scaled, ord=1, dim=1).isfinite()
+        spoilt = bool(broken.any())
+        codes = self.activate(scaled.masked_fill(broken[:, None], 0.0) if spoilt else scaled)
+        codes = codes.of(codes.values / self.input_scale)
+        return codes.spoilt(broken.nonzero().view(-1)) if spoilt else codes
 
     def encode(self, x: Tensor) -> Tensor:
-        """Raw states (..., d) → features (..., F), as long as what they add to a raw state."""
+        """Raw states (..., d) → features (..., F).
+
+        Decoder rows have length 1, so that a feature is as long as what it adds to a raw state. A
+        dictionary of another library keeps the rows it came with, and its features are the numbers
+        that library gives (`row_lengths`, `contributions`). A state that is not finite gives NaN.
+        """
         flat = x.reshape(-1, x.shape[-1])
         return self.encode_sparse(flat).dense().view(*x.shape[:-1], self.shape.d_hidden)
 
@@ -152,6 +178,27 @@ class Dictionary(nn.Module):
     def decode_sparse(self, codes: Codes) -> Tensor:
         """`decode` of codes in raw units: (B, d)."""
         return codes.decode(self.decoder_weight) + self.decoder_bias / self.input_scale
+
+    # -- rows of other lengths -------------------------------------------------------------------
+
+    @torch.no_grad()
+    def row_lengths(self) -> Tensor | None:
+        """Lengths of the decoder's rows, (F,), 1 for a row of zeros; None where all are 1.
+
+        Within a thousandth, which is rounding of the file that it was read from.
+        """
+        length = torch.linalg.vector_norm(self.decoder_weight.float(), dim=1)
+        length = torch.where(length > 0, length, 1.0)
+        return None if bool(((length - 1).abs() <= _UNIT).all()) else length
+
+    @torch.no_grad()
+    def contributions(self, x: Tensor) -> Codes:
+        """`encode_sparse` with each feature times the length of its decoder row: how far it moves
+        a raw state, in the same units for every dictionary. Measures that compare one feature's
+        activations with another's use it; equal to `encode_sparse` where rows have length 1.
+        """
+        codes, length = self.encode_sparse(x), self.row_lengths()
+        return codes if length is None else codes.of(codes.values * codes.per_feature(length))
 
     # -- files -----------------------------------------------------------------------------------
 
@@ -179,7 +226,7 @@ class Dictionary(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """The shape as plain data, for a record."""
-        return asdict(self.shape)
+        return self.shape.to_json()
 
 
 @dataclass

@@ -39,6 +39,10 @@ class Codes(Protocol):
         """Only the places where `keep`, of the values' shape, is true."""
         ...
 
+    def spoilt(self, tokens: Tensor) -> Codes:
+        """These with every entry of some tokens (n,), ascending, NaN."""
+        ...
+
     def decode(self, weight: Tensor) -> Tensor:
         """values · weight: (B, d)."""
         ...
@@ -47,8 +51,8 @@ class Codes(Protocol):
         """Sum of each token's values, (B,)."""
         ...
 
-    def fired(self) -> Tensor:
-        """How many tokens each feature is not zero on, (F,), detached."""
+    def fired(self, of: Tensor | None = None) -> Tensor:
+        """How many tokens each feature is not zero on, (F,), detached; `of` (B, 1) chooses tokens."""
         ...
 
     def per_token(self) -> Tensor:
@@ -79,6 +83,9 @@ class DenseCodes:
     def kept(self, keep: Tensor) -> DenseCodes:
         return DenseCodes(self.values * keep)
 
+    def spoilt(self, tokens: Tensor) -> DenseCodes:
+        return DenseCodes(self.values.index_fill(0, tokens, torch.nan))
+
     def decode(self, weight: Tensor) -> Tensor:
         return (self.values @ weight).float()
 
@@ -86,8 +93,9 @@ class DenseCodes:
         return self.values.sum(1)
 
     @torch.no_grad()
-    def fired(self) -> Tensor:
-        return (self.values != 0).sum(0)
+    def fired(self, of: Tensor | None = None) -> Tensor:
+        on = self.values != 0
+        return (on if of is None else on & of).sum(0)
 
     @torch.no_grad()
     def per_token(self) -> Tensor:
@@ -117,6 +125,15 @@ class SparseCodes:
         places = keep.nonzero().view(-1)
         return SparseCodes(self.values[places], Pattern(self.pattern.flat[places], self.shape))
 
+    def spoilt(self, tokens: Tensor) -> SparseCodes:
+        sound = ~torch.isin(self.pattern.rows, tokens)
+        every = torch.arange(self.shape[1], device=tokens.device)
+        whole = (tokens[:, None] * self.shape[1] + every).flatten()
+        flat, order = torch.cat([self.pattern.flat[sound], whole]).sort()
+        nothing = self.values.new_full((len(whole),), torch.nan)
+        values = torch.cat([self.values[sound], nothing])[order]
+        return SparseCodes(values, Pattern(flat, self.shape))
+
     def decode(self, weight: Tensor) -> Tensor:
         return sparse.SparseDecode.apply(self.values, weight, self.pattern)
 
@@ -124,9 +141,10 @@ class SparseCodes:
         return sparse.PerRow.apply(self.values, self.pattern)
 
     @torch.no_grad()
-    def fired(self) -> Tensor:
-        on = (self.values != 0).float()
-        return sparse.feature_sums(on, self.pattern)
+    def fired(self, of: Tensor | None = None) -> Tensor:
+        on = self.values != 0
+        on = on if of is None else on & of[self.pattern.rows, 0]
+        return sparse.feature_sums(on.float(), self.pattern)
 
     @torch.no_grad()
     def per_token(self) -> Tensor:

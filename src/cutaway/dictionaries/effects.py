@@ -21,8 +21,10 @@ from torch import Tensor
 from cutaway.activations.capture import capture
 from cutaway.activations.splice import Change, Positions, replace, splice
 from cutaway.base import hardware
+from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.base.seeds import torch_generator
+from cutaway.dictionaries import origin
 from cutaway.dictionaries.base import Dictionary
 from cutaway.nets.model import Model, ModelReference, token_ids
 from cutaway.nets.sampling import continued
@@ -45,7 +47,7 @@ def feature_effect(
 
         state + Σ (new − old)·decoder_row,   new = value | value · old | old + value
 
-    by `mode` `set`, `scale` or `add`; values are in raw units, as `encode` gives. `{i: 0.0}`
+    by `mode` `set`, `scale` or `add`; values are in the units of `encode`. `{i: 0.0}`
     ablates feature i, `{i: 5.0}` with `add` steers along its row. `positions` are the changed ones;
     `trained`: those it was trained on, all but position 0 as a rule. `site` None: where it was
     trained. Raises UserError
@@ -91,7 +93,7 @@ def changed(
 
 @torch.no_grad()
 def activations(dictionary: Dictionary, states: Tensor, features: Tensor) -> Tensor:
-    """Some features (k,) of raw states (n, d), in raw units: (n, k)."""
+    """Some features (k,) of raw states (n, d), as `encode` gives them: (n, k)."""
     codes = dictionary.encode_sparse(states)
     column = torch.full((codes.shape[1],), -1, dtype=torch.int64, device=states.device)
     column[features] = torch.arange(len(features), device=states.device)
@@ -128,7 +130,8 @@ def compare_logits(
     """The next token after `position` of a prompt, without and within `change` (any splice).
 
     `tokens` (1, T), or a text. Logits are compared less their mean over the vocabulary, which the
-    softmax does not see. Raises UserError for a position the prompt lacks.
+    softmax does not see. Raises UserError for a position the prompt lacks and for logits that are not
+    finite.
     """
     ids = _prompt(model, tokens)
     if not -ids.shape[1] <= position < ids.shape[1]:
@@ -136,6 +139,11 @@ def compare_logits(
     before = hardware.widened(model.logits(ids)[0, position])
     with change:
         after = hardware.widened(model.logits(ids)[0, position])
+    for logits, when in ((before, ""), (after, " with the change")):
+        if not bool(logits.amax().isfinite()):
+            raise UserError(
+                f"{model.reference.id}: its logits at position {position}{when} are not finite"
+            )
     p, q = before.log_softmax(-1), after.log_softmax(-1)
     moved = (after - after.mean()) - (before - before.mean())
     top = min(top, len(moved))
@@ -162,7 +170,7 @@ def firing(
 ) -> list[dict[str, Any]]:
     """Every feature that fires on a prompt (1, T), the strongest first.
 
-    Rows `feature`, `activation` (its largest, raw units), `token` and `position` (where that is),
+    States that are not finite are left out, with a notice. Rows `feature`, `activation` (its largest), `token` and `position` (where that is),
     `tokens` (on how many it fires). Position 0 is left out where it was in training. Raises
     UserError as `feature_effect` does.
     """
@@ -172,7 +180,14 @@ def firing(
     (states,) = capture(model, ids, [place]).values()
     first = int(skips_first(dictionary))
     device = dictionary.decoder_weight.device
-    values = dictionary.encode(states[0, first:].to(device, torch.float32))
+    seen = states[0, first:].to(device, torch.float32)
+    sound = seen.isfinite().all(1)
+    if broken := int((~sound).sum()):
+        of = f"{broken} of {len(seen)} states of the prompt at {place} are not finite"
+        if broken == len(seen):
+            raise UserError(f"{of}; nothing to read")
+        notice(f"{of}: left out")
+    values = dictionary.encode(seen).masked_fill(~sound[:, None], 0.0)
     if not len(values):
         return []
     largest, where = values.max(0)
@@ -256,6 +271,11 @@ def site_of(dictionary: Dictionary, site: str | int | Site | None = None) -> Sit
     """The site given, else the one the dictionary was trained on; UserError where neither is known."""
     require_of_model(dictionary)
     known = dictionary.metadata.get("site")
+    if site is None and known is None and (hook := origin.hook(dictionary)) is not None:
+        raise UserError(
+            f"site: this dictionary was trained at {hook}, which is no site we read; if it is the "
+            "same place as one, name that, as in --site residual.6"
+        )
     if site is None and known is None:
         raise UserError(
             "site: this dictionary does not say where it was trained; name its site, as in "
@@ -292,6 +312,7 @@ def require_model(dictionary: Dictionary, reference: ModelReference, width: int)
             f"dictionary: trained on {recorded.get('id')}, and {reference.id} has other weights "
             "or another tokenizer"
         )
+    origin.compare_model(dictionary, reference)
 
 
 def _prompt(model: Model, prompt: Tensor | str) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cutaway.activations.capture import capture
 from cutaway.base import files, hardware
-from cutaway.base.display import finite
+from cutaway.base.display import finite, notice
 from cutaway.base.errors import UserError
 from cutaway.base.files import as_path
 from cutaway.base.progress import progress
@@ -62,6 +62,7 @@ class Evaluation:
     `baselines`: `pca`, `random`, `random_scaled`, each with the same figures.
     `ground_truth`: of synthetic states, the dictionary against what they are made of
     (`synthetic.measures.Comparison`).
+    `non_finite` states were not finite; they are in no figure.
     `text` names what was judged on; `held_out` whether it is known to have been kept out of the
     training (true), to be of it (false), or neither (None, in the file `unknown`).
     """
@@ -91,6 +92,7 @@ class Evaluation:
     text: str | None = None
     held_out: bool | None = None
     ground_truth: dict[str, float] | None = None
+    non_finite: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; what is not finite is null."""
@@ -185,7 +187,12 @@ def evaluate(
         x = captured[counted.to(device)]
         if len(x):
             without.add(x, *own(x))
-            total += hardware.widened(x).sum(0).cpu()
+            total += hardware.widened(x[x.isfinite().all(1)]).sum(0).cpu()
+    if broken := without.non_finite:
+        of = f"{broken:,} of {broken + without.tokens:,} held-out states at {place} are not finite"
+        if not without.tokens:
+            raise UserError(f"evaluation: {of}; nothing is left to judge on")
+        notice(f"{of}: left out of every figure")
     if not without.tokens:
         raise UserError("evaluation: no held-out token (position 0 is left out)")
     figures = without.figures()
@@ -230,6 +237,7 @@ def evaluate(
         **{name: recovered["spliced"][name] for name in ("ce_recovered", "kl", "kl_recovered")},
         density_counts=counts.tolist(),
         threshold=None if history is None else threshold_movement(history),
+        non_finite=broken,
         baselines={
             name: {
                 key: value
@@ -332,6 +340,7 @@ def _firing(
     with progress("looking for dead features", None, "states") as bar:
         for batch in () if states is None else states:
             x = batch[: DEAD_TOKENS - count].to(device, torch.float32)
+            x = x[x.isfinite().all(1)]
             fired += own.dictionary.encode_sparse(x).fired().cpu()
             count += len(x)
             bar.update(count)

@@ -6,6 +6,7 @@ One pass over a text, or over a store of its hidden states; what is held does no
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -17,6 +18,7 @@ from cutaway.activations.store import ActivationStore
 from cutaway.base import hardware
 from cutaway.base.errors import UserError
 from cutaway.base.progress import progress
+from cutaway.dictionaries import origin
 from cutaway.dictionaries.base import Dictionary
 from cutaway.dictionaries.effects import require_model, site_of, skips_first
 from cutaway.dictionaries.examples import Entries, Examples, PairCounts, Piece
@@ -108,6 +110,7 @@ def read_features(
         "context": list(context),
         "minimum": minimum,
         "smoothing": PRIOR,
+        "units": origin.units(dictionary),
     }
     weight = None if model is None else model.decoder_weight
     return Report(reader, tokenizer, top_tokens, minimum, facts).features(weight)
@@ -143,7 +146,8 @@ class Reader:
         self.histogram = torch.zeros(features * self.bins, dtype=torch.int64, device=device)
 
     def edges(self) -> np.ndarray:
-        """Borders of the histogram's bins, raw units; the outer bins take what lies beyond."""
+        """Borders of the histogram's bins, in the units of `encode`; the outer bins take what lies
+        beyond."""
         return 2.0 ** np.linspace(-_OCTAVES, _OCTAVES, self.bins + 1) / self._scale
 
     @torch.no_grad()
@@ -186,9 +190,12 @@ class Reader:
             codes.shape[1],
         )
 
-    @property
+    @cached_property
     def _scale(self) -> float:
-        return float(self.dictionary.input_scale)
+        """Of a feature's value to scaled units, with the median row's length."""
+        length = self.dictionary.row_lengths()
+        median = 1.0 if length is None else float(length.median())
+        return float(self.dictionary.input_scale) * median
 
 
 # -- pieces of text ------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from cutaway.activations.store import MANIFEST, ActivationStore, read_manifest
 from cutaway.activations.stream import ActivationStream
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
+from cutaway.dictionaries import origin
 from cutaway.dictionaries.base import Dictionary
 from cutaway.dictionaries.effects import require_model, site_of, skips_first
 from cutaway.dictionaries.evaluation import Evaluation, evaluate
@@ -31,7 +32,8 @@ from cutaway.dictionaries.features import Batch
 from cutaway.nets.model import Model
 from cutaway.runs import record
 from cutaway.runs.folder import Run
-from cutaway.text.packing import PackedText
+from cutaway.text.packing import PackedText, asked_for
+from cutaway.text.sources import source as source_of_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -113,7 +115,7 @@ def judge_streamed(
     )
     with closing(open_stream()) as train, closing(open_stream(part="validation")) as rest:
         text = rest.text
-        if about.get("text_sha256", text.fingerprint) != text.fingerprint:
+        if not text.known_as(about.get("text_sha256", text.fingerprint)):
             raise UserError(f"{config['data']}: has changed since {folder} was trained on it")
         found = evaluate(
             dictionary,
@@ -147,8 +149,8 @@ def judge_text(
 
 def packed_as_trained(dictionary: Dictionary, model: Model, data: str, tokens: int) -> PackedText:
     """A source's text in contexts like those of the dictionary's training, where it says which."""
-    about = dictionary.metadata
-    return pack(model, data, tokens, about.get("context_length"), bos=bool(about.get("bos", False)))
+    length = origin.context_length(dictionary, model)
+    return pack(model, data, tokens, length, bos=origin.begins_with_bos(dictionary, model))
 
 
 def held_out(store: ActivationStore, model: Model, share: float = 0.1) -> Iterator[Batch]:
@@ -162,7 +164,7 @@ def held_out(store: ActivationStore, model: Model, share: float = 0.1) -> Iterat
     text = pack(
         model, about["source"], length, about["context_length"], bos=about["bos"] is not None
     )
-    if text.fingerprint != about["fingerprint"]:
+    if not text.known_as(about["fingerprint"]) and not _asked_for_then(store, model, text):
         raise UserError(f"{about['source']}: has changed since {store.path} was extracted from it")
     begin = _context_from(store, store.split(share)[1].start)
     if begin >= text.n_contexts:
@@ -230,6 +232,22 @@ def _contexts(text: PackedText, begin: int) -> Iterator[Batch]:
     for start in range(begin, text.n_contexts, step):
         found = text.contexts(start, min(start + step, text.n_contexts))
         yield torch.from_numpy(found.tokens), None, torch.from_numpy(found.documents)
+
+
+def _asked_for_then(store: ActivationStore, model: Model, text: PackedText) -> bool:
+    """Whether a store's fingerprint is of the tokens its extraction asked for, more than there were.
+
+    So it was recorded before fingerprints were of the tokens that are kept.
+    """
+    if not (store.path / record.FILE).is_file():
+        return False
+    tokens = Run.open(store.path).record.config.get("tokens")
+    about = store.manifest["data"]
+    if not isinstance(tokens, int) or tokens < text.n_tokens:
+        return False
+    return about["fingerprint"] == asked_for(
+        source_of_text(about["source"]), model.reads, tokens, text.payload
+    )
 
 
 def _sound(states: Tensor, store: ActivationStore) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cutaway.activations.splice import splice
 from cutaway.base import hardware
+from cutaway.base.display import notice
 from cutaway.base.progress import progress
 from cutaway.dictionaries.features import Batch
 from cutaway.nets.model import Model
@@ -35,34 +36,47 @@ def losses_of(
     device: torch.device,
     skip: bool,
 ) -> dict[str, tuple[float, float]]:
-    """Of `clean` and each condition: mean cross-entropy and KL(clean ‖ condition), nats."""
+    """Of `clean` and each condition: mean cross-entropy and KL(clean ‖ condition), nats.
+
+    Tokens at which the model's own logits are not finite count in neither, and a notice says how
+    many they are; NaN where no token is left.
+    """
     sums = {name: torch.zeros(2, dtype=torch.float64) for name in ("clean", *conditions)}
-    predicted = compared = 0
+    predicted = compared = broken = 0
     work = sum(ids.numel() for ids, _, _ in held)
     with progress("splicing", work, "tokens") as bar:
         for ids, mask, _ in held:
             counted, real = counted_tokens(ids, mask, skip)
-            # predictions from counted positions of the token after them, where there is one
-            follows = counted[:, :-1] & real[:, 1:]
-            targets = ids[:, 1:][follows]
             clean = model.logits(ids, mask)
+            sound = clean.amax(-1).isfinite().to(counted.device)  # NaN is the largest of its row
+            broken += int((counted & ~sound).sum())
+            judged = counted & sound
+            # predictions from counted positions of the token after them, where there is one
+            follows = judged[:, :-1] & real[:, 1:]
+            targets = ids[:, 1:][follows]
             for name, condition in {"clean": None, **conditions}.items():
                 changes = {} if condition is None else {site: _change(condition, counted, device)}
                 with splice(model, changes) if changes else nullcontext():
                     logits = clean if condition is None else model.logits(ids, mask)
-                places = counted.to(logits.device)
+                places = judged.to(logits.device)
                 loss = _cross_entropy(logits[:, :-1][follows.to(logits.device)], targets)
                 divergence = (
                     0.0 if condition is None else _divergence(clean[places], logits[places])
                 )
                 sums[name] += torch.tensor([loss, divergence], dtype=torch.float64)
             predicted += len(targets)
-            compared += int(counted.sum())
+            compared += int(judged.sum())
             bar.advance(ids.numel())
+    if broken:
+        notice(
+            f"{broken:,} of {broken + compared:,} tokens have logits that are not finite: left out of "
+            "cross-entropy and KL"
+        )
     found = {}
     for name, (loss, divergence) in sums.items():
         known = model.causal and predicted
-        found[name] = (float(loss) / predicted if known else _NAN, float(divergence) / compared)
+        kl = float(divergence) / compared if compared else _NAN
+        found[name] = (float(loss) / predicted if known else _NAN, kl)
     return found
 
 

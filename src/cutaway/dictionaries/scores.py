@@ -15,11 +15,11 @@ class Reconstruction:
     explained variance = 1 − Σ‖x − x̂‖² / Σ‖x − x̄‖², x̄ the mean over the same tokens: predicting
     the mean scores 0. normalised MSE = mean over tokens of ‖x − x̂‖² / ‖x‖². cosine = mean of
     that between x and x̂. l0 = features that are not zero per token; dead_share = features silent
-    on every token.
+    on every token. States that are not finite are left out of all of them; `non_finite` counts them.
     """
 
     def __init__(self, width: int, features: int):
-        self.tokens = 0
+        self._counts = torch.zeros(2, dtype=torch.int64)  # finite states, and others
         self._sums = torch.zeros(
             5, dtype=torch.float64
         )  # error, ‖x − shift‖², nmse, cosine, active
@@ -32,15 +32,19 @@ class Reconstruction:
         """(B, d) twice, and the features of the same tokens."""
         if not len(x):
             return
-        x, reconstruction = x.float(), reconstruction.float()
+        sound = x.isfinite().all(1, keepdim=True)
+        count, broken = sound.sum(), sound.logical_not()
+        x = x.float().masked_fill(broken, 0.0)
+        reconstruction = reconstruction.float().masked_fill(broken, 0.0)
         if self._shift is None:
-            self._shift = widened(x).mean(0).float().to(x.device)
-        moved = x - self._shift
+            mean = widened(x).sum(0) / widened(count).clamp(min=1)
+            self._shift = mean.float().to(x.device)
+        moved = (x - self._shift).masked_fill(broken, 0.0)
         error = (x - reconstruction).square().sum(1)
         square = x.square().sum(1)
         product = torch.linalg.vecdot(x, reconstruction)
         length = (square * reconstruction.square().sum(1)).sqrt().clamp_(min=1e-30)
-        fired = codes.fired()
+        fired = codes.fired(sound)
         sums = torch.stack(
             [
                 widened(error).sum(),
@@ -50,10 +54,20 @@ class Reconstruction:
                 widened(fired).sum(),
             ]
         )
-        self.tokens += len(x)
+        self._counts += torch.stack([count, broken.sum()]).cpu()
         self._sums += sums.cpu()
         self._total += widened(moved).sum(0).cpu()
         self.fired += fired.cpu()
+
+    @property
+    def tokens(self) -> int:
+        """How many states the figures are of."""
+        return int(self._counts[0])
+
+    @property
+    def non_finite(self) -> int:
+        """How many were left out."""
+        return int(self._counts[1])
 
     def figures(self) -> dict[str, float]:
         """The figures by name."""

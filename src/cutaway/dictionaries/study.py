@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -114,7 +113,7 @@ def _prepared(
     resolved: dict[str, Any] = {
         "settings": config.model_dump(mode="json"),
         "dictionary": {
-            "shape": asdict(shape),
+            "shape": shape.to_json(),
             "site": None if site is None else str(site),
             "dtype": "float32",
             **source.about,

@@ -9,7 +9,7 @@ from typing import Any
 from cutaway.activations.store import ActivationStore
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
-from cutaway.dictionaries import judging, pipeline
+from cutaway.dictionaries import judging, origin, pipeline
 from cutaway.dictionaries.base import Dictionary
 from cutaway.dictionaries.effects import require_model, require_of_model, site_of
 from cutaway.dictionaries.evaluation import Evaluation
@@ -56,13 +56,16 @@ def opened(
         store = ActivationStore(activations)
         require_model(dictionary, store.reference, store.width)
         store.site(site_of(dictionary))
+        origin.compare_store(dictionary, store)
         dtype = store.manifest.get("model_dtype")
     elif dtype is None and (store := store_of(path, None)) is not None:
         dtype = store.manifest.get("model_dtype")
     dtype = dtype or "auto"
     recorded = dictionary.metadata.get("reference")
     if model is None and recorded is None:
-        raise UserError(f"{path}: names no model; say which, with --model")
+        named = origin.model_name(dictionary)
+        known = "names no model" if named is None else f"says its model is {named!r}, and not where"
+        raise UserError(f"{path}: {known}; say which, with --model")
     if model is not None:
         network = open_model(model, dtype=dtype)
     else:
@@ -71,6 +74,8 @@ def opened(
         network = open_model(pipeline.name_of(reference), step=step, dtype=dtype)
     require_model(dictionary, network.reference, network.width)
     network.site(site_of(dictionary))
+    if (said := origin.units(dictionary)) is not None:
+        notice(said)
     return dictionary, network
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from cutaway.base.errors import UserError
 from cutaway.grokking.config import GrokkingConfig
 from cutaway.grokking.histories import config_of, has_failed, history_if_any
-from cutaway.grokking.phases import has_accuracies, phases
+from cutaway.grokking.phases import FALL, Phases, has_accuracies, phases, window
 from cutaway.studies.presets import presets
 
 if TYPE_CHECKING:
@@ -28,6 +28,12 @@ _BEARING = (
 )
 _RISE = 0.02  # rise of the test accuracy over the last evaluations that calls for more epochs
 _OFTEN = 10  # grokking often takes as many times the steps that memorising took (docs: Measured)
+_GUESSING = 0.95  # of ln p: a training loss above it is that of guessing
+_SHRUNK = 1.0  # lr·weight_decay·epochs from which decay alone shrinks weights by e and more
+_MOVED = 0.1  # lr·epochs, what Adam moves a weight by at most, below which nothing can be learnt
+_SHORT = 500  # epochs below which nothing is said of a rate before training on
+_STRONG = 2.0  # weight decay above what grokking is usually trained with
+_FEW = 5  # evaluations below which no trend is read off
 _SMALL_P = 50  # below it half of the pairs are too few to grok from (docs: Measured, p = 17)
 # Settings of a preset that say how long it trains or what is written down, not what is trained.
 _LENGTHS = {"name", "epochs", "p", "log_every", "checkpoint_every", "weight_curvature_interval"}
@@ -57,22 +63,21 @@ def advice(history: pa.Table, config: GrokkingConfig) -> list[str]:
     if found.grokked is None and found.unconfirmed is not None:
         notes.append(
             f"the test accuracy was above {found.test_threshold:.0%} from step {found.unconfirmed:,} "
-            f"until the run ended, for less than {found.sustain} steps, so it does not count as "
+            f"until the run ended, for less than {window(found)}, so it does not count as "
             "grokked yet: train on with --extra-epochs"
         )
     elif found.memorised is None:
+        loss = _values(history, "train_loss") if "train_loss" in history.column_names else train[:0]
+        notes.append(_not_memorised(steps, train, loss, config))
+    elif found.grokked is None and train[-1] < found.train_threshold - FALL:
         notes.append(
-            f"the training pairs were not memorised (train accuracy {train[-1]:.1%} after "
-            f"{steps:,} epochs): train on with --extra-epochs, or raise hidden_dim "
-            f"(it is {config.hidden_dim})"
-            + (
-                f", or lower weight_decay (it is {config.weight_decay:g})"
-                if config.weight_decay
-                else ""
-            )
+            f"the training pairs were memorised at step {found.memorised:,} and lost again (train "
+            f"accuracy {train[-1]:.1%} after {steps:,} epochs): " + ", or ".join(_gentler(config))
         )
     elif found.grokked is None:
         notes += _not_grokked(steps, found.memorised, test, config)
+    elif found.lost is not None:
+        notes.append(_lost(found, train[-1], test[-1], config))
     reached = ((train, found.train_threshold), (test, found.test_threshold))
     notes += _blips(max(_falls(*one) for one in reached), steps, config)
     return notes
@@ -83,7 +88,7 @@ def sweep_advice(logs: Sequence[Log], groups: Sequence[str]) -> list[str]:
     none did, what they had in common.
 
     A setting is a group; its step of grokking is the median over its runs, not reached being later
-    than any. Runs that failed are counted apart.
+    than any, and lost again as good as not reached. Runs that failed or lost it are counted apart.
     """
     came_through = [not has_failed(log) for log in logs]
     tables = [
@@ -96,11 +101,12 @@ def sweep_advice(logs: Sequence[Log], groups: Sequence[str]) -> list[str]:
     failed = came_through.count(False)
     more = f" ({failed} more failed)" if failed else ""
     steps: dict[str, list[float]] = {}
-    unconfirmed = 0
+    unconfirmed = lost = 0
     for index in known:
         found = phases(tables[index])
         unconfirmed += found.grokked is None and found.unconfirmed is not None
-        reached = math.inf if found.grokked is None else float(found.grokked)
+        lost += found.lost is not None
+        reached = float(found.grokked) if found.stayed else math.inf
         steps.setdefault(groups[index], []).append(reached)
     count = sum(math.isfinite(step) for members in steps.values() for step in members)
     notes = []
@@ -115,7 +121,13 @@ def sweep_advice(logs: Sequence[Log], groups: Sequence[str]) -> list[str]:
         notes.append(line)
     else:
         shared = _shared([config_of(logs[index]) for index in known])
-        notes.append(f"none of {len(known)} runs grokked{more}; all had {shared}")
+        kept = "grokked and kept it" if lost else "grokked"
+        notes.append(f"none of {len(known)} runs {kept}{more}; all had {shared}")
+    if lost:
+        notes.append(
+            f"{lost} of {len(known)} runs grokked and lost it again, and {_counts(lost)} not among "
+            "those that grokked: `cutaway runs phases` says which, and from which step on"
+        )
     if unconfirmed:
         were = "run was" if unconfirmed == 1 else "runs were"
         notes.append(
@@ -123,6 +135,67 @@ def sweep_advice(logs: Sequence[Log], groups: Sequence[str]) -> list[str]:
             "to count as grokked: train on with --extra-epochs"
         )
     return notes
+
+
+def _counts(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def _not_memorised(steps: int, train: np.ndarray, loss: np.ndarray, config: GrokkingConfig) -> str:
+    """What usually brings memorising, by what was seen: the likeliest remedy first.
+
+    A training loss at ln p is that of guessing. Where weight decay had the time to shrink the
+    weights it is what keeps it there; where the learning rate had not the time to move them, that.
+    """
+    seen = f"the training pairs were not memorised (train accuracy {train[-1]:.1%} after {steps:,} epochs)"
+    why = ""
+    longer, wider = "train on with --extra-epochs", f"raise hidden_dim (it is {config.hidden_dim})"
+    decay = [f"lower weight_decay (it is {config.weight_decay:g})"] if config.weight_decay else []
+    faster, slower = (f"{word} lr (it is {config.lr:g})" for word in ("raise", "lower"))
+    guess = math.log(config.p)
+    if len(loss) and loss[-1] > _GUESSING * guess:
+        why = f"; the training loss, {loss[-1]:.2f}, is that of guessing (ln(p) = {guess:.2f})"
+        if config.lr * config.weight_decay * steps >= _SHRUNK:
+            ways = [*decay, slower, longer]
+        elif config.lr * steps < _MOVED:
+            ways = [longer, faster, *decay] if steps < _SHORT else [faster, longer, *decay]
+        else:
+            ways = [slower, longer, *decay]
+    elif _rising(train) or len(train) < _FEW or not decay:
+        ways = [longer, wider, *decay]
+    elif config.weight_decay >= _STRONG:
+        ways = [*decay, longer, wider]
+    else:
+        ways = [longer, wider, *decay]
+    return f"{seen}: " + ", or ".join(ways) + why
+
+
+def _gentler(config: GrokkingConfig) -> list[str]:
+    """What keeps a network where it was: smaller steps, and less decay where there is any."""
+    ways = [f"lower lr (it is {config.lr:g})"]
+    if config.weight_decay >= _STRONG:
+        ways.insert(0, f"lower weight_decay (it is {config.weight_decay:g})")
+    elif config.weight_decay:
+        ways.append(f"lower weight_decay (it is {config.weight_decay:g})")
+    if config.beta2 > 0.98:
+        ways.append(f"set beta2: 0.98 (it is {config.beta2:g})")
+    return ways
+
+
+def _lost(found: Phases, train: float, test: float, config: GrokkingConfig) -> str:
+    """A run that grokked and lost it: with the training pairs, or these alone being kept."""
+    seen = (
+        f"it grokked at step {found.grokked:,} and lost it: the test accuracy is below "
+        f"{found.test_threshold:.0%} from step {found.lost:,} on, and {test:.1%} at the end"
+    )
+    if train < found.train_threshold - FALL:
+        return f"{seen} (train accuracy {train:.1%}): " + ", or ".join(_gentler(config))
+    ways = [f"lower lr (it is {config.lr:g})"]
+    if config.weight_decay < 1 and config.optimizer == "adamw":
+        ways.append(f"raise weight_decay to 1.0-2.0 (it is {config.weight_decay:g})")
+    if config.optimizer == "adamw":
+        ways.append("try optimizer: orthograd_adamw")
+    return f"{seen}, with the training pairs still known: " + ", or ".join(ways)
 
 
 def _shared(configs: Sequence[Mapping[str, Any]]) -> str:

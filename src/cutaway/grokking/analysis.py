@@ -28,7 +28,8 @@ from cutaway.grokking.histories import (
 from cutaway.grokking.phases import Phases, has_accuracies, phases
 
 How = Literal["final", "min", "max", "mean"]
-_PHASES = ("memorised", "grokked", "plateau", "delay", "share_kept", "variance_after")
+_PHASES = ("memorised", "grokked", "plateau", "delay", "share_kept", "variance_after", "lost")
+_OF_KEPT = ("grokked", "plateau", "delay")  # no result of a run that lost it again
 _MEMBER = re.compile(r"(?<=.)[_\-./](?:s|seed|m|member)[_\-=.]?\d+$", re.IGNORECASE)
 
 
@@ -61,8 +62,9 @@ def group_by(
 
     A run's figure is the last recorded value of the column `metric` (or `min`, `max`, `mean` of its
     finite ones, by `how`), or of the phases memorised, grokked, plateau, delay, share_kept,
-    variance_after (with the `thresholds` of `phases`). `count` runs have a finite one; `missing`
-    are those that do not (not reached, diverged, not recorded, or the run failed). std is that
+    variance_after, lost (with the `thresholds` of `phases`). `count` runs have a finite one;
+    `missing` are those that do not (not reached, diverged, not recorded, or the run failed; of
+    grokked, plateau and delay also those that grokked and lost it). std is that
     between runs (n − 1), null for one run. `a.b` names a nested setting, which may also go by the
     name others give it (`d_model` for `hidden_dim`).
     """
@@ -93,10 +95,11 @@ def sweep_summary(
     `runs` counts them all, `failed` those that failed: what they had recorded until then is no
     result, and they are missing from every figure. Each metric (see `group_by`) has
     `<metric>_mean`, `_std`, `_min`, `_max` over the runs with a finite one, and `<metric>_missing`
-    counts the others. Of grokked steps: `grokked` and `not_reached` count runs, `grokked_unknown`
-    those without accuracies; `grokked_step_mean`, `_std`, `_min`, `_max` are over those that did;
-    `grokked_step_median` is over these and those that did not reach it, which count as later than
-    any, so null unless more than half grokked.
+    counts the others. Of grokked steps: `grokked` counts the runs that grokked and kept it,
+    `grokked_lost` those that lost it again (`Phases.lost`), `not_reached` those that never did,
+    `grokked_unknown` those without accuracies; `grokked_step_mean`, `_std`, `_min`, `_max` are over
+    the first; `grokked_step_median` is over these and those that lost or did not reach it, which
+    count as later than any, so null unless more than half grokked and kept it.
     """
     hyperparameters, metrics = _names(hyperparameters), _names(metrics)
     groups = _grouped(runs, hyperparameters)
@@ -116,8 +119,11 @@ def sweep_summary(
 
 
 def has_grokked(run: History, **thresholds: Any) -> bool:
-    """Whether a run's held-out accuracy crossed its threshold and stayed (see `phases`)."""
-    return phases(run, **thresholds).grokked is not None
+    """Whether a run's held-out accuracy crossed its threshold and stayed to the end (see `phases`).
+
+    A run that grokked and lost it again did not.
+    """
+    return phases(run, **thresholds).stayed
 
 
 def max_epoch(run: History) -> int:
@@ -203,7 +209,9 @@ def _figure(
     if how not in ("final", "min", "max", "mean"):
         raise UserError(f"how = {how!r}: expected final, min, max or mean")
     if metric in _PHASES:
-        value = getattr(_phases(table, thresholds), metric, None)
+        found = _phases(table, thresholds)
+        gone = found is not None and found.lost is not None and metric in _OF_KEPT
+        value = None if gone else getattr(found, metric, None)
         return None if value is None else float(value)
     if table is None or metric not in table.column_names:
         return None
@@ -235,15 +243,18 @@ def _spread(figures: Sequence[float | None]) -> dict[str, Any]:
 
 
 def _grokked(found: Sequence[Phases | None]) -> dict[str, Any]:
-    known = [one.grokked for one in found if one is not None]
+    there = [one for one in found if one is not None]
+    known = [one.grokked if one.stayed else None for one in there]
     reached = [step for step in known if step is not None]
+    lost = sum(one.lost is not None for one in there)
     spread = _spread(reached)
     median = None
     if len(reached) > len(known) / 2:
         median = float(np.median([np.inf if step is None else step for step in known]))
     return {
         "grokked": len(reached),
-        "not_reached": len(known) - len(reached),
+        "grokked_lost": lost,
+        "not_reached": len(known) - len(reached) - lost,
         "grokked_unknown": len(found) - len(known),
         "grokked_step_mean": spread["mean"],
         "grokked_step_std": spread["std"],

@@ -28,7 +28,7 @@ class Quality:
 
     `sharpness` is how many steps the held-out accuracy took from its last evaluation at or below
     10 % to its first at or above 90 %: small is sudden, and nothing below the distance of two
-    evaluations can be told.
+    evaluations can be told. `lost` is where it lost it again (`Phases.lost`).
     """
 
     delay: int | None
@@ -38,6 +38,7 @@ class Quality:
     best_test_acc: float | None
     best_step: int | None
     sharpness: int | None
+    lost: int | None = None
 
 
 def derived(history: History) -> pa.Table:
@@ -119,6 +120,7 @@ def grokking_quality(history: History, **thresholds: Any) -> Quality:
         best_test_acc=None if best is None else float(test[best]),
         best_step=None if best is None else int(steps[best]),
         sharpness=_sharpness(steps, test),
+        lost=found.lost,
     )
 
 

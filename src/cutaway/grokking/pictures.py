@@ -130,7 +130,8 @@ def phase_spans(history: pa.Table) -> list[Span]:
     if memorised is None and grokked is None:
         return [Span("not memorised", color=0)]
     last = f"grokked from {grokked:,}" if grokked is not None else ""
-    turn = grokked
+    turn, end = grokked, found.lost
+    after = [] if end is None else [Span(f"lost from {end:,}", end, None, 3)]
     if turn is None and found.unconfirmed is not None:
         turn, last = found.unconfirmed, f"high from {found.unconfirmed:,}, unconfirmed"
     if turn is None:
@@ -139,11 +140,12 @@ def phase_spans(history: pa.Table) -> list[Span]:
             Span("memorised, not grokked", memorised, None, 1),
         ]
     if memorised is None or memorised >= turn:
-        return [Span(f"learning to {turn:,}", None, turn, 0), Span(last, turn, None, 2)]
+        return [Span(f"learning to {turn:,}", None, turn, 0), Span(last, turn, end, 2), *after]
     return [
         Span(f"memorising to {memorised:,}", None, memorised, 0),
         Span(f"circuit formation to {turn:,}", memorised, turn, 1),
-        Span(last, turn, None, 2),
+        Span(last, turn, end, 2),
+        *after,
     ]
 
 

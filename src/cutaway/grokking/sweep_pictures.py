@@ -31,7 +31,9 @@ _WORDS = NAMES | {
     "grokked_step": "step of grokking",
 }
 # Not what a sweep asks about: figures, seeds, and what does not touch the weights.
-_NO_AXIS = GrokkingConfig.free | {"grokked", "test_acc", "failed", "seed", "data_seed"}
+_NO_AXIS = GrokkingConfig.free | {
+    *("grokked", "grokked_lost", "test_acc", "failed", "seed", "data_seed")
+}
 
 
 def sweep_pictures(logs: Sequence[Log], groups: Sequence[str]) -> dict[str, Figure]:
@@ -155,13 +157,14 @@ def sweep_grid(
 @dataclass
 class _Cell:
     """Figures of one pair of settings; infinite where not reached. `runs` and `reached` are of what
-    the figures are of (runs, or rows of a summary), `members` and `failed` of runs."""
+    the figures are of (runs, or rows of a summary), `members`, `failed` and `lost` of runs."""
 
     figures: list[float] = field(default_factory=list)
     runs: int = 0
     reached: int = 0
     members: int = 0
     failed: int = 0
+    lost: int = 0
 
     def add(self, row: Mapping[str, Any], value: str) -> None:
         failed = int(row.get("failed") or 0)
@@ -170,6 +173,7 @@ class _Cell:
         self.members += came_through
         if failed and not came_through:
             return
+        self.lost += int(row.get("grokked_lost") or 0) if "grokked" in value else 0
         figure = row[value]
         reached = figure is not None and bool(np.isfinite(figure))
         self.figures.append(float(figure) if reached else np.inf)
@@ -186,6 +190,8 @@ class _Cell:
         found = [_figure(self.median)] if np.isfinite(self.median) else []
         if counted and self.runs > 1:
             found.append(f"{self.reached} of {self.runs}")
+        if self.lost:
+            found.append("lost" if self.members == 1 else f"{self.lost} lost")
         if self.failed:
             found.append("failed" if not self.members else f"{self.failed} failed")
         return found
@@ -196,7 +202,8 @@ def _missing(cells: Collection[_Cell], places: int) -> str:
     kinds = []
     if any(cell.figures and not np.isfinite(cell.median) for cell in cells):
         several = any(cell.runs > 1 for cell in cells)
-        kinds.append("not reached by most runs" if several else "not reached")
+        lost = " or lost" if any(cell.lost for cell in cells) else ""
+        kinds.append(f"not reached{lost} by most runs" if several else f"not reached{lost}")
     if any(not cell.figures for cell in cells):
         kinds.append("failed")
     if len(cells) < places:
@@ -228,8 +235,8 @@ def _has_line(log: Log, metric: str) -> bool:
 
 
 def _entry(log: Log) -> dict[str, Any] | None:
-    """A run's settings, the step where it grokked and its last test accuracy; neither where it
-    failed. None for a run without accuracies that did not fail."""
+    """A run's settings, the step where it grokked (and kept it) and its last test accuracy; neither
+    where it failed. None for a run without accuracies that did not fail."""
     from cutaway.grokking.derived import final_accuracy
     from cutaway.grokking.histories import config_of, has_failed, history_if_any
     from cutaway.grokking.phases import has_accuracies, phases
@@ -239,7 +246,12 @@ def _entry(log: Log) -> dict[str, Any] | None:
     history = history_if_any(log.history)
     if history is None or not has_accuracies(history):
         return None
-    found = {"grokked": phases(history).grokked, "test_acc": final_accuracy(history)}
+    seen = phases(history)
+    found = {
+        "grokked": seen.grokked if seen.stayed else None,
+        "test_acc": final_accuracy(history),
+        "grokked_lost": seen.lost is not None,
+    }
     return {**config_of(log), **found, "failed": False}
 
 

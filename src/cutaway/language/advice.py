@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from cutaway.language.config import LanguageConfig
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 _FLAT = 0.01  # a fall of the validation loss below this share of its start is no learning
 _COARSE = 5  # evaluations below which a curve is a guess
 _OVERFIT = 0.02  # rise above the best validation loss, as a share of it
+_HEAVY = 1.0  # weight decay that keeps a transformer's weights from growing
+_FAST = 0.01  # learning rate from which AdamW breaks a transformer rather than trains it
 _ALIKE = 0.02  # spread of activations below which a ranking means nothing
 
 
@@ -30,11 +33,11 @@ def _about_the_curve(history: pa.Table, config: LanguageConfig) -> list[str]:
     if "val_loss" not in history.column_names:
         return []
     pairs = zip(history["step"].to_pylist(), history["val_loss"].to_pylist(), strict=True)
-    evaluations = [(step, loss) for step, loss in pairs if loss is not None]
+    evaluations = [(step, loss) for step, loss in pairs if loss is not None and math.isfinite(loss)]
     if not evaluations:
         return []
     notes = []
-    steps = evaluations[-1][0]
+    steps = history["step"].to_pylist()[-1]
     losses = [loss for _, loss in evaluations]
     if len(evaluations) < _COARSE:
         notes.append(
@@ -49,8 +52,8 @@ def _about_the_curve(history: pa.Table, config: LanguageConfig) -> list[str]:
         return notes
     if len(losses) > 1 and losses[0] - min(losses) < _FLAT * losses[0]:
         notes.append(
-            f"the validation loss is flat ({losses[0]:.3f} to {losses[-1]:.3f}): raise "
-            f"learning_rate (it is {config.learning_rate:g}) or max_iters (it is {config.max_iters})"
+            f"the validation loss is flat ({losses[0]:.3f} to {losses[-1]:.3f}): "
+            + _out_of_flat(steps, config)
         )
     best = min(losses)
     if losses[-1] > best * (1 + _OVERFIT):
@@ -65,6 +68,24 @@ def _about_the_curve(history: pa.Table, config: LanguageConfig) -> list[str]:
             f"{losses[-1]:.3f}): train on with --extra-steps, or raise max_iters"
         )
     return notes
+
+
+def _out_of_flat(steps: int, config: LanguageConfig) -> str:
+    """What moves a loss that does not fall, the likeliest first by the settings that hold it."""
+    if config.warmup_iters >= steps:
+        return (
+            f"the warm-up never ended; lower warmup_iters (it is {config.warmup_iters}) or raise "
+            f"max_iters (it is {config.max_iters})"
+        )
+    ways = []
+    if config.weight_decay >= _HEAVY:
+        ways.append(f"lower weight_decay (it is {config.weight_decay:g})")
+    if config.learning_rate >= _FAST:
+        ways.append(f"lower learning_rate (it is {config.learning_rate:g})")
+    else:
+        ways.append(f"raise learning_rate (it is {config.learning_rate:g})")
+        ways.append(f"raise max_iters (it is {config.max_iters})")
+    return " or ".join(ways)
 
 
 def _about_words(words: pa.Table | None, config: LanguageConfig) -> list[str]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from cutaway.base.errors import UserError
 from cutaway.base.seeds import torch_generator
 from cutaway.probes.controls import mass_mean
+from cutaway.probes.probe import sound
 from cutaway.stats.logistic import fit_logistic
 from cutaway.stats.softmax import fit_softmax
 from cutaway.stats.ties import decided, least
@@ -48,7 +49,7 @@ class LayerFits:
     def even(self, x: Tensor) -> Tensor:
         """log p of each class as if all were equally frequent: x (n, d) → (P, n, C)."""
         z = normalised(x, self.mean, self.scale) @ self.weight.mT + self.bias[:, None]
-        return evened(z, self.trained_prior)
+        return evened(z.where(sound(x), torch.nan), self.trained_prior)
 
 
 def normalisation(x: Tensor) -> tuple[Tensor, Tensor]:

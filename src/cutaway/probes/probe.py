@@ -138,7 +138,8 @@ class Probe:
     def logits(self, hidden: Tensor) -> Tensor:
         """z of the formula above, (..., classes): (0, z) where there are two.
 
-        States may be an array or a table of numbers too. UserError for states of another width.
+        States may be an array or a table of numbers too. NaN, all of them, for a state that is not
+        finite. UserError for states of another width.
         """
         hidden = tensor(hidden, "hidden")
         if hidden.shape[-1] != self.width:
@@ -150,7 +151,8 @@ class Probe:
         if self.hidden_weight is not None:
             x = torch.nn.functional.gelu(x @ self.hidden_weight.T + self.hidden_bias)
         z = x @ self.weight.T + self.bias
-        return torch.cat([torch.zeros_like(z), z], -1) if z.shape[-1] == 1 else z
+        z = torch.cat([torch.zeros_like(z), z], -1) if z.shape[-1] == 1 else z
+        return z.where(sound(hidden), torch.nan)
 
     def even(self, hidden: Tensor) -> Tensor:
         """log p of each class if all were equally frequent, (..., classes): what the balanced
@@ -212,6 +214,11 @@ class Probe:
             return cls(about, **tensors)
         except (OSError, ValueError, TypeError, SafetensorError) as error:
             raise UserError(f"{folder}: damaged probe: {error}") from None
+
+
+def sound(states: Tensor) -> Tensor:
+    """Which states (..., d) are finite: (..., 1)."""
+    return states.isfinite().all(-1, keepdim=True)
 
 
 def _near(folder: Path) -> str:

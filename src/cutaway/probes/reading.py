@@ -19,7 +19,7 @@ from cutaway.activations.capture import capture
 from cutaway.base.errors import UserError
 from cutaway.nets.model import Model, ModelReference
 from cutaway.nets.reference import open_model
-from cutaway.probes.probe import FILE, Probe, ProbeAbout
+from cutaway.probes.probe import FILE, Probe, ProbeAbout, sound
 from cutaway.probes.states import TOKENS
 from cutaway.text.packing import PackedText
 from cutaway.text.tokenizers import Tokenizer
@@ -349,12 +349,14 @@ def _folded(probe: Probe) -> Callable[[Tensor], Tensor]:
 
 
 def _linear(weight: Tensor, bias: Tensor, state: Tensor) -> Tensor:
-    return _probabilities(linear(state.to(weight.dtype), weight, bias))
+    return _probabilities(linear(state.to(weight.dtype), weight, bias), state)
 
 
 def _mlp(inner: Tensor, moved: Tensor, weight: Tensor, bias: Tensor, state: Tensor) -> Tensor:
-    return _probabilities(linear(gelu(linear(state.to(inner.dtype), inner, moved)), weight, bias))
+    z = linear(gelu(linear(state.to(inner.dtype), inner, moved)), weight, bias)
+    return _probabilities(z, state)
 
 
-def _probabilities(logits: Tensor) -> Tensor:
+def _probabilities(logits: Tensor, state: Tensor) -> Tensor:
+    logits = logits.where(sound(state), torch.nan)
     return logits[..., 0].sigmoid() if logits.shape[-1] == 1 else logits.softmax(-1)

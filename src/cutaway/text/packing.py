@@ -60,9 +60,17 @@ class PackedText:
     context_length: int
     bos: int | None
     fingerprint: str
-    """Of the tokens: source, tokenizer and how many were asked for."""
+    """Of the tokens: source, tokenizer and how many stand in full contexts. Asking for more than a
+    source has gives the same one."""
+    asked: str
+    """The same with how many were asked for: what `fingerprint` was before it was of what is kept.
+    Records of then, of a source that ended too soon, hold it."""
     exhausted: bool
     """Whether the source ended before the tokens that were asked for."""
+
+    def known_as(self, recorded: str | None) -> bool:
+        """Whether a recorded fingerprint is of these tokens, by this rule or by that of before."""
+        return recorded in (self.fingerprint, self.asked)
 
     @property
     def payload(self) -> int:
@@ -149,13 +157,8 @@ def packed(
     if payload < 1 or context_length < 2:
         raise UserError(f"context_length = {context_length}: expected 2 or more")
     wanted = -(-tokens // payload) * payload
-    settings = {
-        "format": FORMAT,
-        "content": source.fingerprint(),
-        "tokenizer": tokenizer.sha256(),
-        "tokens": wanted,
-    }
-    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    content = source.fingerprint()
+    key = _key(content, tokenizer, wanted)
     folder = cache_folder(cache) / "packed" / key[:32]
     ids, starts = _opened(folder, key) or _made(folder, key, source, tokenizer, wanted)
     if len(ids) < payload:
@@ -163,14 +166,30 @@ def packed(
             f"{source.name}: {len(ids):,} tokens, fewer than one context of {payload:,}; "
             "give more text or a smaller context_length"
         )
+    kept = key if len(ids) == wanted else _key(content, tokenizer, len(ids) // payload * payload)
     text = PackedText(
-        source.name, ids, starts, context_length, bos, key, exhausted=len(ids) < wanted
+        *(source.name, ids, starts, context_length, bos, kept, key), exhausted=len(ids) < wanted
     )
     if text.exhausted:
         notice(
             f"{source.name}: {text.n_tokens:,} tokens in full contexts, {tokens:,} were asked for"
         )
     return text
+
+
+def asked_for(source: Source, tokenizer: Tokenizer, tokens: int, payload: int) -> str:
+    """`PackedText.asked` of a request for `tokens` in contexts of `payload`, without encoding any."""
+    return _key(source.fingerprint(), tokenizer, -(-tokens // payload) * payload)
+
+
+def _key(content: str, tokenizer: Tokenizer, tokens: int) -> str:
+    settings = {
+        "format": FORMAT,
+        "content": content,
+        "tokenizer": tokenizer.sha256(),
+        "tokens": tokens,
+    }
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def _opened(folder: Path, key: str) -> tuple[np.ndarray, np.ndarray] | None:

@@ -73,8 +73,7 @@ if sys.argv[2] == "saelens":
         source = folder.name.removesuffix("-checkpoint")
         sae = SAE.load_from_disk(place / "theirs" / source)
         features = sae.encode(x)
-        length = 1.0 if source == "topk" else sae.W_dec.norm(dim=1)
-        note("theirs/" + folder.name, features * length, sae.decode(features))
+        note("theirs/" + folder.name, features, sae.decode(features))
 
 if sys.argv[2] == "sparsify":
     from sparsify import SparseCoder, SparseCoderConfig
@@ -113,14 +112,9 @@ if sys.argv[2] == "dictionary_learning":
         torch.save(sae.state_dict(), folder / "ae.pt")
         trainer = {"dict_class": name, "k": 5, "submodule_name": None, "lm_name": "none"}
         (folder / "config.json").write_text(json.dumps({"trainer": trainer}))
-        if name == "AutoEncoder":  # its loader folds lengths into the encoder, the others' do not
-            length = 1.0
-        else:
-            rows = sae.W_dec if hasattr(sae, "W_dec") else sae.decoder.weight.T
-            length = rows.norm(dim=1)
         loaded, _ = load_dictionary(str(folder), "cpu")
         features = loaded.encode(x)
-        note("theirs/" + name, features * length, loaded.decode(features))
+        note("theirs/" + name, features, loaded.decode(features))
 
 save_file(results, place / "results.safetensors")
 '''

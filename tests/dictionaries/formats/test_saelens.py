@@ -22,6 +22,7 @@ from dictionaries.formats.cases import (
     only_largest,
     saelens_folder,
     saelens_reference,
+    same,
     states,
     trained,
 )
@@ -47,22 +48,21 @@ def test_an_export_to_saelens_means_the_same_and_comes_back(
 
 @pytest.mark.parametrize("centred", [True, False])
 @pytest.mark.parametrize("architecture", ["standard", "gated", "jumprelu"])
-def test_saelens_rows_of_any_length_are_folded_into_unit_ones(
+def test_saelens_rows_of_any_length_keep_it_and_features_are_saelens_own(
     architecture: str, centred: bool, tmp_path: Path
 ) -> None:
     tensors = saelens_folder(tmp_path, architecture, apply_b_dec_to_input=centred)
     features, reconstruction = saelens_reference(tmp_path, states())
     found = Dictionary.load(tmp_path, device="cpu")
-    agree(found, features * tensors["W_dec"].norm(dim=1), reconstruction)
+    agree(found, features, reconstruction)
+    same(found.contributions(states()).dense(), features * tensors["W_dec"].norm(dim=1))
     assert found.metadata["site"] == "mlp.2"
+    assert found.metadata["units"] == "saelens"
 
 
-def test_saelens_topk_that_chooses_by_length_is_folded_and_any_other_refused(
-    tmp_path: Path,
-) -> None:
+def test_saelens_topk_that_chooses_by_length_and_one_that_does_not(tmp_path: Path) -> None:
     tensors = saelens_folder(tmp_path, "topk", k=K)
-    with pytest.raises(UserError, match="decoder rows have lengths from"):
-        Dictionary.load(tmp_path)
+    agree(Dictionary.load(tmp_path, device="cpu"), *saelens_reference(tmp_path, states()))
     saelens_folder(tmp_path, "topk", k=K, rescale_acts_by_decoder_norm=True)
     length = tensors["W_dec"].norm(dim=1)
     z = ((states() - tensors["b_dec"]) @ tensors["W_enc"] + tensors["b_enc"]) * length
@@ -71,14 +71,15 @@ def test_saelens_topk_that_chooses_by_length_is_folded_and_any_other_refused(
     agree(Dictionary.load(tmp_path, device="cpu"), features, reconstruction)
 
 
-def test_a_scale_saelens_kept_beside_the_weights_becomes_the_input_scale(tmp_path: Path) -> None:
-    tensors = saelens_folder(tmp_path, "standard", normalize_activations="expected_average_only_in")
+def test_a_scale_saelens_kept_beside_the_weights_is_folded_as_saelens_folds_it(
+    tmp_path: Path,
+) -> None:
+    saelens_folder(tmp_path, "standard", normalize_activations="expected_average_only_in")
     with pytest.raises(UserError, match=r"activation_scaler\.json: missing"):
         Dictionary.load(tmp_path)
     (tmp_path / "activation_scaler.json").write_text('{"scaling_factor": 0.25}')
     scaled, reconstruction = saelens_reference(tmp_path, 0.25 * states())
-    features = scaled * tensors["W_dec"].norm(dim=1) / 0.25
-    agree(Dictionary.load(tmp_path, device="cpu"), features, reconstruction / 0.25)
+    agree(Dictionary.load(tmp_path, device="cpu"), scaled, reconstruction / 0.25)
 
 
 def test_configs_of_saelens_before_6_are_understood(tmp_path: Path) -> None:
@@ -91,8 +92,9 @@ def test_configs_of_saelens_before_6_are_understood(tmp_path: Path) -> None:
     old = {"d_in": WIDTH, "d_sae": FEATURES, "hook_point": "blocks.8.hook_resid_pre"}
     (tmp_path / "cfg.json").write_text(json.dumps(old))
     found = Dictionary.load(tmp_path, device="cpu")
-    agree(found, features * tensors["W_dec"].norm(dim=1), reconstruction)
+    agree(found, features, reconstruction)
     assert found.metadata["site"] == "residual.7"
+    assert found.metadata["bos"] is True  # the default before 6.0
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ class BatchTopK(Dictionary):
         self.register_buffer("batches_seen", torch.zeros(()))
 
     def activate(self, x: Tensor) -> Codes:
-        return self.pre_activations(x, above(self.threshold), dense=False)
+        # below zero, as other libraries' files may have it, a threshold is as good as zero
+        return self.pre_activations(x, above(self.threshold.clamp(min=0.0)), dense=False)
 
     def step(self, x: Tensor, hints: TrainingHints) -> Step:
         codes, smallest = self._largest(x, dense=hints.dense)

@@ -47,7 +47,8 @@ class JumpReLU(Dictionary):
         self.threshold = nn.Parameter(torch.full((shape.d_hidden,), 0.1))
 
     def activate(self, x: Tensor) -> Codes:
-        return self.pre_activations(x, above(self.threshold), dense=False)
+        # below zero, as other libraries' files may have it, a threshold is as good as zero
+        return self.pre_activations(x, above(self.threshold.clamp(min=0.0)), dense=False)
 
     def step(self, x: Tensor, hints: TrainingHints) -> Step:
         width, pre = self.shape.bandwidth, self._near(x, dense=hints.dense)

@@ -2,11 +2,15 @@
 
 `config.json` names the class (`trainer.dict_class`); raw states in and out. With b its decoder bias:
 
-    AutoEncoder              relu(E(x − b) + e)                   AutoEncoderNew: without − b
+    AutoEncoder              n·relu(E(x − b) + e), n the length of the decoder's row
+    AutoEncoderNew           relu(E x + e)
     GatedAutoEncoder         H(E(x − b) + g)·relu(exp(r)·E(x − b) + m)
     JumpReluAutoEncoder      z·H(z − θ), z = E x + e
     AutoEncoderTopK          the k largest of relu(E(x − b) + e)
     BatchTopKSAE, MatryoshkaBatchTopKSAE      z·H(z − θ), one θ, z = relu(E(x − b) + e)
+
+These are the features that the library itself gives: its `load_dictionary` brings the rows of an
+AutoEncoder, and of no other class, to length 1 (`normalize_decoder`).
 
 `ae.pt` is a pickle. It is not unpickled here, by `torch.load` or otherwise: `pickletools` lists its
 opcodes, which runs none of them, and the few that a state dict is made of are followed as data. A
@@ -85,7 +89,7 @@ def recognises(path: Path) -> bool:
 def read(path: Path) -> Dictionary:
     """The dictionary in a folder that dictionary_learning saved.
 
-    A threshold below zero, which theirs has before it was ever measured, counts as zero. Raises
+    A threshold below zero, which theirs has before it was ever measured, acts as zero does. Raises
     UserError for another class, for tensors of other shapes, and for an `ae.pt` that holds anything
     but a state dict of plain tensors.
     """
@@ -109,11 +113,24 @@ def read(path: Path) -> Dictionary:
         groups=tuple(tensors["group_sizes"].cumsum(0).tolist()) if grouped else (),
         **{ours: tensors[name] for name, ours in _NAMES[theirs].items()},
     )
+    if theirs == "AutoEncoder":
+        _normalise(foreign)
     if grouped and foreign.groups[-1:] != (len(encoder),):
         raise UserError(f"{place}: group_sizes end at {foreign.groups}, expected {len(encoder)}")
     source = {"format": "dictionary_learning", "path": str(folder), "model": trainer.get("lm_name")}
     about = {"site": _site(trainer), "source": {**source, "config": config}}
     return own.from_foreign(foreign, place, about)
+
+
+def _normalise(foreign: own.Foreign) -> None:
+    """Rows of length 1, as its `load_dictionary` makes them of an AutoEncoder; one of zeros stays."""
+    length = torch.linalg.vector_norm(foreign.decoder_weight, dim=1)
+    if torch.allclose(length, torch.ones_like(length)):  # as there
+        return
+    length = torch.where(length > 0, length, 1.0)
+    foreign.decoder_weight = foreign.decoder_weight / length[:, None]
+    foreign.encoder_weight = foreign.encoder_weight * length[:, None]
+    foreign.encoder_bias = foreign.encoder_bias * length
 
 
 def _matrices(theirs: str, tensors: dict[str, Tensor], path: Path) -> tuple[Tensor, Tensor]:

@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 
 from cutaway.base import files, hardware
+from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.base.files import as_path
+from cutaway.dictionaries import origin
 from cutaway.dictionaries.base import Dictionary, DictionaryShape
 from cutaway.dictionaries.formats import formats_of, module_of
 from cutaway.dictionaries.registry import ARCHITECTURES, build
@@ -33,9 +35,6 @@ FORMAT = 1
 TENSORS, DESCRIPTION, RUN = "dictionary.safetensors", "dictionary.json", "run.json"
 STUDY = "dictionary"
 _ABOUT = ("reference", "site", "positions", "dtype")
-# Rows whose lengths differ by less than this are equal but for the rounding of their file.
-_SAME_LENGTH = 1e-3
-_SAME_THRESHOLD = 1e-6
 
 
 def save(dictionary: Dictionary, folder: str | Path) -> None:
@@ -103,6 +102,11 @@ def _place(dictionary: Dictionary, site: str | int | Site, path: Path) -> None:
         raise UserError(f"site = {str(site)!r}: {path} was trained on synthetic states, of no site")
     if known is not None and parse_site(known) != asked:
         raise UserError(f"site = {str(site)!r}: {path} says it was trained at {known}")
+    if (hook := origin.hook(dictionary)) is not None:
+        notice(
+            f"site = {str(site)!r}: {path} says it was trained at {hook}, which is no site we read; "
+            "unless they are the same place, what follows means nothing"
+        )
     dictionary.metadata["site"] = str(asked)
 
 
@@ -166,6 +170,7 @@ class Foreign:
     log_magnitude: Tensor | None = None
     magnitude_bias: Tensor | None = None
     input_scale: float = 1.0
+    bandwidth: float = DictionaryShape.bandwidth
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -174,51 +179,41 @@ class Foreign:
 
 
 def from_foreign(foreign: Foreign, path: Path, about: Mapping[str, Any]) -> Dictionary:
-    """The same features times the length n of their decoder row, and the same reconstructions.
+    """The same features, number for number, and the same reconstructions.
 
-    n is moved into encoder, biases and threshold, so that rows have length 1; the encoder's bias
-    takes up W_enc·b_dec where our architecture centres and theirs does not, or the other way round.
-    A threshold that is no longer one for all makes a JumpReLU dictionary of a BatchTopK one, which
-    gives the same features. TopK chooses before lengths are applied: rows of different lengths
-    cannot be made unit ones, and are refused. A row of zeros stays one.
+    Tensors stay as they are: decoder rows keep their lengths, so that features are in the units of
+    the library they come from, and what is written again is what was read. A scale of the states
+    is folded into the weights, s·W_enc, W_dec / s, b_dec / s, which leaves features as they are.
+    Whether the encoder subtracts b_dec is kept where our architecture does otherwise.
+    `metadata["units"]` names the library.
     """
-    length = torch.linalg.vector_norm(foreign.decoder_weight, dim=1)
-    length = torch.where(length > 0, length, 1.0)
-    if foreign.architecture == "topk" and length.max() > length.min() * (1 + _SAME_LENGTH):
-        raise UserError(
-            f"{path}: decoder rows have lengths from {length.min():.4g} to {length.max():.4g}: a "
-            "topk dictionary chooses before they are applied, so none with rows of length 1 equals it"
-        )
-    architecture, threshold = foreign.architecture, None
-    if foreign.threshold is not None:
-        threshold = (foreign.threshold * length).clamp(min=0.0)
-        if architecture in ("batch_topk", "matryoshka"):
-            if threshold.max() - threshold.min() <= _SAME_THRESHOLD * threshold.max():
-                threshold = threshold.mean()
-            else:
-                architecture = "jumprelu"
-    centres = ARCHITECTURES[architecture].subtracts_bias
-    encoder = foreign.encoder_weight * length[:, None]
-    shift = (encoder @ foreign.decoder_bias) * (centres - foreign.centred)
+    scale, architecture = foreign.input_scale, foreign.architecture
     tensors = {
-        "encoder_weight": encoder,
-        "encoder_bias": foreign.encoder_bias * length + shift,
-        "decoder_weight": foreign.decoder_weight / length[:, None],
-        "decoder_bias": foreign.decoder_bias,
-        "input_scale": torch.tensor(foreign.input_scale),
+        "encoder_weight": foreign.encoder_weight * scale,
+        "encoder_bias": foreign.encoder_bias,
+        "decoder_weight": foreign.decoder_weight / scale,
+        "decoder_bias": foreign.decoder_bias / scale,
+        "input_scale": torch.ones(()),
     }
     if architecture in ("batch_topk", "matryoshka"):
         tensors["batches_seen"] = torch.ones(())
-    if threshold is not None:
-        tensors["threshold"] = threshold
-    if foreign.log_magnitude is not None and foreign.magnitude_bias is not None:
-        tensors["log_magnitude"] = foreign.log_magnitude
-        own = shift * foreign.log_magnitude.exp()
-        tensors["magnitude_bias"] = foreign.magnitude_bias * length + own
-    features, width = encoder.shape
-    shape = DictionaryShape(architecture, width, features, k=foreign.k, groups=foreign.groups)
+    for name in ("threshold", "log_magnitude", "magnitude_bias"):
+        if (tensor := getattr(foreign, name)) is not None:
+            tensors[name] = tensor
+    features, width = foreign.encoder_weight.shape
+    usual = ARCHITECTURES[architecture].subtracts_bias
+    shape = DictionaryShape(
+        architecture,
+        width,
+        features,
+        k=foreign.k,
+        bandwidth=foreign.bandwidth,
+        groups=foreign.groups,
+        centred=None if foreign.centred == usual else foreign.centred,
+    )
     dictionary = _filled(shape, tensors, path)
-    dictionary.metadata = describe(dictionary, about)
+    units = {"units": about["source"]["format"]} if about.get("source") else {}
+    dictionary.metadata = describe(dictionary, {**about, **units})
     return dictionary
 
 
@@ -252,6 +247,8 @@ def _shape(content: Any, path: Path) -> DictionaryShape:
     groups = given.get("groups") or ()
     if not isinstance(groups, list | tuple) or not all(isinstance(one, int) for one in groups):
         raise UserError(f"{path}: damaged: groups = {groups!r}: expected whole numbers")
+    if given.get("centred") not in (None, True, False):
+        raise UserError(f"{path}: damaged: centred = {given['centred']!r}: expected true or false")
     given["groups"] = tuple(groups)
     return DictionaryShape(**given)
 

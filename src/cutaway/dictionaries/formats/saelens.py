@@ -13,6 +13,14 @@ f_raw = f_scaled / s, and σ is positively homogeneous: σ(s·z; s·θ) = s·σ(
 so features and reconstructions are equal but for rounding (a pre-activation within rounding of its
 threshold may fall on either side of it). topk is written as topk, relu as standard, batch_topk and
 matryoshka as jumprelu with one threshold for all features, as SAELens itself saves them.
+
+What is read keeps its decoder rows, of any length, and so its features are those SAELens gives:
+
+    rescale_acts_by_decoder_norm      n·W_enc, n·b_enc, W_dec/n: theirs come times n, the rows' length
+    expected_average_only_in          s·W_enc, W_dec/s, b_dec/s: as `fold_activation_norm_scaling_factor`
+
+Reading, writing and reading again gives the same dictionary, bit for bit. What the config says of
+the model, the hook and the tokens is `saelens_about`'s.
 """
 
 from __future__ import annotations
@@ -27,12 +35,10 @@ from torch import Tensor
 from cutaway.base import files, hardware
 from cutaway.base.errors import UserError
 from cutaway.dictionaries.base import Dictionary
-from cutaway.dictionaries.formats import own
-from cutaway.nets.sites import parse_site
+from cutaway.dictionaries.formats import own, saelens_about
 
 CONFIG, TENSORS = "cfg.json", "sae_weights.safetensors"
 SCALER = "activation_scaler.json"  # beside a checkpoint of an unfinished training
-FORM = "6.0.0"  # the first SAELens whose cfg.json has this form
 _THEIRS = {
     "relu": "standard",
     "topk": "topk",
@@ -49,7 +55,6 @@ _OURS = {
     "batchtopk": "batch_topk",  # checkpoints of a training; finished ones are jumprelu
     "matryoshka_batchtopk": "matryoshka",
 }
-_HOOKS = {"residual": "hook_resid_post", "attention": "hook_attn_out", "mlp": "hook_mlp_out"}
 
 
 def recognises(path: Path) -> bool:
@@ -86,8 +91,9 @@ def write(dictionary: Dictionary, folder: Path) -> None:
 
 
 def _config(dictionary: Dictionary, theirs: str) -> dict[str, Any]:
-    shape, about = dictionary.shape, dictionary.metadata
-    reference, site = about.get("reference") or {}, about.get("site")
+    shape = dictionary.shape
+    source = dictionary.metadata.get("source") or {}
+    before = (source.get("config") or {}) if source.get("format") == "saelens" else {}
     return {
         "d_in": shape.d_model,
         "d_sae": shape.d_hidden,
@@ -95,26 +101,11 @@ def _config(dictionary: Dictionary, theirs: str) -> dict[str, Any]:
         "device": "cpu",
         "apply_b_dec_to_input": dictionary.subtracts_bias,
         "normalize_activations": "none",
-        "reshape_activations": "none",
-        "metadata": {
-            "sae_lens_version": FORM,
-            "sae_lens_training_version": None,
-            "model_name": reference.get("id"),
-            "hook_name": None if site is None else _hook(site),
-            "cutaway": {name: about.get(name) for name in ("reference", "site", "positions")}
-            | {"architecture": dictionary.architecture},
-        },
+        "reshape_activations": before.get("reshape_activations") or "none",
+        "metadata": saelens_about.written(dictionary),
         "architecture": theirs,
         **({"k": shape.k, "rescale_acts_by_decoder_norm": False} if theirs == "topk" else {}),
     }
-
-
-def _hook(site: str) -> str:
-    """TransformerLens's name of one of our sites."""
-    place = parse_site(site)
-    if place.kind == "embed":
-        return "blocks.0.hook_resid_pre"
-    return f"blocks.{place.layer}.{_HOOKS[place.kind]}"
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -155,13 +146,23 @@ def read(path: Path) -> Dictionary:
         log_magnitude=tensors.get("r_mag"),
         magnitude_bias=tensors.get("b_mag"),
         input_scale=_input_scale(config, folder),
+        bandwidth=saelens_about.bandwidth(config),
     )
-    return own.from_foreign(foreign, place, _about(config, folder))
+    if theirs == "jumprelu":
+        _coupled_again(foreign, config)
+    return own.from_foreign(foreign, place, saelens_about.read(config, folder))
+
+
+def _coupled_again(foreign: own.Foreign, config: dict[str, Any]) -> None:
+    """Make a BatchTopK or Matryoshka dictionary of ours, which was exported as JumpReLU, one again."""
+    was, threshold = saelens_about.coupled(config, *foreign.decoder_weight.shape), foreign.threshold
+    if was is not None and threshold is not None and bool((threshold == threshold[0]).all()):
+        foreign.architecture, foreign.threshold = was.architecture, threshold[0]
+        foreign.k, foreign.groups = was.k, was.groups
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("architecture", "activation_fn", "activation_fn_str"), (str,)),
-    **dict.fromkeys(("hook_name", "hook_point"), (str,)),
     **dict.fromkeys(("d_in", "d_sae"), (int,)),
     **dict.fromkeys(("metadata", "activation_fn_kwargs"), (dict,)),
     "normalize_activations": (str, bool),
@@ -183,11 +184,7 @@ def _require_types(config: dict[str, Any], path: Path) -> None:
         if value is not None and type(value) not in kinds:
             expected = " or ".join(_NAMES[kind] for kind in kinds)
             raise UserError(f"{path}: {name} = {value!r}: expected {expected}")
-    metadata = config.get("metadata") or {}
-    for name, kind in (("hook_name", str), ("hook_point", str), ("cutaway", dict)):
-        value = metadata.get(name)
-        if value is not None and type(value) is not kind:
-            raise UserError(f"{path}: metadata.{name} = {value!r}: expected {_NAMES[kind]}")
+    saelens_about.require_types(config, path)
     if not all(type(width) is int for width in config.get("matryoshka_widths") or ()):
         widths = config["matryoshka_widths"]
         raise UserError(f"{path}: matryoshka_widths = {widths!r}: expected whole numbers")
@@ -267,18 +264,3 @@ def _k(config: dict[str, Any], path: Path) -> int:
 
 def _groups(config: dict[str, Any]) -> tuple[int, ...]:
     return tuple(int(width) for width in config.get("matryoshka_widths") or ())
-
-
-def _about(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Site and model where they are told; what we wrote ourselves comes back whole."""
-    metadata = {**config, **(config.get("metadata") or {})}
-    ours = metadata.get("cutaway") or {}
-    about = {name: ours.get(name) for name in ("reference", "site", "positions")}
-    hook = metadata.get("hook_name") or metadata.get("hook_point")
-    if about["site"] is None and hook is not None:
-        try:
-            about["site"] = str(parse_site(hook))
-        except UserError:  # a place we do not capture, such as hook_z: its name is in the config
-            about["site"] = None
-    source = {"format": "saelens", "path": str(folder), "model": metadata.get("model_name")}
-    return {**about, "source": {**source, "config": config}}

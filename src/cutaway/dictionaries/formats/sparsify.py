@@ -29,8 +29,7 @@ def recognises(path: Path) -> bool:
 def read(path: Path) -> Dictionary:
     """The TopK dictionary in a folder sparsify saved, which it names by hookpoint (`layers.6.mlp`).
 
-    Raises UserError for what ours cannot be: transcoders, skip connections, groupmax, and decoder
-    rows of different lengths (checkpoints from before the last step of a training may have them).
+    Raises UserError for what ours cannot be: transcoders, skip connections and groupmax.
     """
     folder = path.parent if path.is_file() else path
     config, place = own.read_json(folder / CONFIG), folder / TENSORS

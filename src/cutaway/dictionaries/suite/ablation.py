@@ -24,7 +24,7 @@ from torch import Tensor
 from cutaway.base.errors import UserError
 from cutaway.base.seeds import torch_generator
 from cutaway.dictionaries.base import Dictionary
-from cutaway.dictionaries.suite.encoding import encode_texts
+from cutaway.dictionaries.suite.encoding import encode_texts, unit_decoder
 from cutaway.dictionaries.suite.sparse_probing import Inputs
 from cutaway.nets.model import Model
 from cutaway.nets.sites import Site
@@ -44,8 +44,8 @@ Scored = tuple[str, str, int | None, Tensor]  # measure, subject, k, scores (1 +
 
 @dataclass(frozen=True)
 class Pooled:
-    """Texts as means over the same tokens: `states` (n, d), `features` (n, F) in raw units, and
-    the decoder's rows (F, d) that features are written with."""
+    """Texts as means over the same tokens: `states` (n, d), `features` (n, F) as they add to raw
+    states (`Dictionary.contributions`), and the rows (F, d) of length 1 they are written with."""
 
     states: Tensor
     features: Inputs
@@ -231,7 +231,7 @@ def pooled_tasks(
         context_length=context_length,
         batch_tokens=batch_tokens,
     )
-    decoder = dictionary.decoder_weight.detach().cpu().float()
+    decoder = unit_decoder(dictionary).cpu()
     pooled = Pooled(found.states, found.features["dictionary"], decoder)
     for task in tasks:
         index = torch.tensor([place[text] for text in task.texts])

@@ -242,10 +242,10 @@ def _probe(x: Tensor, begins: Tensor) -> LogisticFit:
 def _split(
     dictionary: Dictionary, x: Tensor, begins: Tensor, part: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Split features (C, F) and their probes' F1 (C,), on features in the dictionary's own units."""
+    """Split features (C, F) and their probes' F1 (C,), on features as they add to scaled states."""
 
     def features(which: int) -> Tensor:
-        codes = (dictionary.encode_sparse(rows) for rows in x[part == which].split(_CHUNK))
+        codes = (dictionary.contributions(rows) for rows in x[part == which].split(_CHUNK))
         return sparse_matrix(each.of(each.values * dictionary.input_scale) for each in codes)
 
     labels = [begins[:, part == which] for which in (TRAIN, VALIDATION)]
@@ -254,7 +254,7 @@ def _split(
 
 def _scored(dictionary: Dictionary, x: Tensor, hits: Tensor, probe: Tensor, mask: Tensor) -> Scores:
     """Scores of each hit, in the order of `hits` (C, n) turned to (n, C): a word has one letter."""
-    length = dictionary.decoder_weight.norm(dim=1)  # 1, but of a dictionary that was made by hand
+    length = dictionary.decoder_weight.norm(dim=1)  # 1, but of another library's dictionary
     rows = dictionary.decoder_weight / length.clamp(min=1e-12)[:, None]
     direction = probe / probe.norm(dim=1, keepdim=True)
     cosines = direction @ rows.T

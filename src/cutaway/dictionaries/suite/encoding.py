@@ -21,6 +21,7 @@ from cutaway.base.columns import column
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.base.progress import progress
+from cutaway.dictionaries import origin
 from cutaway.dictionaries.base import Dictionary
 from cutaway.dictionaries.codes import Codes, SparseCodes
 from cutaway.dictionaries.effects import require_model, site_of, skips_first
@@ -132,7 +133,7 @@ def encode_texts(
     """
     texts = column(texts, "texts")
     reader = TextReader(dictionary, model, site, context_length, batch_tokens)
-    functions = {"dictionary": dictionary.encode_sparse, **(encoders or {})}
+    functions = {"dictionary": dictionary.contributions, **(encoders or {})}
     ids = reader.tokenised(texts)
     kept = {name: _Rows() for name in functions}
     states = torch.zeros(len(texts), model.width)
@@ -185,6 +186,12 @@ def sample_states(
     return torch.cat(found)[:count]
 
 
+def unit_decoder(dictionary: Dictionary) -> Tensor:
+    """The decoder's rows (F, d), float32, of length 1: what `contributions` are written with."""
+    rows, length = dictionary.decoder_weight.detach().float(), dictionary.row_lengths()
+    return rows if length is None else rows / length[:, None]
+
+
 class TextReader:
     """Texts to batches of the states of their own tokens, longest texts first."""
 
@@ -200,8 +207,9 @@ class TextReader:
         self.model, self.site = model, model.site(site_of(dictionary, site))
         self.device = dictionary.decoder_weight.device
         about = dictionary.metadata
-        self.bos = model.bos_id if about.get("bos") else None
-        if about.get("bos") and model.bos_id is None:
+        bos = origin.begins_with_bos(dictionary, model)
+        self.bos = model.bos_id if bos else None
+        if bos and model.bos_id is None:
             raise UserError(f"bos: {model.reference.id} names no BOS token")
         self.skipped = int(skips_first(dictionary) or self.bos is not None)
         usual = about.get("context_length") or _LONGEST

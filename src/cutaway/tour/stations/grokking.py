@@ -80,13 +80,14 @@ def _curves(run: Run, log: Log, out: Path) -> Section:
     figure = training_curves(log.history)
     save(figure, out / "figures" / "grokking.png")
     found, config, folder = phases(log.history), run.record.config, os.path.relpath(run.path)
-    p, resolved = config["p"], run.record.resolved
+    p, resolved, lost = config["p"], run.record.resolved, found.lost is not None
     rows = [
         {"phase": name, "step": _NOT_REACHED if step is None else step, "what it means": words}
         for name, step, words in (
             ("memorised", found.memorised, f"training accuracy {found.train_threshold:.0%} or more"),
             ("grokked", found.grokked, _sustained(found)),
             ("plateau", found.plateau, "test accuracy near the level it keeps"),
+            *([("lost", found.lost, "test accuracy below that again, to the end")] * lost),
             ("delay", found.delay, "steps from memorised to grokked"),
         )
     ]  # fmt: skip
@@ -111,7 +112,9 @@ def _curves(run: Run, log: Log, out: Path) -> Section:
 
 
 def _sustained(found: Phases) -> str:
-    return f"test accuracy {found.test_threshold:.0%} or more, and so for {found.sustain} steps"
+    from cutaway.grokking.phases import window
+
+    return f"test accuracy {found.test_threshold:.0%} or more, and so for {window(found)}"
 
 
 def _story(found: Phases, history: pa.Table) -> str:
@@ -127,6 +130,12 @@ def _story(found: Phases, history: pa.Table) -> str:
     before = _at(history, "test_acc", found.memorised)
     if before is not None:
         known += f" and had {before:.1%} of the others right"
+    if found.lost is not None:
+        return (
+            f"{known}; from step {found.grokked} on it answered {found.test_threshold:.0%} and more "
+            f"of what it was never shown, and from step {found.lost} on no longer: it has lost the "
+            f"rule again. {stands}."
+        )
     if found.grokked is not None:
         return (
             f"{known}; from step {found.grokked} on it answers {found.test_threshold:.0%} and more "
@@ -287,6 +296,7 @@ def _by_optimizer(summary: pa.Table) -> list[dict[str, Any]]:
             "optimiser": OPTIMIZERS[row["optimizer"]],
             "runs": row["runs"],
             "grokked": row["grokked"],
+            **({"lost it again": row["grokked_lost"]} if row["grokked_lost"] else {}),
             "not reached": row["not_reached"],
             "grokked at step, median": row["grokked_step_median"],
             "final test accuracy, mean": row["test_acc_mean"],

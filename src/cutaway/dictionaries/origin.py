@@ -1,0 +1,106 @@
+"""What a dictionary of another library says of its origin, held against what it is used with.
+
+A dictionary trained here knows the hash of its model; another library's file gives a name, a hook
+and whether contexts began with BOS. Names can differ for one model and agree for two, so that what
+does not fit is told in a notice, and not refused.
+"""
+
+from __future__ import annotations
+
+from cutaway.activations.store import ActivationStore
+from cutaway.base.display import notice
+from cutaway.dictionaries.base import Dictionary
+from cutaway.nets.model import Model, ModelReference
+
+LIBRARIES = {
+    "saelens": "SAELens",
+    "sparsify": "sparsify",
+    "dictionary_learning": "dictionary_learning",
+    "gemma_scope": "Gemma Scope",
+}
+_NAMED = ("saelens", "dictionary_learning")  # whose source.model is a model's name
+_ALIASES = {"gpt2-small": "gpt2", "distillgpt2": "distilgpt2"}  # TransformerLens's
+
+
+def units(dictionary: Dictionary) -> str | None:
+    """One sentence on the units of a dictionary's features; None where they move a raw state by
+    their own length, as ours do."""
+    length = dictionary.row_lengths()
+    if length is None:
+        return None
+    low, high = float(length.min()), float(length.max())
+    library = LIBRARIES.get(str(dictionary.metadata.get("units")), "the file")
+    return (
+        f"activations are those of {library}, whose decoder rows have lengths from {low:.3g} to "
+        f"{high:.3g}: one moves a state by itself times the length of its row"
+    )
+
+
+def hook(dictionary: Dictionary) -> str | None:
+    """The hook another library trained it at, where that is no site of ours."""
+    source = dictionary.metadata.get("source") or {}
+    if source.get("format") != "saelens" or dictionary.metadata.get("site") is not None:
+        return None
+    return source.get("hook")
+
+
+def model_name(dictionary: Dictionary) -> str | None:
+    """The model another library's file names; None where it is known by its hash, or not at all."""
+    source = dictionary.metadata.get("source") or {}
+    if dictionary.metadata.get("reference") or source.get("format") not in _NAMED:
+        return None
+    name = source.get("model")
+    return name if isinstance(name, str) and name not in ("", "none") else None
+
+
+def compare_model(dictionary: Dictionary, reference: ModelReference) -> None:
+    """A notice, once for a dictionary, where its file names another model than this."""
+    name = model_name(dictionary)
+    if name is None or _plain(name) == _plain(reference.id):
+        return
+    told = dictionary.__dict__.setdefault("_told_models", set())
+    if reference.id not in told:
+        told.add(reference.id)
+        notice(
+            f"dictionary: its file names the model {name!r}, and {reference.id} is used; unless "
+            "they are the same model, what follows means nothing"
+        )
+
+
+def compare_store(dictionary: Dictionary, store: ActivationStore) -> None:
+    """A notice where a store's contexts begin otherwise than those it was trained on."""
+    wanted = dictionary.metadata.get("bos")
+    has = store.manifest["data"].get("bos") is not None
+    if wanted is not None and bool(wanted) != has:
+        theirs, ours = ("with", "without") if wanted else ("without", "with")
+        notice(
+            f"dictionary: trained on contexts {theirs} BOS, and those of {store.path} are {ours} it"
+        )
+
+
+def begins_with_bos(dictionary: Dictionary, model: Model) -> bool:
+    """Whether texts are read with BOS in front, as in training.
+
+    A foreign dictionary's text is read without, and a notice says so, where the model has none.
+    """
+    about = dictionary.metadata
+    if about.get("bos") and model.bos_id is None and about.get("units"):
+        notice(
+            f"dictionary: trained on contexts with BOS (prepend_bos), and {model.reference.id} "
+            "names no BOS token; text is read without"
+        )
+        return False
+    return bool(about.get("bos"))
+
+
+def context_length(dictionary: Dictionary, model: Model) -> int | None:
+    """Tokens of a context in training, at most what the model reads; None where it is not known."""
+    length = dictionary.metadata.get("context_length")
+    if length is None or model.max_length is None or not dictionary.metadata.get("units"):
+        return length
+    return min(length, model.max_length)
+
+
+def _plain(name: str) -> str:
+    last = name.replace("\\", "/").rstrip("/").rpartition("/")[2].lower()
+    return _ALIASES.get(last, last)
