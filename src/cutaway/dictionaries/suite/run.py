@@ -120,7 +120,8 @@ def stored(folder: Path) -> Rows:
     if not path.is_file():
         return []
     try:
-        return pq.read_table(path, schema=_schema()).to_pylist()
+        with open(path, "rb") as opened:  # a path may mean something to Arrow
+            return pq.read_table(opened, schema=_schema()).to_pylist()
     except (pa.ArrowException, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: cannot be read ({reason}); move it away") from None
