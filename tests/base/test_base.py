@@ -129,7 +129,7 @@ def test_json_output_is_json(capsys) -> None:
     display.show(ROWS, "json")
     rows = json.loads(capsys.readouterr().out)
     assert rows[0] == {"name": "a,b", "loss": 0.123456, "best": None, "extra": None}
-    assert rows[1]["loss"] is None
+    assert rows[1]["loss"] == "NaN"
 
 
 def test_csv_output_is_csv(capsys) -> None:
