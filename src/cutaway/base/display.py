@@ -151,7 +151,7 @@ def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str
     from rich.text import Text
 
     table = Table(
-        title=None if title is None else Text(title),
+        title=None if title is None else Text(printable(title)),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         pad_edge=False,

@@ -135,12 +135,12 @@ class Progress:
         from rich.progress import Progress as Bars
 
         self._bar = Bars(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.percentage:>3.0f}%" if self.total else ""),
-            TextColumn("{task.fields[speed]}"),
-            TextColumn("{task.fields[left]}"),
-            TextColumn("{task.fields[extra]}"),
+            TextColumn("{task.fields[speed]}", markup=False),
+            TextColumn("{task.fields[left]}", markup=False),
+            TextColumn("{task.fields[extra]}", markup=False),
             console=Console(stderr=True),
         )
         self._bar.start()

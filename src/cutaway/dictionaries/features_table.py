@@ -134,9 +134,10 @@ class Features:
                     f"{folder / SUMMARY}: format {facts['format']} is newer than this cutaway "
                     f"reads ({FORMAT}); update it"
                 )
-            for name in (TABLE, EXAMPLES):
-                files.require_regular(folder / name)
-            tables = [pq.read_table(folder / name) for name in (TABLE, EXAMPLES)]
+            tables = []
+            for name in (TABLE, EXAMPLES):  # opened here: a path may mean something to Arrow
+                with files.open_regular(folder / name) as opened:
+                    tables.append(pq.ParquetFile(opened).read())
         except FileNotFoundError as error:
             raise UserError(
                 f"{folder}: no features read yet ({Path(error.filename).name} is missing); "

@@ -175,7 +175,7 @@ def decorate(
             borderpad=0,
             borderaxespad=0.4 + above / SIZE,
         )
-        _name(box, list(key))
+        name_legend(box, list(key))
     if title:
         columns = axes.get_subplotspec().get_gridspec().ncols
         room = 72 * axes.figure.get_figwidth() * wide / columns
@@ -215,11 +215,12 @@ def legend(figure: Figure, named: Mapping[str, Artist], note: str | None = None)
         alignment="left",
     )
     box.get_title().set_color(look.SOFT_INK)
-    _name(box, names, ready=True)
+    name_legend(box, names, ready=True)
 
 
-def _name(box: Legend, names: Iterable[str], ready: bool = False) -> None:
-    # Names are set afterwards: a legend drops those that begin with an underscore.
+def name_legend(box: Legend, names: Iterable[str], ready: bool = False) -> None:
+    """Name the lines of a legend made without names: one drops names that begin with an underscore.
+    Names that are `ready` are labels already."""
     for text, name in zip(box.get_texts(), names, strict=True):
         text.set_text(name if ready else label(name))
 

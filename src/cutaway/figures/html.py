@@ -130,6 +130,17 @@ def inline(text: str | Markup) -> Markup:
     return Markup(re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", html))
 
 
+def _adapted(tag: str, prefix: str) -> str:
+    """A tag of an SVG with its ids prefixed and its colours those of the page's scheme."""
+    from cutaway.figures import look
+
+    tag = re.sub(r'( id="|url\(#|href="#)', lambda found: found.group() + prefix, tag)
+    for light in look.dark_scheme():
+        name = light.removeprefix("#")
+        tag = re.sub(rf"(?<=: )#{name}\b", f"var(--figure-{name}, {light})", tag)
+    return tag
+
+
 def figure_svg(figure: Figure, description: str = "", prefix: str | None = None) -> Markup:
     """The figure as an inline SVG that fits its column and follows the page's colour scheme.
 
@@ -147,10 +158,7 @@ def figure_svg(figure: Figure, description: str = "", prefix: str | None = None)
     )
     if prefix is None:
         prefix = f"figure-{hashlib.sha256(svg.encode()).hexdigest()[:8]}-"
-    svg = re.sub(r'( id="|url\(#|href="#)', lambda found: found.group() + prefix, svg)
-    for light in look.dark_scheme():
-        name = light.removeprefix("#")
-        svg = re.sub(rf"(?<=: )#{name}\b", f"var(--figure-{name}, {light})", svg)
+    svg = re.sub(r"<[^>]*>", lambda tag: _adapted(tag.group(), prefix), svg)  # not what labels say
     points = figure.get_figwidth() * 72
     head = (
         f'<svg role="img" aria-label="{escape(description)}" '

@@ -19,6 +19,7 @@ from cutaway.figures.curves import (
     handles,
     legend,
     level_ends,
+    name_legend,
     name_levels,
 )
 from cutaway.figures.direct import label_ends
@@ -117,7 +118,7 @@ def panels(
 
 def _legend_inside(axes: Axes, series: Sequence[Series]) -> None:
     named = handles(series)
-    axes.legend(list(named.values()), [label(name) for name in named], loc="best")
+    name_legend(axes.legend(list(named.values()), [""] * len(named), loc="best"), list(named))
 
 
 def _colored(charts: Sequence[Panel]) -> list[Panel]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from cutaway.base.display import quiet
+from cutaway.base.display import printable, quiet
 from cutaway.base.progress import duration
 
 if TYPE_CHECKING:
@@ -119,9 +119,9 @@ class Board:
         if self._live is not None:
             from rich.text import Text
 
-            self._live.console.print(Text(text))
+            self._live.console.print(Text(printable(text)))
         elif not quiet.get():
-            print(text, file=sys.stderr, flush=True)
+            print(printable(text), file=sys.stderr, flush=True)
 
     def _draw(self) -> None:
         self._drawn = time.monotonic()
@@ -147,7 +147,7 @@ class Board:
                 min_width=None if column == "figures" else min(widest, 40),
             )
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(printable(cell)) for cell in row))
         return table
 
     def caption(self) -> str:

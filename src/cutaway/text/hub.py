@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,18 +72,10 @@ class HubSource:
 
     def documents(self) -> Iterator[Document]:
         """Documents in the order of the corpus."""
-        datasets = _datasets(self.name)
-        files, revision = self._files()
         part, shape = self._choice.part, self._choice.shape
         count = 0
         try:
-            stream = datasets.load_dataset(
-                str(self._folder or self.corpus.repository),
-                data_files={"train": files},
-                split="train",
-                streaming=True,
-                **({"revision": revision} if revision else {}),
-            ).select_columns(list(shape.columns))
+            stream = self._stream(list(shape.columns))
 
             def numbered() -> Iterator[tuple[str, Mapping[str, Any]]]:
                 nonlocal count
@@ -104,6 +96,20 @@ class HubSource:
             ) from None
         if not count:
             raise UserError(f"{self.name}: no text in it")
+
+    def _stream(self, columns: list[str]) -> Iterable[Mapping[str, Any]]:
+        """The rows of the chosen part, with these columns only."""
+        datasets = _datasets(self.name)
+        files, revision = self._files()
+        if self._folder is not None:  # `datasets` would take a path with `[` or `*` for a pattern
+            return _rows_of([self._folder / name for name in files], columns)
+        return datasets.load_dataset(
+            self.corpus.repository,
+            data_files={"train": files},
+            split="train",
+            streaming=True,
+            **({"revision": revision} if revision else {}),
+        ).select_columns(columns)
 
     def fingerprint(self) -> str:
         """The repository's revision and the part; for a local folder its files."""
@@ -181,6 +187,18 @@ def _datasets(name: str) -> Any:
     datasets.config.STREAMING_READ_MAX_RETRIES = 1
     huggingface_hub.utils.logging.set_verbosity_error()
     return datasets
+
+
+def _rows_of(files: Sequence[Path], columns: list[str]) -> Iterator[Mapping[str, Any]]:
+    """The rows of Parquet files, one batch in memory at a time."""
+    import pyarrow.parquet as pq
+
+    for file in files:
+        with open(file, "rb") as opened, pq.ParquetFile(opened) as parquet:
+            if missing := set(columns) - set(parquet.schema_arrow.names):
+                raise UserError(f"{file}: has no column {min(missing)!r}")
+            for batch in parquet.iter_batches(columns=columns):
+                yield from batch.to_pylist()
 
 
 def _listing(repository: str, name: str) -> tuple[list[str], str]:

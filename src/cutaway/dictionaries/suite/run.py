@@ -120,8 +120,8 @@ def stored(folder: Path) -> Rows:
     if not path.exists():
         return []
     try:
-        files.require_regular(path)
-        return pq.read_table(path, schema=_schema()).to_pylist()
+        with files.open_regular(path) as opened:  # a path may mean something to Arrow
+            return pq.read_table(opened, schema=_schema()).to_pylist()
     except (pa.ArrowException, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: cannot be read ({reason}); move it away") from None
