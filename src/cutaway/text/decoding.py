@@ -21,6 +21,7 @@ from cutaway.base.files import open_regular
 
 _CHUNK = 1 << 20
 _BEGINNING = 1 << 14  # bytes
+LONGEST_LINE = 1 << 25  # characters of a row in a table of text
 _MARKS = (  # the longer ones first: UTF-32's little-endian mark begins with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -71,6 +72,19 @@ def opened(path: Path, encoding: str) -> Iterator[TextIO]:
     """The file as a text stream with every line end as `\\n`."""
     with opened_bytes(path) as stream:
         yield io.TextIOWrapper(stream, encoding=encoding, newline=None)
+
+
+def lines(stream: TextIO, path: Path) -> Iterator[str]:
+    """The lines of a stream of rows; UserError for one that no memory should be given to."""
+    number = 0
+    while line := stream.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(line) > LONGEST_LINE:
+            raise UserError(
+                f"{path}: line {number} has more than {LONGEST_LINE:,} characters; "
+                "expected a row on each line: split its text into several"
+            )
+        yield line
 
 
 def small_text(path: Path, encoding: str, limit: int) -> str | None:

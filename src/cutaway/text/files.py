@@ -212,7 +212,7 @@ def _json_rows(file: _File) -> Iterator[tuple[str, Mapping[str, Any]]]:
             stream.seek(0)
             entries = (
                 (number, _parsed(line, file.path, number))
-                for number, line in enumerate(stream, 1)
+                for number, line in enumerate(decoding.lines(stream, file.path), 1)
                 if line.strip()
             )
             unit = "line"

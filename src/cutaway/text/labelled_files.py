@@ -174,7 +174,7 @@ def conll_sentences(path: Path) -> Iterator[tuple[list[str], list[str], int]]:
     tags: list[str] = []
     document = 0
     with decoding.opened(path, encoding) as stream:
-        for number, line in enumerate(stream, 1):
+        for number, line in enumerate(decoding.lines(stream, path), 1):
             columns = line.split()
             if columns and columns[0] == "-DOCSTART-":
                 document += 1
@@ -285,7 +285,7 @@ def labelled_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     encoding, _ = decoding.examined(path)
     with decoding.opened(path, encoding) as stream:
         if kind == ".jsonl":
-            for number, line in enumerate(stream, 1):
+            for number, line in enumerate(decoding.lines(stream, path), 1):
                 if not line.strip():
                     continue
                 try:
@@ -296,7 +296,9 @@ def labelled_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                     raise UserError(f"{path}: line {number}: expected a JSON object")
                 yield f"{path}: line {number}", row
             return
-        reader = csv.DictReader(stream, delimiter="\t" if kind == ".tsv" else ",")
+        reader = csv.DictReader(
+            decoding.lines(stream, path), delimiter="\t" if kind == ".tsv" else ","
+        )
         try:
             for row in reader:
                 yield f"{path}: line {reader.line_num}", row
