@@ -127,7 +127,7 @@ def test_a_record_without_an_end_is_refused_when_it_is_too_long(tmp_path, monkey
     path = tmp_path / "bomb.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"text": "short"}\n{"text": "' + b"a" * 100_000))
     documents = FilesSource(path).documents()
-    with pytest.raises(UserError, match="line 2: more than 1,000 characters"):
+    with pytest.raises(UserError, match="line 2 has more than 1,000 characters"):
         list(documents)
 
 

@@ -13,6 +13,7 @@ import torch
 
 from conftest import GROK, PATIENCE, TINY, command
 from cutaway.runs.folder import Run
+from cutaway.runs.verifying import Verified, verify
 from cutaway.studies.registry import STUDIES, config_of, study_of
 from cutaway.studies.settings import resolve
 from cutaway.training.loop import fit
@@ -131,6 +132,8 @@ def test_a_run_cut_five_times_equals_the_whole_bit_for_bit(small, whole, tmp_pat
     for table in Run.open(whole).tables():
         if table != "history":
             assert Run.open(out).read(table).equals(Run.open(whole).read(table))
+    assert [path for path in out.rglob("*") if path.name[0] == "."] == []  # nothing left over
+    assert verify(out) == Verified()
 
 
 def test_instruments_leave_weights_and_moments_untouched(small, tmp_path) -> None:

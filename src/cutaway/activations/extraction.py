@@ -217,7 +217,10 @@ class _Extraction:
     def _taken(self) -> Run:
         """The run's folder, new or taken up again."""
         if self.resume:
-            return Run.resume(self.out)
+            run = Run.resume(self.out)
+            for left in (self.out / SHARDS).glob(".*.tmp"):  # it alone writes shards
+                left.unlink()
+            return run
         run = Run.create(
             self.out,
             study=STUDY,

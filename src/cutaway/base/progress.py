@@ -37,6 +37,7 @@ class Progress:
         self._terminal = sys.stderr.isatty()
         self._bar: Any = None
         self._task: Any = None
+        self._share: Any = None
 
     def start_at(self, done: float) -> None:
         """Work that was done before this process began: counted, but not in the rate."""
@@ -56,6 +57,10 @@ class Progress:
     def update(self, done: float, **figures: str) -> None:
         """`done` in all is done; cheap to call often, shows at most ten times a second."""
         self.done = done
+        if self.total and done > self.total * 1.01:  # an estimate, of what is packed for instance
+            self.total = None
+            if self._bar is not None:
+                self._bar.columns = [one for one in self._bar.columns if one is not self._share]
         if figures:
             self.figures.update(figures)
         now = time.monotonic()
@@ -126,7 +131,12 @@ class Progress:
         extra = ", ".join(f"{name} {value}" for name, value in self.figures.items())
         speed = f"{_count(self.rate())} {self.unit}/s"
         self._bar.update(
-            self._task, completed=self.done, speed=speed, left=self.left(), extra=extra
+            self._task,
+            total=self.total,
+            completed=self.done,
+            speed=speed,
+            left=self.left(),
+            extra=extra,
         )
 
     def _begin(self) -> None:
@@ -134,10 +144,11 @@ class Progress:
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bars
 
+        self._share = TextColumn("{task.percentage:>3.0f}%" if self.total else "")
         self._bar = Bars(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            TextColumn("{task.percentage:>3.0f}%" if self.total else ""),
+            self._share,
             TextColumn("{task.fields[speed]}", markup=False),
             TextColumn("{task.fields[left]}", markup=False),
             TextColumn("{task.fields[extra]}", markup=False),

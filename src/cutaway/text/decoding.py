@@ -22,7 +22,7 @@ from cutaway.base.errors import UserError
 from cutaway.base.files import human_bytes, open_regular
 from cutaway.text.utf8 import Utf8
 
-LONGEST_LINE = 100_000_000  # characters of one record
+LONGEST_LINE = 1 << 25  # characters of a row in a table of text
 LARGEST_WHOLE = 1_000_000_000  # bytes of what is read at once: an array of JSON, Parquet in gzip
 REPLACING = ":replace"  # behind an encoding: what is broken in it is read as U+FFFD
 _CHUNK = 1 << 20
@@ -91,19 +91,6 @@ def opened(path: Path, encoding: str) -> Iterator[TextIO]:
         yield io.TextIOWrapper(stream, encoding=codec, errors=errors, newline=None)
 
 
-def lines(stream: TextIO, path: Path) -> Iterator[str]:
-    """The stream's lines, each with its end. UserError for one that no memory should have to hold."""
-    number = 0
-    while line := stream.readline(LONGEST_LINE + 1):
-        number += 1
-        if len(line) > LONGEST_LINE:
-            raise UserError(
-                f"{path}: line {number}: more than {LONGEST_LINE:,} characters; "
-                "a record has a line of its own"
-            )
-        yield line
-
-
 def whole(stream: IO[AnyStr], path: Path) -> AnyStr:
     """All of a stream that has to be in memory at once. UserError for one that is too large for it."""
     content = stream.read(LARGEST_WHOLE + 1)
@@ -113,6 +100,19 @@ def whole(stream: IO[AnyStr], path: Path) -> AnyStr:
             "unpack it, or write it as JSON lines"
         )
     return content
+
+
+def lines(stream: TextIO, path: Path) -> Iterator[str]:
+    """The lines of a stream of rows; UserError for one that no memory should be given to."""
+    number = 0
+    while line := stream.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(line) > LONGEST_LINE:
+            raise UserError(
+                f"{path}: line {number} has more than {LONGEST_LINE:,} characters; "
+                "expected a row on each line: split its text into several"
+            )
+        yield line
 
 
 def small_text(path: Path, encoding: str, limit: int) -> str | None:

@@ -285,7 +285,7 @@ def labelled_rows(
     encoding, _ = decoding.examined(path)
     with decoding.opened(path, encoding) as stream:
         if kind == ".jsonl":
-            for number, line in enumerate(stream, 1):
+            for number, line in enumerate(decoding.lines(stream, path), 1):
                 if not line.strip():
                     continue
                 try:
