@@ -110,7 +110,7 @@ def test_a_text_of_training_is_recognised_in_a_file_of_another_name(
         assert code == 0, err
         shares[name] = json.loads(out)[0]["in_training"]
     assert shares["old"] > 0.5  # documents of validation and test are not of training
-    assert shares["new"] < 0.2
+    assert shares["new"] < 0.3  # sentences of a small grammar
 
 
 # -- decisions -------------------------------------------------------------------------------------

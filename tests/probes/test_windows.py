@@ -201,7 +201,7 @@ def test_texts_that_share_text_stay_on_one_side(tokenizer, corpus) -> None:
 def test_texts_that_share_text_are_found_among_many_blocks(monkeypatch) -> None:
     import numpy as np
 
-    from cutaway.probes import repeats
+    from cutaway.text import repeats
 
     draw = np.random.default_rng(0)
     texts = [draw.integers(1, 5000, size) for size in (300, 500, 40, 700, 20, 400)]

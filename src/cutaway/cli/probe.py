@@ -154,12 +154,13 @@ def evaluate(
     format = output_format(json, csv)
     found = open_probes(probes)
     network = model_of(found, model)
+    named = data is not None
     if data is None:
         data = own_data(found, probes, part=part)
     elif trained_on(probes, data):
         display.notice(f"{data}: documents the probes were trained on are among it")
-    named = {"text": text_column, "label": label_column}
-    columns = Columns(**{name: one for name, one in named.items() if one is not None})
+    of_table = {"text": text_column, "label": label_column}
+    columns = Columns(**{name: one for name, one in of_table.items() if one is not None})
     examples = examples_for(
         found,
         network,
@@ -171,7 +172,7 @@ def evaluate(
     )
     met = share_in_training(probes, found[0].about, examples)
     rows = [{**row, "in_training": met} for row in judged(found, network, examples)]
-    if line := familiar_line(met):
+    if (named or met is not None) and (line := familiar_line(met)):
         display.notice(line)
     shown = None
     if format == "table":

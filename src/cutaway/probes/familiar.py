@@ -40,9 +40,9 @@ def share_in_training(probes: str | Path, about: ProbeAbout, examples: Examples)
     met = np.array([one in whole for one in _whole_of_each(examples)])
     if length >= _SHORT:
         met |= _met_runs(trained, examples, length)
-    elif not met.any():
-        return None
-    return float(met.mean()) if len(met) else 0.0
+    share = float(met.mean()) if len(met) else 0.0
+    # so short windows are equal by chance: a share says something only where most of them are
+    return share if length >= _SHORT or share > 0.5 else None
 
 
 def familiar_line(share: float | None) -> str | None:

@@ -32,6 +32,7 @@ from cutaway.text.tokenizers import Tokenizer
 FORMAT = 1
 SAMPLE = 200_000_000  # bytes of training text that a tokenizer is trained on at most
 _SIDES = ("train", "validation")
+_BLOCK = 1 << 20  # tokens read at once
 _REPEATS = "repeats.json"  # what both sides have in common
 
 
@@ -113,7 +114,7 @@ def _with_repeats(files: TokenFiles, name: str) -> TokenFiles:
         lines = json.loads(place.read_text("utf-8"))["notices"]
     except (OSError, ValueError, KeyError, TypeError):
         with progress("looking for repeated text", unit="tokens"):
-            found = repeats.shared(*(_side(files, getattr(files, side)) for side in _SIDES))
+            found = repeats.shared(*(_side(files, side) for side in _SIDES))
         lines = found.described(name)
         for line in lines:
             notice(line)
@@ -122,9 +123,25 @@ def _with_repeats(files: TokenFiles, name: str) -> TokenFiles:
     return replace(files, notices=[*files.notices, *lines])
 
 
-def _side(files: TokenFiles, ids: np.ndarray) -> repeats.Side:
-    ends = np.flatnonzero(ids == files.tokenizer.end_of_text)
-    return repeats.side(ids, np.append(0, ends + 1))
+def _side(files: TokenFiles, name: str) -> repeats.Side:
+    """A side's tokens with their documents, read block by block: a map of all would stay in memory."""
+    ids: np.ndarray = getattr(files, name)
+    path, dtype, end_of_text = files.folder / f"{name}.bin", ids.dtype, files.tokenizer.end_of_text
+
+    def tokens(start: int, stop: int) -> np.ndarray:
+        return np.fromfile(path, dtype, stop - start, offset=start * dtype.itemsize)
+
+    ends = [
+        start + np.flatnonzero(tokens(start, min(len(ids), start + _BLOCK)) == end_of_text)
+        for start in range(0, len(ids), _BLOCK)
+    ]
+    starts = np.concatenate([np.zeros(1, np.int64), *ends])
+    starts[1:] += 1
+
+    def read(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        return tokens(start, stop), np.searchsorted(starts, np.arange(start, stop), "right")
+
+    return repeats.Side(len(ids), read)
 
 
 def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
