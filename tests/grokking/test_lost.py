@@ -51,6 +51,11 @@ def test_where_a_grok_is_lost(test: list[float], step: int | None) -> None:
     assert phases(rows.take(np.argsort([n * 7 % len(test) for n in range(len(test))]))).lost == step
 
 
+def test_the_plateau_is_of_what_it_had_and_not_of_what_it_fell_to() -> None:
+    found = phases(history([0.1, *UP, *DOWN, *DOWN], every=50))
+    assert (found.grokked, found.plateau, found.lost) == (50, 50, 350)
+
+
 def test_where_no_window_is_asked_for_the_last_evaluation_decides() -> None:
     assert lost([0.1, 0.99, 0.94], sustain=0) == 100
     assert lost([0.1, 0.99, 0.94, 0.96], sustain=0) is None

@@ -72,7 +72,7 @@ def phases(
                 (`unconfirmed`)
     plateau     first step s ≥ grokked from which, again for that window, test_acc stays within
                 `plateau_width` of the level reached: the median of the later half of the
-                evaluations from grokked on
+                evaluations from grokked on, up to where it was lost
     lost        the first evaluation below `test_threshold` after the last such stretch at it, where
                 what follows fills a window and is mostly below, or ends more than 0.05 below.
                 None where it did not grok, kept it, or came back for a window
@@ -106,10 +106,10 @@ def phases(
     grokked, unconfirmed = _first_stretch(at, value >= test_threshold, stretch)
     plateau = lost = share_kept = variance_after = None
     if grokked is not None:
-        level = _level(value[at >= grokked])
-        near = np.abs(value - level) <= plateau_width
-        plateau, _ = _first_stretch(at, near & (at >= grokked), stretch)
         lost = _lost(at, value, test_threshold, stretch)
+        high = (at >= grokked) & (at < (np.inf if lost is None else lost))
+        near = np.abs(value - _level(value[high])) <= plateau_width
+        plateau, _ = _first_stretch(at, near & high, stretch)
         both = (steps > grokked) & evaluated & np.isfinite(train)
         if both.any():
             kept = (train[both] >= train_threshold) & (test[both] >= test_threshold)
