@@ -158,19 +158,15 @@ class Run:
         written: such a run reads as `interrupted` in any case, without a reason.
         """
         path = Path(folder).absolute()
-        try:
+        with contextlib.suppress(OSError, UserError):
             held = lock.RunLock(path, record.now())
-        except (OSError, UserError):
-            return
-        try:
-            content = record.read(path)
-            if content.status == "running":
-                changes = {"status": "interrupted", "reason": reason}
-                record.write(content.model_copy(update=changes), path)
-        except (OSError, UserError):
-            pass
-        finally:
-            held.release()
+            try:
+                content = record.read(path)
+                if content.status == "running":
+                    changes = {"status": "interrupted", "reason": reason}
+                    record.write(content.model_copy(update=changes), path)
+            finally:
+                held.release()
 
     @classmethod
     def require_free(cls, folder: str | Path) -> None:
