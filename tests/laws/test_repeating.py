@@ -191,3 +191,18 @@ def test_threads_are_taken_as_given_and_put_back(corpus, tmp_path) -> None:
     record = train("language", settings, tmp_path / "a").record
     assert (record.config["threads"], torch.get_num_threads()) == (before + 1, before)
     assert record.device.endswith(f"{before + 1} threads")
+
+
+@pytest.mark.parametrize("method", ["exact", "mass_mean"])
+def test_config_yaml_repeats_probes_that_are_solved(method, gpt2_run, probe_data, tmp_path) -> None:
+    settings = {"model": str(gpt2_run), "data": str(probe_data), "layers": "embed,0"}
+    run = train(
+        "probe", {**settings, "method": method, "controls": "shuffled"}, tmp_path / "a"
+    ).path
+    config = Run.open(run).record.config
+    found = (config["device"], config["dtype"], config["threads"])
+    assert found == ("cpu", "float32", torch.get_num_threads())
+    again = fed_back(run, tmp_path / "b")
+    assert Run.open(again).record.config == config
+    for table in Run.open(run).tables():
+        assert Run.open(again).read(table).equals(Run.open(run).read(table)), table

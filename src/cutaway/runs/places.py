@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Collection
@@ -120,19 +121,15 @@ def mark_interrupted(folder: str | Path, reason: str) -> None:
     such a run reads as `interrupted` in any case, without a reason.
     """
     path = Path(folder).absolute()
-    try:
+    with contextlib.suppress(OSError, UserError):
         held = lock.RunLock(path, record.now())
-    except (OSError, UserError):
-        return
-    try:
-        content = record.read(path)
-        if content.status == "running":
-            changes = {"status": "interrupted", "reason": reason}
-            record.write(content.model_copy(update=changes), path)
-    except (OSError, UserError):
-        pass
-    finally:
-        held.release()
+        try:
+            content = record.read(path)
+            if content.status == "running":
+                changes = {"status": "interrupted", "reason": reason}
+                record.write(content.model_copy(update=changes), path)
+        finally:
+            held.release()
 
 
 def _require_no_link(path: Path) -> None:
