@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from cutaway.base import files
 from cutaway.base.errors import RunFailed, UserError
+from cutaway.runs import json_text
 
 if TYPE_CHECKING:
     import torch
@@ -248,7 +249,7 @@ def _owned(named: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def _read_state(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = json_text.loads(path.read_bytes(), mend=False)
     except FileNotFoundError:
         raise DamagedCheckpoint(f"{path}: missing") from None
     except OSError as error:

@@ -8,7 +8,6 @@ another machine go by.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import threading
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from cutaway.base import files
 from cutaway.base.errors import UserError
+from cutaway.runs import json_text
 
 LOCK, OWNER = ".lock", ".owner.json"
 HEARTBEAT = 10.0  # seconds between touches
@@ -78,8 +78,11 @@ class RunLock:
 def read_owner(folder: Path) -> Owner | None:
     """The process that last took the run and did not let go of it in order."""
     try:
-        content = json.loads((folder / OWNER).read_bytes())
-        return Owner(content["pid"], content["host"], content["since"], content["ticks"])
+        content = json_text.loads((folder / OWNER).read_bytes())
+        pid, ticks = content["pid"], content["ticks"]
+        if type(pid) is not int or not 0 < pid < 2**31 or type(ticks) not in (int, type(None)):
+            return None
+        return Owner(pid, str(content["host"]), str(content["since"]), ticks)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
