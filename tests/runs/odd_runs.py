@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -117,6 +118,19 @@ def record_with_keys_that_differ_in_case(folder: Path) -> None:
 @_odd
 def record_with_controls_and_markup(folder: Path) -> None:
     _record(folder, study="\x1b[31m[red]$x_1$", reason="a\nb", started="[bold]", steps_done=-5)
+
+
+@_odd
+def record_of_a_process_that_cannot_be(folder: Path) -> None:
+    _record(folder, status="running")
+    owner = {"pid": 2**70, "host": platform.node(), "since": "", "ticks": None}
+    (folder / ".owner.json").write_text(json.dumps(owner))
+
+
+@_odd
+def record_whose_owner_is_nested_deeply(folder: Path) -> None:
+    _record(folder, status="running")
+    (folder / ".owner.json").write_text("[" * 100_000)
 
 
 # -- tables ------------------------------------------------------------------------------------

@@ -83,7 +83,10 @@ def read_owner(folder: Path) -> Owner | None:
     """The process that last took the run and did not let go of it in order."""
     try:
         content = files.read_json(folder / OWNER)
-        return Owner(content["pid"], content["host"], content["since"], content["ticks"])
+        pid, ticks = content["pid"], content["ticks"]
+        if type(pid) is not int or not 0 < pid < 2**31 or type(ticks) not in (int, type(None)):
+            return None
+        return Owner(pid, str(content["host"]), str(content["since"]), ticks)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

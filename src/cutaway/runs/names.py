@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import string
 from collections import Counter
 from collections.abc import Iterable
+
+_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
 def is_table_name(name: str) -> bool:
     """Whether a table can have this name: a plain word that means nothing else in queries."""
     return name.isidentifier() and name.isascii() and name.islower() and name != "runs"
+
+
+def fold(name: str) -> str:
+    """A name as SQL compares it: DuckDB ignores the case of A to Z, and of no other letters."""
+    return name if name.islower() else name.translate(_LOWER)
 
 
 def told_apart(names: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
@@ -18,16 +26,19 @@ def told_apart(names: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
     may hold are replaced.
     """
     wanted = [name.replace("\0", "\\0") or "unnamed" for name in names]
-    reserved = {name.casefold() for name in taken}
-    free = {name.casefold() for name in wanted} - reserved
+    reserved = {fold(name) for name in taken}
+    free = set(map(fold, wanted))
+    if len(free) == len(wanted) and free.isdisjoint(reserved):
+        return wanted
+    free -= reserved
     used: set[str] = set()
     found = []
     for name in wanted:
         number, spelled = 2, name
-        if name.casefold() in used | reserved:
-            while (spelled := f"{name}_{number}").casefold() in used | reserved | free:
+        if fold(name) in used | reserved:
+            while fold(spelled := f"{name}_{number}") in used | reserved | free:
                 number += 1
-        used.add(spelled.casefold())
+        used.add(fold(spelled))
         found.append(spelled)
     return found
 
@@ -36,5 +47,5 @@ def common_spelling(names: Iterable[str]) -> dict[str, str]:
     """Each name, without regard to case → the spelling most of them have, else the first."""
     spelled: dict[str, Counter[str]] = {}
     for name in names:
-        spelled.setdefault(name.casefold(), Counter())[name] += 1
+        spelled.setdefault(fold(name), Counter())[name] += 1
     return {folded: counts.most_common(1)[0][0] for folded, counts in spelled.items()}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cutaway.base.display import json_value, not_finite_word
-from cutaway.runs.names import common_spelling, told_apart
+from cutaway.runs.names import common_spelling, fold, told_apart
 from cutaway.runs.record import RunRecord
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _struct(group: str, rows: Sequence[_Row]) -> pa.StructArray | None:
     spelling = common_spelling(key for each in values for key in each)
     if not spelling:
         return None
-    folded = [{key.casefold(): value for key, value in each.items()} for each in values]
+    folded = [{fold(key): value for key, value in each.items()} for each in values]
     columns = []
     for key, name in spelling.items():
         column = [each.get(key) for each in folded]

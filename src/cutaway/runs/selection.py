@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from cutaway.base import files
 from cutaway.base.errors import UserError
 from cutaway.runs import schemas
-from cutaway.runs.names import common_spelling, told_apart
+from cutaway.runs.names import common_spelling, fold, told_apart
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -84,7 +84,7 @@ class Selection:
         return Selected(
             [part.path for part in parts if part.table is None],
             [_as_named(part) for part in parts if part.table is not None],
-            {column.casefold() for part in parts for column in part.names},
+            {fold(column) for part in parts for column in part.names},
         )
 
     def damaged(self, runs: Iterable[Found]) -> None:
@@ -173,7 +173,7 @@ class Selection:
 
     def _spelled(self, part: _Part, name: str, spelling: dict[str, str]) -> _Part:
         """The part with its columns spelled as in most runs: SQL does not tell cases apart."""
-        names = [spelling[column.casefold()] for column in part.names]
+        names = [spelling[fold(column)] for column in part.names]
         if names == part.names:
             return part
         table = self._read(part.found, name) if part.table is None else part.table
