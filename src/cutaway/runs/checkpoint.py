@@ -124,7 +124,7 @@ class Checkpoints:
         place = self.path(step)
         content = _read_state(place / STATE)
         for name, expected in content["files"].items():
-            if os.path.basename(name) != name:
+            if not files.is_plain(name):
                 raise DamagedCheckpoint(f"{place / STATE}: {name!r} is no file's name")
             if groups is None or name.removesuffix(".safetensors") in groups:
                 _check_file(place / name, expected)
