@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cutaway.activations.manifest_keys import wrong
 from cutaway.activations.quantise import DTYPES, dequantise
 from cutaway.base import files, json_text
 from cutaway.base.errors import UserError, nearest
@@ -306,66 +307,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         )
     if form != FORMAT or content.get("kind") != STUDY or content.get("dtype") not in DTYPES:
         raise UserError(f"{place}: not the manifest of an activation store of format {FORMAT}")
-    if wrong := _wrong(content):
-        raise UserError(f"{place}: damaged: {wrong}")
+    if why := wrong(content):
+        raise UserError(f"{place}: damaged: {why}")
     return content
-
-
-_TYPES: dict[str, type] = {
-    "reference": dict,
-    "sites": list,
-    "width": int,
-    "data": dict,
-    "contexts": int,
-    "complete": bool,
-    "shards": list,
-}
-_OF_DATA: dict[str, type] = {"source": str, "fingerprint": str, "context_length": int}
-_OF_SHARD: dict[str, type] = {
-    "file": str,
-    "bytes": int,
-    "sha256": str,
-    "rows": int,
-    "rows_left_out": int,
-    "contexts": list,
-    "statistics": dict,
-}
-_NAMES: dict[type, str] = {
-    dict: "an object",
-    list: "a list",
-    int: "a whole number",
-    str: "text",
-    bool: "true or false",
-}
-
-
-def _wrong(content: dict[str, Any]) -> str | None:
-    """The first key of a manifest that is not what it should be; None where all are."""
-    found = _mistyped(content, _TYPES, "")
-    found = found or _mistyped(content["data"], _OF_DATA, "data.")
-    if not found and not all(isinstance(site, str) for site in content["sites"]):
-        return f"sites = {content['sites']!r}: expected names"
-    for number, shard in enumerate([] if found else content["shards"]):
-        name = f"shards[{number}]"
-        if not isinstance(shard, dict):
-            return f"{name} = {shard!r}: expected an object"
-        found = found or _mistyped(shard, _OF_SHARD, f"{name}.")
-        if not found and not files.is_plain(shard["file"]):
-            return f"{name}.file = {shard['file']!r}: expected the name of a file in {SHARDS}/"
-        for site in () if found else content["sites"]:
-            of_site = shard["statistics"].get(site)
-            if not isinstance(of_site, dict) or not {"rest", "first"} <= of_site.keys():
-                return f"{name}.statistics.{site}: missing, or without sums"
-    return found
-
-
-def _mistyped(content: dict[str, Any], types: Mapping[Any, type], where: str) -> str | None:
-    for name, kind in types.items():
-        value = content.get(name)
-        if type(value) is not kind:
-            shown = repr(value) if name in content else "missing"
-            return f"{where}{name} = {shown[:60]}: expected {_NAMES[kind]}"
-    return None
 
 
 def _no_store(path: Path) -> str:

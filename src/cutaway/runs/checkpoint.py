@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Mapping
@@ -124,7 +123,7 @@ class Checkpoints:
         place = self.path(step)
         content = _read_state(place / STATE)
         for name, expected in content["files"].items():
-            if os.path.basename(name) != name:
+            if not files.is_plain(name):
                 raise DamagedCheckpoint(f"{place / STATE}: {name!r} is no file's name")
             if groups is None or name.removesuffix(".safetensors") in groups:
                 _check_file(place / name, expected)

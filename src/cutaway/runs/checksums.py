@@ -27,6 +27,7 @@ from cutaway.base import files
 from cutaway.base.errors import UserError
 
 FILE, KIND, FORMAT = "checksums.json", "checksums", 1
+MARK = ".finished"  # in a folder without a run's record: says, should the list vanish, that it was
 _RECORD = "run.json"  # record.FILE; this file is imported with the package and stays light
 _DEPTH = 8  # folders above a file that may own it
 # of the writer while it lives, or of an operating system: never part of what a folder holds
@@ -98,6 +99,7 @@ def finish(folder: str | os.PathLike[str]) -> None:
     folder = Path(folder).absolute()
     owner = _owner(folder / FILE)
     if owner is None and not _inside_a_run(folder):
+        files.write_text(folder / MARK, f"{FILE} lists the files of this folder.\n")
         seal(folder)
     elif owner is not None and owner != folder:
         listed, _ = scan(folder)

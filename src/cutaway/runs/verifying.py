@@ -21,7 +21,7 @@ from cutaway.runs.store import find_all, unknown
 
 # What says that a folder is one of ours, besides a run's record and a list of checksums, and the
 # check of such a folder without a list. `activations` adds its own.
-MARKS = ("manifest.json", "metadata.json", "sweep.yaml")
+MARKS = ("manifest.json", "metadata.json", "sweep.yaml", checksums.MARK)
 parts: dict[str, Callable[[Path], list[str]]] = {}
 _SHOWN = 5  # names in one line, at most
 _DEPTH = 8  # folders within folders
@@ -173,7 +173,7 @@ def _below(folder: Path) -> list[Path]:
 
 def _claims(folder: Path) -> bool:
     """Whether a folder that is no run says of itself that it had a list."""
-    for name in ("metadata.json", "sweep.yaml"):
+    for name in (checksums.MARK, "metadata.json", "sweep.yaml"):
         try:
             with files.open_regular(folder / name) as file:
                 if checksums.FILE.encode() in file.read(4096):
