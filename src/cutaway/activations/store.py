@@ -36,6 +36,7 @@ from cutaway.runs.folder import Run
 
 FORMAT = 1
 MANIFEST, SHARDS = "manifest.json", "shards"
+_BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, struct.error)
 _LONGEST_HEADER = 100_000_000  # bytes, as the safetensors library has it
 STUDY = "activations"
 _CODES = {
@@ -277,15 +278,7 @@ def mapped(path: Path) -> dict[str, Tensor]:
                 flat = content[start:end].view(_DTYPES[entry["dtype"]])
                 tensors[name] = flat.view(entry["shape"])
         return tensors
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        struct.error,
-    ) as error:
+    except _BROKEN as error:
         raise UserError(f"{path}: damaged shard: {error}") from None
 
 

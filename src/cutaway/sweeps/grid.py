@@ -182,7 +182,7 @@ def _axes(given: Mapping[str, Any]) -> list[list[_Point]]:
     if "seeds" in given:
         seeds = given["seeds"]
         if isinstance(seeds, int) and not isinstance(seeds, bool):
-            if not 1 <= seeds <= MOST_RUNS:
+            if not 0 <= seeds <= MOST_RUNS:
                 raise UserError(f"seeds = {seeds}: expected 1 to {MOST_RUNS:,}, or a list of seeds")
             seeds = list(range(seeds))
         axes.append([_Point({"seed": seed}) for seed in _filled("seeds", seeds)])
