@@ -123,8 +123,8 @@ OWN = [
         {"model_type": "transformer", "loss_function": "stablemax", "lambda_spectral": 0.1},
     ],
 )
-def test_members_of_an_ensemble_equal_runs_alone_after_100_steps(over, tmp_path) -> None:
-    shared = {"epochs": 100, "log_every": 20, "checkpoint_every": 50, "precision": "float64"}
+def test_members_of_an_ensemble_equal_runs_alone_after_60_steps(over, tmp_path) -> None:
+    shared = {"epochs": 60, "log_every": 20, "checkpoint_every": 30, "precision": "float64"}
     configs = [config(**{**shared, **over, **own}) for own in OWN]
     stacked = train_together("grokking", configs, [tmp_path / f"m{i}" for i in range(3)])
     for index, (own, member) in enumerate(zip(configs, stacked, strict=True)):
@@ -153,8 +153,8 @@ def assert_same_run(one: Run, other: Run, tolerance: float) -> None:
             for name, value in tensors.items():
                 worst = (value - second.tensors[group][name]).abs().max()
                 room = tolerance if group == "model" else 10 * tolerance
-                if step == 100:  # Adam enlarges roundings where a gradient should be zero
-                    room = 1e-3
+                if step == 60:  # Adam enlarges roundings where a gradient should be zero
+                    room = 1e-4
                 assert float(worst) < room, (step, group, name)
     for table in one.tables():
         here, there = one.read(table), other.read(table)
