@@ -150,6 +150,12 @@ READINGS: dict[str, list[tuple[str, str]]] = {
 }  # fmt: skip
 
 
+# Commands that meanwhile find fault: exit code and `problems` are others, figures are the same.
+FINDS = {
+    "probe inspect probes/topics": 1,  # texts that stand in two parts of the split are a finding
+}
+
+
 def ask(command: str, folder: Path) -> Any:
     """The answer of `cutaway <command> --json` in `folder`, as Python data.
 
@@ -169,7 +175,7 @@ def ask(command: str, folder: Path) -> Any:
         code = run([*shlex.split(command), "--json"])
     text = shown.getvalue().replace(str(folder), ".")
     text = text.replace(os.environ.get("CUTAWAY_CACHE") or "~", "CACHE")
-    if code:
+    if code != FINDS.get(command, 0):
         raise AssertionError(f"cutaway {command}: exit code {code}: {said.getvalue()}")
     return json.loads(text)
 

@@ -171,7 +171,8 @@ def evaluate(
         columns=None if columns == Columns() else columns,
     )
     met = share_in_training(probes, found[0].about, examples)
-    rows = [{**row, "in_training": met} for row in judged(found, network, examples)]
+    # a score that is not defined, such as the precision of a class never predicted, is missing
+    rows = display.finite([{**row, "in_training": met} for row in judged(found, network, examples)])
     if (named or met is not None) and (line := familiar_line(met)):
         display.notice(line)
     shown = None
@@ -210,10 +211,10 @@ def _show(run: Run, format: Any) -> None:
     tables = {}
     for name in ("layers", "controls"):
         rows = run.read(name)
-        tables[name] = [] if rows is None else [named(row) for row in rows.to_pylist()]
+        tables[name] = [] if rows is None else display.finite(list(map(named, rows.to_pylist())))
     layers, controls = tables.values()
     if format == "json":
-        print(dumps(display.json_value(tables), indent=2))
+        print(dumps(tables, indent=2))
         return
     display.show(layers, format, columns=_COLUMNS if format == "table" else None)
     if format == "table":
