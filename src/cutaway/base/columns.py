@@ -9,8 +9,11 @@ that is why no code of this package may write `given[row]` for what a user gave.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from numbers import Number
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cutaway.base.errors import UserError, nearest
@@ -72,16 +75,20 @@ def names_of_values(values: Iterable[Any]) -> list[str | None]:
 
 
 def name_of(value: Any) -> str:
-    """One label or group as text: `1` for 1 and 1.0, `True` for True, a text as it is."""
+    """One label or group as text: `1` for 1 and 1.0, `True` for True, a text as it is, and bytes as
+    the text they hold in UTF-8."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
     return str(value)
 
 
 def look_alike(names: Iterable[str]) -> str | None:
     """A line about two names that may be meant to be one, or None where all are plainly different.
 
-    They differ in upper and lower case only, in blanks at their ends, or in how a number is written.
+    They differ in upper and lower case only, in blanks, in signs that are not seen, in how a letter or
+    a number is written.
     """
     seen: dict[str, str] = {}
     for name in sorted(set(names)):
@@ -134,14 +141,33 @@ def tensor(given: Any, name: str) -> torch.Tensor:
             raise UserError(
                 f"{name}: rows of different lengths; expected as many values in each"
             ) from None
+    return torch.from_numpy(_numeric(array, name))
+
+
+def _numeric(array: np.ndarray, name: str) -> np.ndarray:
+    """The array as torch takes it: its own, in this machine's order of bytes, of a type torch has."""
+    import numpy as np
+
+    gone = np.ma.getmaskarray(array)
+    if array.dtype == object:
+        gone = np.array([missing(value) for value in array.flat]).reshape(array.shape)
+        if not gone.any() and all(isinstance(value, Number) for value in array.flat):
+            with suppress(TypeError, OverflowError):  # decimals and fractions; not complex numbers
+                array = array.astype(float)
+    if gone.any():
+        gaps = np.flatnonzero(np.atleast_1d(gone).reshape(len(np.atleast_1d(gone)), -1).any(1))
+        raise UserError(f"{name}: missing at {positions(gaps.tolist())}; expected numbers")
     if array.dtype.kind not in "biuf":
         raise UserError(f"{name}: {array.dtype} values, expected numbers")
-    if np.ma.is_masked(array):
-        gaps = np.flatnonzero(np.ma.getmaskarray(array).reshape(len(array), -1).any(1)).tolist()
-        raise UserError(f"{name}: missing at {positions(gaps)}; expected numbers")
-    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-        array = array.astype(np.int64)
-    return torch.from_numpy(np.ascontiguousarray(array))
+    kind = array.dtype.newbyteorder("=")
+    if kind.kind == "u" and kind.itemsize > 1:
+        if array.size and array.max() > np.iinfo(np.int64).max:
+            raise UserError(f"{name}: {array.max()}: expected numbers of up to 63 bits")
+        kind = np.dtype(np.int64)
+    elif kind.kind == "f" and kind.itemsize > 8:  # long doubles
+        kind = np.dtype(np.float64)
+    array = np.asarray(array, dtype=kind, order="C")
+    return array if array.flags.writeable else array.copy()
 
 
 def numbers(given: Any, name: str) -> np.ndarray:
@@ -152,7 +178,8 @@ def numbers(given: Any, name: str) -> np.ndarray:
     import numpy as np
 
     try:
-        if isinstance(given, np.ndarray) and given.ndim == 1 and not np.ma.isMaskedArray(given):
+        plain = isinstance(given, np.ndarray) and not np.ma.isMaskedArray(given)
+        if plain and given.ndim == 1 and given.dtype.kind in "biuf":
             return np.array(given, dtype=float)
         values = [np.nan if value is None else float(value) for value in column(given, name)]
     except (TypeError, ValueError):
@@ -255,7 +282,7 @@ def _values(given: Any) -> Iterable[Any] | None:
     if hasattr(given, "to_pylist"):  # Arrow
         return given.to_pylist()
     if hasattr(given, "detach"):  # a tensor, wherever it is
-        return given.detach().cpu().tolist()
+        return given.detach().to_dense().cpu().tolist()
     for name in ("tolist", "to_list"):  # NumPy, pandas, polars
         if callable(getattr(given, name, None)):
             return getattr(given, name)()
@@ -273,7 +300,8 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "as_py"):  # a scalar of Arrow
         return _plain(value.as_py())
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # of NumPy, of torch
-        return _plain(value.item())
+        inner = value.item()
+        return _plain(inner if type(inner) is not type(value) else float(inner))  # long doubles
     if isinstance(value, Mapping | set | frozenset | bytes):
         return value
     inner = _values(value) if hasattr(value, "__len__") else None
@@ -281,7 +309,12 @@ def _plain(value: Any) -> Any:
 
 
 def _key(name: str) -> str:
-    text = name.strip().casefold()
+    """What is left of a name without case, blanks around it, and the ways to write a letter."""
+    text = unicodedata.normalize("NFKC", name)
+    text = "".join(
+        one for one in text if unicodedata.category(one) not in ("Cf", "Cc") or one.isspace()
+    )
+    text = unicodedata.normalize("NFKC", " ".join(text.split()).casefold())
     try:
         number = float(text)
     except ValueError:
