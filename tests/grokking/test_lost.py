@@ -32,6 +32,7 @@ def lost(test: list[float], **how: Any) -> int | None:
         ([0.1, *UP, 0.5, *UP], None),  # a dip it came back from
         ([0.1, *UP, *DOWN, *UP], None),  # lost and found again
         ([0.1, *UP, *DOWN, *UP, *DOWN], 950),  # and lost again
+        ([0.1, *UP, *[0.1, 0.99] * 8], 350),  # up and down from there on
         ([0.1, *UP, 0.94], None),  # ends a little below, and for too short a time
         ([0.1, *UP, 0.8], 350),  # ends far below
         ([0.1, *UP, *[0.94] * 6], 350),  # a little below, for a window

@@ -194,7 +194,6 @@ def test_thresholds_that_are_no_shares_are_refused(arguments: dict, told: str) -
         ({"step": [0], "test_acc": [0.5]}, "has no train_acc"),
         ({"step": [0], "train_acc": [0.5], "test_acc": [101.0]}, "test_acc = 101"),
         ({"step": [0], "train_acc": [-0.5], "test_acc": [1.0]}, "train_acc = -0.5"),
-        ({"step": [0.5], "train_acc": [0.5], "test_acc": [1.0]}, "step = 0.5"),
         ({"step": [0], "train_acc": ["high"], "test_acc": [1.0]}, "the text 'high'"),
         ({"step": [], "train_acc": [], "test_acc": []}, "holds no rows"),
         ({"step": [None], "train_acc": [0.5], "test_acc": [1.0]}, "no row has a step"),

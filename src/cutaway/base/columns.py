@@ -41,16 +41,24 @@ def missing(value: Any) -> bool:
         return type(value).__name__ in ("NAType", "NaTType")
 
 
+def blank(value: Any) -> bool:
+    """Whether a value is missing, or a text of nothing but space."""
+    return missing(value) or (isinstance(value, str) and not value.strip())
+
+
 def column(given: Column, name: str) -> list[Any]:
     """The values of a column in their order, as plain Python values; missing ones are None.
 
-    Values that are columns themselves (a list of words, say) become lists. `name` is what messages
+    Values that are columns themselves (a list of words, say) become lists; an array of shape (n, 1) is
+    one column. `name` is what messages
     call it. Raises UserError for a text, a single value, a table, and what has no order (a set).
     """
     if isinstance(given, str | bytes | bytearray):
         raise UserError(f"{name} = {str(given)[:40]!r}: a text, expected a column of values")
     if is_table(given) or isinstance(given, Mapping):
         raise UserError(f"{name}: a table, expected one column of it")
+    if getattr(given, "ndim", 1) == 2 and tuple(given.shape)[1:] == (1,):
+        given = given.reshape(-1)  # an array of one column
     values = _values(given)
     if values is None:
         raise UserError(
@@ -202,6 +210,7 @@ class Table:
 
         Raises UserError, listing the columns, where there is none of that name or there are two.
         """
+        name = str(name)
         if (count := self.names.count(name)) != 1:
             listed = ", ".join(self.names[:20]) + (", ..." if len(self.names) > 20 else "")
             why = "no column of that name" if not count else f"{count} columns of that name"
