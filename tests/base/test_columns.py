@@ -90,6 +90,7 @@ def test_names_that_may_be_meant_to_be_one_are_told() -> None:
         ("\ufb01n", "fin"),
         ("a b", "a\u00a0b"),
     ]
+    pairs += [("True", "1"), ("false", "0.0")]
     for pair in pairs:
         assert "taken as two classes" in columns.look_alike(pair)
     assert columns.look_alike(["1", "2", "a", "b", "nan"]) is None

@@ -96,7 +96,7 @@ def look_alike(names: Iterable[str]) -> str | None:
     """A line about two names that may be meant to be one, or None where all are plainly different.
 
     They differ in upper and lower case only, in blanks, in signs that are not seen, in how a letter or
-    a number is written.
+    a number is written; or one is a truth value and the other a number.
     """
     seen: dict[str, str] = {}
     for name in sorted(set(names)):
@@ -324,6 +324,7 @@ def _key(name: str) -> str:
         one for one in text if unicodedata.category(one) not in ("Cf", "Cc") or one.isspace()
     )
     text = unicodedata.normalize("NFKC", " ".join(text.split()).casefold())
+    text = {"true": "1", "false": "0"}.get(text, text)
     try:
         number = float(text)
     except ValueError:
