@@ -354,7 +354,7 @@ WRONG: dict[str, tuple[Make, str]] = {
         lambda own, _: [own, "--suite", "absorption", "--words", "gone.txt"],
         "words = 'gone.txt': no such file",
     ),
-    "no seeds": (with_tasks("--seeds", "0"), "seeds = 0: expected 1 or more"),
+    "no seeds": (with_tasks("--seeds", "0"), "seeds = 0: expected 1 to 1,000"),
     "a template without a word": (with_tasks("--template", "spell it"), "template = 'spell it'"),
     "nothing for TPP": (with_tasks(names="tpp"), "three classes or more"),
     "nothing for SCR": (with_tasks(names="scr"), "two labels each"),
@@ -384,3 +384,18 @@ def test_what_is_wrong_is_told_in_one_line(
     assert "Traceback" not in err
     assert sum(line.startswith("cutaway: ") for line in lines) == 1
     assert before == {path: path.stat().st_mtime_ns for path in own.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--suite", "tpp", "--data", "docstrings"), "--data: not with --suite"),
+        (("--suite", "tpp", "--activations", "store"), "--activations: not with --suite"),
+        (("--suite", "tpp", "--tokens", "5k"), "--tokens: not with --suite"),
+        (("--seeds", "3"), "--seeds: only with --suite"),
+    ],
+)
+def test_options_of_the_other_evaluation_are_refused(cutaway: Cutaway, given, said) -> None:
+    code, _, err = cutaway("sae", "eval", "nowhere", *given)
+    assert (code, err.count("\n")) == (2, 1)
+    assert said in err

@@ -11,7 +11,7 @@ import numpy as np
 from cutaway.base.errors import UserError
 from cutaway.grokking.config import GrokkingConfig
 from cutaway.grokking.histories import config_of, has_failed, history_if_any
-from cutaway.grokking.phases import FALL, Phases, has_accuracies, phases, window
+from cutaway.grokking.phases import FALL, Phases, phases, was_evaluated, window
 from cutaway.studies.presets import presets
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def sweep_advice(logs: Sequence[Log], groups: Sequence[str]) -> list[str]:
         history_if_any(log.history) if whole and len(log.history) else None
         for log, whole in zip(logs, came_through)
     ]
-    known = [i for i, one in enumerate(tables) if one is not None and has_accuracies(one)]
+    known = [i for i, one in enumerate(tables) if one is not None and was_evaluated(one)]
     if len(known) < 2:
         return []
     failed = came_through.count(False)

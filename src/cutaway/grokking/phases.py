@@ -144,6 +144,11 @@ def has_accuracies(table: pa.Table) -> bool:
     return {"train_acc", held_out(table, "acc")} <= {*table.column_names}
 
 
+def was_evaluated(table: pa.Table) -> bool:
+    """Whether a tidy history says if the run grokked: it has accuracies, and one held out was measured."""
+    return has_accuracies(table) and bool(np.isfinite(accuracies(table)[2]).any())
+
+
 def accuracies(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Steps, train and held-out accuracy of a tidy history; NaN where one was not evaluated."""
     names = ("train_acc", held_out(table, "acc"))

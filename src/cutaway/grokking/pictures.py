@@ -120,10 +120,10 @@ def phase_spans(history: pa.Table) -> list[Span]:
 
     Empty where the history has no accuracies to tell them by.
     """
-    from cutaway.grokking.phases import phases
+    from cutaway.grokking.phases import phases, was_evaluated
 
     try:
-        found = phases(history)
+        found, tested = phases(history), was_evaluated(history)
     except UserError:
         return []
     memorised, grokked = found.memorised, found.grokked
@@ -137,7 +137,7 @@ def phase_spans(history: pa.Table) -> list[Span]:
     if turn is None:
         return [
             Span(f"memorising to {memorised:,}", None, memorised, 0),
-            Span("memorised, not grokked", memorised, None, 1),
+            Span("memorised, not grokked" if tested else "memorised", memorised, None, 1),
         ]
     if memorised is None or memorised >= turn:
         return [Span(f"learning to {turn:,}", None, turn, 0), Span(last, turn, end, 2), *after]
