@@ -139,3 +139,16 @@ def test_bytes_are_named_by_the_text_they_hold() -> None:
     assert columns.names_of_values(np.array([b"yes", "é".encode(), b"\xff"])) == [
         *("yes", "é", "\\xff")
     ]
+
+
+def test_the_named_levels_of_an_index_are_columns_where_asked() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": NUMBERS, "text": NAMES, "b": [4, 3, 2, 1]})
+    for names in (["a"], ["text", "b"]):
+        found = columns.table(frame.set_index(names), index=True)
+        assert set(found.names) == {"a", "text", "b"}
+        assert found.column("a", "a") == NUMBERS
+        assert found.column("text", "text") == NAMES
+        assert set(columns.table(frame.set_index(names)).names) == {"a", "text", "b"} - set(names)
+    assert columns.table(frame.set_index("a", drop=False), index=True).names == ("a", "text", "b")
+    assert columns.table(frame, index=True).names == ("a", "text", "b")

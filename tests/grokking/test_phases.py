@@ -277,3 +277,10 @@ def test_the_command_and_the_function_have_the_same_defaults() -> None:
         assert mine[name].default == theirs[name].default
     assert mine["sustain"].default is None
     assert phases(history([0, *[1.0] * 20])).sustain == SUSTAIN
+
+
+def test_a_frame_whose_index_is_the_step_is_read_by_it() -> None:
+    pytest.importorskip("pandas")
+    frame = history([0.1, *[1.0] * 5], every=50).to_pandas()
+    assert phases(frame.set_index("step")) == phases(frame)
+    assert phases(frame).grokked == 50

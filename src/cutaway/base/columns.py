@@ -229,15 +229,25 @@ def is_table(given: Any) -> bool:
     return _reader(given) is not None
 
 
-def table(given: Any) -> Table:
+def table(given: Any, *, index: bool = False) -> Table:
     """A DataFrame (pandas, polars), Arrow table or record batch, a data set of Hugging Face, a
     structured array, a mapping of columns, or a list of records, as a table.
 
-    UserError for anything else.
+    With `index` the levels of a DataFrame's index that have a name are columns too. UserError for
+    anything else.
     """
     if (found := _reader(given)) is None:
         raise UserError(f"{type(given).__name__}: expected a table with named columns")
-    return Table(tuple(map(str, found[0])), found[1])
+    names, read = tuple(map(str, found[0])), found[1]
+    levels = getattr(getattr(given, "index", None), "names", ()) if index else ()
+    more = [place for place, one in enumerate(levels) if one is not None and str(one) not in names]
+
+    def whole(place: int) -> Any:
+        if place < len(names):
+            return read(place)
+        return given.index.get_level_values(more[place - len(names)])
+
+    return Table((*names, *(str(levels[place]) for place in more)), whole)
 
 
 def records(given: Any) -> list[Mapping[str, Any]]:

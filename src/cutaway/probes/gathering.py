@@ -135,7 +135,7 @@ def _by_part(
 def _of_table(
     texts: Any, labels: Any, groups: Any, split: Any, columns: Columns, keep_split: bool = True
 ) -> _Raw:
-    found = table(texts)
+    found = table(texts, index=True)
 
     def role(what: str, given: Any, named: str | None, usual: str) -> list[Any] | None:
         """The column given, or named, or of the usual name where there is one."""
