@@ -334,6 +334,14 @@ def twice(own: Path, here: Path) -> list[object]:
 
 WRONG: dict[str, tuple[Make, str]] = {
     "an unknown evaluation": (lambda own, _: [own, "--suite", "sparse-prob"], "'sparse_prob'"),
+    **{
+        f"{name} of the other": (
+            lambda own, _, name=name: [own, "--suite", "tpp", f"--{name}", "5k"],
+            f"--{name}: not with --suite",
+        )
+        for name in ("data", "activations", "tokens")
+    },
+    "seeds alone": (lambda own, _: [own, "--seeds", "3"], "--seeds: only with --suite"),
     "no evaluation": (lambda own, _: [own, "--suite", ","], "suite: none named"),
     "tasks that are missing": (
         lambda own, _: [own, "--suite", "all", "--tasks", "gone"],
@@ -384,18 +392,3 @@ def test_what_is_wrong_is_told_in_one_line(
     assert "Traceback" not in err
     assert sum(line.startswith("cutaway: ") for line in lines) == 1
     assert before == {path: path.stat().st_mtime_ns for path in own.rglob("*") if path.is_file()}
-
-
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        (("--suite", "tpp", "--data", "docstrings"), "--data: not with --suite"),
-        (("--suite", "tpp", "--activations", "store"), "--activations: not with --suite"),
-        (("--suite", "tpp", "--tokens", "5k"), "--tokens: not with --suite"),
-        (("--seeds", "3"), "--seeds: only with --suite"),
-    ],
-)
-def test_options_of_the_other_evaluation_are_refused(cutaway: Cutaway, given, said) -> None:
-    code, _, err = cutaway("sae", "eval", "nowhere", *given)
-    assert (code, err.count("\n")) == (2, 1)
-    assert said in err
