@@ -222,6 +222,7 @@ def _lines(history: pa.Table, columns: dict[str, str], log_x: bool) -> list[Seri
             at, errors = rows(history, f"{column}_se")
             error = dict(zip(at.tolist(), errors.tolist()))
             spread = np.array([error.get(step, np.nan) for step in steps.tolist()])
+            spread[~(np.isfinite(values) & np.isfinite(spread))] = np.nan
             low, high = values - spread, values + spread
         shown = steps > 0 if log_x else np.ones(len(steps), dtype=bool)
         if not np.isfinite(values[shown]).any():
