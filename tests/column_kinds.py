@@ -14,12 +14,27 @@ try:
 except ImportError:  # an extra of the tests
     pandas = None
 
+
+def _locked(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False
+    return array
+
+
 KINDS: dict[str, Callable[[list], Any]] = {
     "list": list,
     "tuple": tuple,
     "generator": lambda values: (one for one in values),
     "array": np.array,
     "array of objects": lambda values: np.array(values, dtype=object),
+    "array of the other byte order": lambda values: (array := np.array(values)).astype(
+        array.dtype.newbyteorder("S")
+    ),
+    "long doubles": lambda values: (
+        np.array(values, dtype=np.longdouble) if type(values[0]) is float else np.array(values)
+    ),
+    "read-only array": lambda values: _locked(np.array(values)),
+    "masked array": lambda values: np.ma.array(values, mask=[False] * len(values)),
+    "reversed view": lambda values: np.array(values[::-1])[::-1],
     "tensor": lambda values: None if isinstance(values[0], str) else torch.tensor(values),
     "arrow": pa.array,
     "chunked": lambda values: pa.chunked_array([values[:1], values[1:]]),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+from fractions import Fraction
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -80,7 +83,15 @@ def test_whole_numbers_are_one_class_however_they_are_written() -> None:
 
 
 def test_names_that_may_be_meant_to_be_one_are_told() -> None:
-    for pair in (("True", "true"), ("a", "a "), ("1", "1.0"), ("Yes", "YES")):
+    pairs = [("True", "true"), ("a", "a "), ("1", "1.0"), ("Yes", "YES"), ("New York", "new  york")]
+    pairs += [
+        ("caf\u00e9", "cafe\u0301"),
+        ("yes", "\u200byes"),
+        ("\ufb01n", "fin"),
+        ("a b", "a\u00a0b"),
+    ]
+    pairs += [("True", "1"), ("false", "0.0")]
+    for pair in pairs:
         assert "taken as two classes" in columns.look_alike(pair)
     assert columns.look_alike(["1", "2", "a", "b", "nan"]) is None
 
@@ -95,6 +106,49 @@ def test_a_tensor_of_what_is_not_numbers_is_refused() -> None:
         (["a"], "expected numbers"),
         ([1, None], "missing at position 1"),
         ([[1, 2], [3]], "rows of different lengths"),
+        ([[1, None], [2, 3]], "missing at position 0"),
+        (pa.table({"a": [1.0, None]}), "missing at position 1"),
+        (np.ma.masked, "missing at position 0"),
+        (np.array([1j]), "complex128 values, expected numbers"),
+        (np.array(["2020-01-01"], dtype="M8[s]"), "expected numbers"),
+        (
+            np.array([2**63 + 1], dtype="u8"),
+            "9223372036854775809: expected numbers of up to 63 bits",
+        ),
     ):
         with pytest.raises(UserError, match=said):
             columns.tensor(given, "values")
+
+
+def test_numbers_that_torch_has_no_type_for_keep_their_values() -> None:
+    for given, values in (
+        (np.array([1.5, 2.5], dtype=np.longdouble), [1.5, 2.5]),
+        (np.array([1.5, 2.5], dtype=">f4"), [1.5, 2.5]),
+        ([Decimal("1.5"), Fraction(5, 2)], [1.5, 2.5]),
+        (np.array(2.5), 2.5),
+    ):
+        assert columns.tensor(given, "values").tolist() == values
+    assert columns.column(np.array([1.5], dtype=np.longdouble), "values") == [1.5]
+    assert columns.column(torch.eye(2).to_sparse(), "values") == [[1.0, 0.0], [0.0, 1.0]]
+    for given in (np.array([1j]), np.array([1], dtype="m8[s]")):
+        with pytest.raises(UserError, match="values: expected numbers"):
+            columns.numbers(given, "values")
+
+
+def test_bytes_are_named_by_the_text_they_hold() -> None:
+    assert columns.names_of_values(np.array([b"yes", "é".encode(), b"\xff"])) == [
+        *("yes", "é", "\\xff")
+    ]
+
+
+def test_the_named_levels_of_an_index_are_columns_where_asked() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": NUMBERS, "text": NAMES, "b": [4, 3, 2, 1]})
+    for names in (["a"], ["text", "b"]):
+        found = columns.table(frame.set_index(names), index=True)
+        assert set(found.names) == {"a", "text", "b"}
+        assert found.column("a", "a") == NUMBERS
+        assert found.column("text", "text") == NAMES
+        assert set(columns.table(frame.set_index(names)).names) == {"a", "text", "b"} - set(names)
+    assert columns.table(frame.set_index("a", drop=False), index=True).names == ("a", "text", "b")
+    assert columns.table(frame, index=True).names == ("a", "text", "b")

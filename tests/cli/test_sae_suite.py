@@ -334,6 +334,14 @@ def twice(own: Path, here: Path) -> list[object]:
 
 WRONG: dict[str, tuple[Make, str]] = {
     "an unknown evaluation": (lambda own, _: [own, "--suite", "sparse-prob"], "'sparse_prob'"),
+    **{
+        f"{name} of the other": (
+            lambda own, _, name=name: [own, "--suite", "tpp", f"--{name}", "5k"],
+            f"--{name}: not with --suite",
+        )
+        for name in ("data", "activations", "tokens")
+    },
+    "seeds alone": (lambda own, _: [own, "--seeds", "3"], "--seeds: only with --suite"),
     "no evaluation": (lambda own, _: [own, "--suite", ","], "suite: none named"),
     "tasks that are missing": (
         lambda own, _: [own, "--suite", "all", "--tasks", "gone"],
@@ -354,7 +362,7 @@ WRONG: dict[str, tuple[Make, str]] = {
         lambda own, _: [own, "--suite", "absorption", "--words", "gone.txt"],
         "words = 'gone.txt': no such file",
     ),
-    "no seeds": (with_tasks("--seeds", "0"), "seeds = 0: expected 1 or more"),
+    "no seeds": (with_tasks("--seeds", "0"), "seeds = 0: expected 1 to 1,000"),
     "a template without a word": (with_tasks("--template", "spell it"), "template = 'spell it'"),
     "nothing for TPP": (with_tasks(names="tpp"), "three classes or more"),
     "nothing for SCR": (with_tasks(names="scr"), "two labels each"),

@@ -111,3 +111,9 @@ def test_ticks_tell_neighbours_apart():
     assert write([100_000, 100_500]) == ["100.0k", "100.5k"]
     assert write([0, 2e-4]) == ["0", "2×10⁻⁴"]
     assert scientific(2.5e-7) == "2.5×10⁻⁷"
+
+
+def test_ticks_of_numbers_that_no_suffix_holds_are_powers_of_ten() -> None:
+    """Written out, 10³⁰⁰ leaves a figure no room; losses of runs that diverge are as large."""
+    assert PlainFormatter().format_ticks([0.0, 5e299, 1e300]) == ["0", "5×10²⁹⁹", "10³⁰⁰"]
+    assert PlainFormatter().format_ticks([0.0, 5e13, 1e14]) == ["0", "50T", "100T"]

@@ -125,6 +125,10 @@ def test_a_warm_up_that_never_ended_is_said_first() -> None:
     assert not any("warm-up" in line for line in told(history(), warmup_epochs=2000))
 
 
+def test_a_run_of_one_evaluation_had_no_warm_up() -> None:
+    assert not any("warm-up" in line for line in told(history()[:1], warmup_epochs=0))
+
+
 def test_what_was_not_memorised_says_how_far_it_came() -> None:
     [line] = told(history(memorised=None, grokked=None), hidden_dim=32, epochs=2000)
     assert "not memorised (train accuracy 40.0% after 2,000 epochs)" in line
@@ -280,6 +284,11 @@ def test_a_run_that_lost_what_it_had_is_told_so() -> None:
     both = gone.set_column(1, "train_acc", pa.array(np.where(STEPS < 1200, 1.0, 0.3)))
     line, *_ = told(both, weight_decay=5.0)
     assert "(train accuracy 30.0%): lower weight_decay (it is 5)" in line
+    back = test.copy()
+    back[-2:] = 1.0  # high again at the end, too shortly to count
+    line, *_ = told(history().set_column(2, "test_acc", pa.array(back)), lr=1e-3)
+    assert "lost it at step 1,200: since then the test accuracy was mostly below 95%; it is" in line
+    assert "100.0% at the end, for less than 100 steps and 3 evaluations: train on with" in line
     trained = np.where(STEPS < 1200, 1.0, 0.3)
     forgot = history(grokked=None).set_column(1, "train_acc", pa.array(trained))
     line, *_ = told(forgot, weight_decay=0.0)

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+from cutaway.grokking.advice import sweep_advice
 from cutaway.grokking.analysis import group_by, has_grokked, sweep_summary
 from cutaway.grokking.phases import EVALUATIONS, phases, window
 from cutaway.grokking.pictures import phase_spans
@@ -32,6 +34,7 @@ def lost(test: list[float], **how: Any) -> int | None:
         ([0.1, *UP, 0.5, *UP], None),  # a dip it came back from
         ([0.1, *UP, *DOWN, *UP], None),  # lost and found again
         ([0.1, *UP, *DOWN, *UP, *DOWN], 950),  # and lost again
+        ([0.1, *UP, *[0.1, 0.99] * 8], 350),  # up and down from there on
         ([0.1, *UP, 0.94], None),  # ends a little below, and for too short a time
         ([0.1, *UP, 0.8], 350),  # ends far below
         ([0.1, *UP, *[0.94] * 6], 350),  # a little below, for a window
@@ -145,3 +148,21 @@ def test_the_command_says_it(cutaway: Callable, tmp_path: Path) -> None:
         "run,status,memorised,grokked,plateau,delay,kept,final_test_acc,lost\n"
     )
     assert "lost" not in cutaway("runs", "phases", "kept.csv")[1]
+
+
+def test_a_run_never_tested_is_no_failure_to_grok(cutaway: Callable, tmp_path: Path) -> None:
+    untested = history([float("nan")] * 20, every=50)
+    names = ("seen/a_s0", "seen/a_s1", "seen/a_s2")
+    tables = (history([0.1, *UP, *UP], every=50), history([0.1] * 13, every=50), untested)
+    logs = [Log(name, Path(name), table, None, {"lr": 0.1}) for name, table in zip(names, tables)]
+    (row,) = sweep_summary(logs, ["lr"]).to_pylist()
+    counted = [row[key] for key in ("grokked", "not_reached", "grokked_unknown")]
+    assert counted == [1, 1, 1]
+    assert sweep_advice(logs, ["a"] * 3)[0].startswith("1 of 2 runs grokked")
+    assert [one.label for one in phase_spans(untested)] == ["memorising to 0", "memorised"]
+    pq.write_table(untested, tmp_path / "untested.parquet")
+    pq.write_table(history([0.1, *UP, *[0.1, 0.99] * 8], every=50), tmp_path / "returning.parquet")
+    code, out, err = cutaway("runs", "phases", "untested.parquet", "returning.parquet")
+    assert code == 0
+    assert out.count("not evaluated") == 2
+    assert "below 0.95 from step 350 on, but for returns of less than 100 steps and 3 eval" in err

@@ -194,7 +194,6 @@ def test_thresholds_that_are_no_shares_are_refused(arguments: dict, told: str) -
         ({"step": [0], "test_acc": [0.5]}, "has no train_acc"),
         ({"step": [0], "train_acc": [0.5], "test_acc": [101.0]}, "test_acc = 101"),
         ({"step": [0], "train_acc": [-0.5], "test_acc": [1.0]}, "train_acc = -0.5"),
-        ({"step": [0.5], "train_acc": [0.5], "test_acc": [1.0]}, "step = 0.5"),
         ({"step": [0], "train_acc": ["high"], "test_acc": [1.0]}, "the text 'high'"),
         ({"step": [], "train_acc": [], "test_acc": []}, "holds no rows"),
         ({"step": [None], "train_acc": [0.5], "test_acc": [1.0]}, "no row has a step"),
@@ -278,3 +277,10 @@ def test_the_command_and_the_function_have_the_same_defaults() -> None:
         assert mine[name].default == theirs[name].default
     assert mine["sustain"].default is None
     assert phases(history([0, *[1.0] * 20])).sustain == SUSTAIN
+
+
+def test_a_frame_whose_index_is_the_step_is_read_by_it() -> None:
+    pytest.importorskip("pandas")
+    frame = history([0.1, *[1.0] * 5], every=50).to_pandas()
+    assert phases(frame.set_index("step")) == phases(frame)
+    assert phases(frame).grokked == 50

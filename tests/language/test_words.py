@@ -116,6 +116,7 @@ def both() -> Tokenizer:
         (" as", " as", "taken as the token ' as'; there is also 'as'"),
         ("gone", " gone", "taken as the token ' gone'\n"),
         (" gone", " gone", None),
+        ("␣as", " as", "taken as the token ' as'; there is also 'as'"),
     ],
 )
 def test_a_word_is_the_token_as_it_is_written_first(both, capsys, word, taken, said) -> None:
@@ -152,3 +153,15 @@ def test_every_command_that_takes_a_word_says_which_token_it_took(cutaway, backp
         assert f"word = 'the': taken as the token {taken!r}" in err
         rows = json.loads(out)
         assert {row.get("asked", taken) for row in rows} == {taken}
+
+
+def test_what_a_change_of_senses_would_leave_undone_is_refused(cutaway, backpack_run) -> None:
+    long = "and the" + " river" * 500
+    change = ["senses", backpack_run, "--word", "the", "--scale", "0=0"]
+    for more, said in (
+        (["--prompt", long], "tokens, which do not hold the word"),
+        (["--similar-to", "the"], "--similar-to: not with a change"),
+    ):
+        code, _, err = cutaway(*change, *more)
+        assert code == 2
+        assert said in err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from column_kinds import KINDS, TABLES
 from conftest import sentences
@@ -172,3 +173,42 @@ def test_what_does_not_go_together_is_refused(tiny_folder) -> None:
     ):
         with pytest.raises(UserError, match=said):
             fit(model, *arguments, **settings)
+
+
+def test_what_is_blank_is_missing_wherever_it_stands(tokenizer, capsys) -> None:
+    texts, labels = [*TEXTS[:88], "", " \n"], [" ", "", *LABELS[2:]]
+    groups = ["" if n == 5 else one for n, one in enumerate(GROUPS)]
+    found = data_of(texts, labels, tokenizer, groups=groups)
+    assert found.classes == ("0", "1")
+    assert sum(map(len, found.parts.values())) == 86
+    assert len(found.documents) == 31  # each group has a text left, and one text has none
+    said = capsys.readouterr().err
+    assert "2 texts have no text and are left out (positions 88, 89)" in said
+    assert "2 texts have no label and are left out (positions 0, 1)" in said
+    assert "1 texts have no group (position 5)" in said
+
+
+def test_arrays_of_one_column_and_pairs_in_lists_are_columns(tokenizer, listed) -> None:
+    one, labels = np.array(TEXTS)[:, None], torch.tensor(LABELS)[:, None]
+    assert data_of(one, labels, tokenizer, groups=GROUPS).sha256() == listed
+    parts = {"train": [TEXTS[:60], LABELS[:60]], "test": [TEXTS[60:], LABELS[60:]]}
+    tuples = {part: tuple(pair) for part, pair in parts.items()}
+    wanted = data_of(tuples, None, tokenizer).sha256()
+    assert data_of(parts, None, tokenizer).sha256() == wanted
+
+
+def test_columns_may_have_numbers_for_names(tokenizer, listed) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(list(zip(TEXTS, LABELS, GROUPS)))
+    assert data_of(frame, None, tokenizer, columns=Columns(0, 1, 2)).sha256() == listed
+
+
+def test_messages_name_labels_as_they_were_given(tokenizer) -> None:
+    labels = ["no" if n % 2 else "yes" for n in range(90)]
+    with pytest.raises(UserError, match="no document left for validation with label 'no'"):
+        data_of([["a", "b"]] * 90, [["no", "yes"]] * 90, tokenizer, groups=[1] * 90)
+    few = {"groups": ["a", "b"] * 45, "split": ["train"] * 60 + ["test"] * 30}
+    with pytest.raises(UserError, match="too few documents to take validation from them"):
+        data_of(TEXTS, labels, tokenizer, **few)
+    with pytest.raises(UserError, match="text 0: None is no word"):
+        data_of([["a", None]] * 90, [["no", "yes"]] * 90, tokenizer)

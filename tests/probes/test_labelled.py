@@ -134,7 +134,7 @@ def test_long_texts_are_cut_and_empty_ones_left_out(tokenizer, capsys) -> None:
     assert sum(map(len, data.parts.values())) == 40
     assert all((part.lengths == 5).all() for part in data.parts.values())
     said = capsys.readouterr().err
-    assert "3 texts have no token" in said
+    assert "3 texts have no text and are left out" in said
     assert "40 of 40 texts cut after 5 tokens" in said
 
 

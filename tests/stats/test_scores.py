@@ -10,6 +10,7 @@ import torch
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
+from cutaway.base.errors import UserError
 from cutaway.stats import scores
 
 
@@ -172,3 +173,29 @@ def test_a_label_ruled_out_costs_everything_unless_it_has_no_weight():
     assert float(scores.log_loss(y, p.log())) == math.inf
     assert float(scores.log_loss(y, p.log(), torch.tensor([1.0, 0.0]))) == 0
     assert bool(scores.log_loss(y, p.log(), torch.zeros(2)).isnan())
+
+
+@pytest.mark.parametrize(
+    ("score", "arguments", "said"),
+    [
+        ("auroc", ([-1, 1, 1], [0.1, 0.2, 0.3]), "y: expected labels of 0 and 1, found -1"),
+        ("average_precision", ([1, 2], [0.1, 0.2]), "y: expected labels of 0 and 1, found 2"),
+        ("brier", ([0.5, 1], [0.1, 0.2]), "y: expected labels of 0 and 1, found 0.5"),
+        ("f1", (torch.tensor([1, math.nan]), [1, 0]), "y: expected labels of 0 and 1, found nan"),
+        ("recall", ([1, 0], torch.tensor([math.nan, 0])), "predicted: expected labels of 0 and 1"),
+        ("log_loss", ([0, 2], [[0.0, -1.0]] * 2), "y: expected classes from 0 to 1, found 2"),
+        ("multiclass_brier", ([0, -1], [[0.5, 0.5]] * 2), "expected classes from 0 to 1, found -1"),
+        ("class_counts", ([0, 1], [0, 2], 2), "predicted: expected classes from 0 to 1, found 2"),
+        ("accuracy", ([0, 1, 1], [0, 1]), "predicted: 2 for 3 labels y"),
+        ("auroc", ([0, 1], [0.1, 0.2], [1, 2, 3]), "weight: 3 for 2 labels y"),
+        ("expected_calibration_error", ([0, 1, 1], [0.1, 0.2]), "probability: 2 for 3 labels y"),
+    ],
+)
+def test_labels_that_are_none_and_lengths_that_differ_are_refused(score, arguments, said):
+    with pytest.raises(UserError, match=said):
+        getattr(scores, score)(*arguments)
+
+
+def test_a_calibration_error_needs_a_bin():
+    with pytest.raises(UserError, match="bins = 0: expected 1 or more"):
+        scores.expected_calibration_error([0, 1], [0.1, 0.2], bins=0)

@@ -59,3 +59,8 @@ def test_the_first_of_those_a_rounding_apart_is_chosen() -> None:
     assert least(torch.tensor([1.0, 0.5 + near, 0.5, 0.5 - near], dtype=torch.float64)) == 1
     assert decided(torch.tensor([0.1, 0.7, 0.7 + near, 0.2], dtype=torch.float64)) == 1
     assert best("abc", {"a": 0.2, "b": 0.9, "c": 0.9 + near}.__getitem__) == "b"
+
+
+def test_a_logit_that_is_no_number_agrees_with_nothing() -> None:
+    found = agreement(torch.tensor([math.nan, 1.0]), torch.tensor([1, 1]))
+    assert found.isnan().tolist() == [True, False]

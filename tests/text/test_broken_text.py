@@ -31,6 +31,8 @@ PROSE = "Le château était fermé, et la clé perdue. 日本語のテキスト�
         (f"{PROSE}one ", b"\xff", f" two\n{PROSE}"),
         (f"{PROSE * 40_000}one ", b"\xe9", f" two\n{PROSE}"),
         (PROSE, b"\xe6\x97", PROSE),
+        ("The only accent: é. And ", b"\xff", " is broken."),
+        ("Plain English, and one sign at the end ", "😀".encode()[:3], ""),
     ],
 )
 @pytest.mark.parametrize("kind", ["a.txt", "a.txt.gz", "bom.txt"])
@@ -129,3 +131,10 @@ def test_a_column_of_text_and_numbers_is_refused_and_not_another_taken(tmp_path)
     (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(UserError, match=r"r\.jsonl:1: column 'text' is int, expected text"):
         texts(tmp_path / "r.jsonl")
+
+
+@pytest.mark.parametrize("coding", ["utf-16-le", "utf-16-be"])
+def test_utf16_without_a_mark_is_refused_with_a_way_on(tmp_path, coding) -> None:
+    (tmp_path / "a.txt").write_bytes(PROSE.encode(coding))
+    with pytest.raises(UserError, match="if it is UTF-16 without a byte order mark, convert it"):
+        texts(tmp_path)

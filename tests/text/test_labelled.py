@@ -7,6 +7,8 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from conftest import DATA
@@ -290,3 +292,33 @@ def test_real_texts_can_be_read():
     entities = read_tasks(DATA / "europarl" / "ner" / "en-europarl.test.conll02")
     assert [one.name.partition(": ")[2] for one in entities] == ["LOC", "MISC", "ORG", "PER"]
     assert len(entities[0]) == 799
+
+
+def test_a_quote_that_is_never_closed_is_refused_and_lines_in_quotes_are_not(tmp_path) -> None:
+    rows = [f'"text {n},\nof two ""lines""",{"ab"[n % 2]}' for n in range(40)]
+    path = tmp_path / "x.csv"
+    path.write_text("text,label\n" + "\n".join(rows))
+    assert len(read_tasks(path)[0]) == 40
+    rows[30] = '"text 30,a'
+    rows[31:] = [f"text {n},{'ab'[n % 2]}" for n in range(31, 40)]
+    path.write_text("text,label\n" + "\n".join(rows))
+    with pytest.raises(UserError, match="line 62: a quote is opened and never closed"):
+        read_tasks(path)
+
+
+def test_a_parquet_column_that_is_there_twice_is_refused(tmp_path) -> None:
+    columns = [pa.array(["x"] * 40), pa.array(["a", "b"] * 20), pa.array(["b", "a"] * 20)]
+    table = pa.Table.from_arrays(columns, names=["text", "label", "label"])
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(UserError, match="two columns are called 'label'"):
+        read_tasks(tmp_path / "x.parquet")
+
+
+def test_rows_without_a_group_beside_others_are_counted(tmp_path, capsys) -> None:
+    path = tmp_path / "x.csv"
+    rows = [f"text {n},{'ab'[n % 2]},{n // 3 if n % 4 else ''}" for n in range(40)]
+    path.write_text("text,label,group\n" + "\n".join(rows))
+    assert len(set(read_tasks(path)[0].groups)) == 14 + 10
+    assert (
+        "10 of 40 rows have no group; those of equal texts are a group" in capsys.readouterr().err
+    )

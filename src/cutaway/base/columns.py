@@ -9,8 +9,11 @@ that is why no code of this package may write `given[row]` for what a user gave.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from numbers import Number
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from cutaway.base.errors import UserError, nearest
@@ -38,16 +41,24 @@ def missing(value: Any) -> bool:
         return type(value).__name__ in ("NAType", "NaTType")
 
 
+def blank(value: Any) -> bool:
+    """Whether a value is missing, or a text of nothing but space."""
+    return missing(value) or (isinstance(value, str) and not value.strip())
+
+
 def column(given: Column, name: str) -> list[Any]:
     """The values of a column in their order, as plain Python values; missing ones are None.
 
-    Values that are columns themselves (a list of words, say) become lists. `name` is what messages
+    Values that are columns themselves (a list of words, say) become lists; an array of shape (n, 1) is
+    one column. `name` is what messages
     call it. Raises UserError for a text, a single value, a table, and what has no order (a set).
     """
     if isinstance(given, str | bytes | bytearray):
         raise UserError(f"{name} = {str(given)[:40]!r}: a text, expected a column of values")
     if is_table(given) or isinstance(given, Mapping):
         raise UserError(f"{name}: a table, expected one column of it")
+    if getattr(given, "ndim", 1) == 2 and tuple(given.shape)[1:] == (1,):
+        given = given.reshape(-1)  # an array of one column
     values = _values(given)
     if values is None:
         raise UserError(
@@ -72,16 +83,20 @@ def names_of_values(values: Iterable[Any]) -> list[str | None]:
 
 
 def name_of(value: Any) -> str:
-    """One label or group as text: `1` for 1 and 1.0, `True` for True, a text as it is."""
+    """One label or group as text: `1` for 1 and 1.0, `True` for True, a text as it is, and bytes as
+    the text they hold in UTF-8."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
     return str(value)
 
 
 def look_alike(names: Iterable[str]) -> str | None:
     """A line about two names that may be meant to be one, or None where all are plainly different.
 
-    They differ in upper and lower case only, in blanks at their ends, or in how a number is written.
+    They differ in upper and lower case only, in blanks, in signs that are not seen, in how a letter or
+    a number is written; or one is a truth value and the other a number.
     """
     seen: dict[str, str] = {}
     for name in sorted(set(names)):
@@ -134,14 +149,33 @@ def tensor(given: Any, name: str) -> torch.Tensor:
             raise UserError(
                 f"{name}: rows of different lengths; expected as many values in each"
             ) from None
+    return torch.from_numpy(_numeric(array, name))
+
+
+def _numeric(array: np.ndarray, name: str) -> np.ndarray:
+    """The array as torch takes it: its own, in this machine's order of bytes, of a type torch has."""
+    import numpy as np
+
+    gone = np.ma.getmaskarray(array)
+    if array.dtype == object:
+        gone = np.array([missing(value) for value in array.flat]).reshape(array.shape)
+        if not gone.any() and all(isinstance(value, Number) for value in array.flat):
+            with suppress(TypeError, OverflowError):  # decimals and fractions; not complex numbers
+                array = array.astype(float)
+    if gone.any():
+        gaps = np.flatnonzero(np.atleast_1d(gone).reshape(len(np.atleast_1d(gone)), -1).any(1))
+        raise UserError(f"{name}: missing at {positions(gaps.tolist())}; expected numbers")
     if array.dtype.kind not in "biuf":
         raise UserError(f"{name}: {array.dtype} values, expected numbers")
-    if np.ma.is_masked(array):
-        gaps = np.flatnonzero(np.ma.getmaskarray(array).reshape(len(array), -1).any(1)).tolist()
-        raise UserError(f"{name}: missing at {positions(gaps)}; expected numbers")
-    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-        array = array.astype(np.int64)
-    return torch.from_numpy(np.ascontiguousarray(array))
+    kind = array.dtype.newbyteorder("=")
+    if kind.kind == "u" and kind.itemsize > 1:
+        if array.size and array.max() > np.iinfo(np.int64).max:
+            raise UserError(f"{name}: {array.max()}: expected numbers of up to 63 bits")
+        kind = np.dtype(np.int64)
+    elif kind.kind == "f" and kind.itemsize > 8:  # long doubles
+        kind = np.dtype(np.float64)
+    array = np.asarray(array, dtype=kind, order="C")
+    return array if array.flags.writeable else array.copy()
 
 
 def numbers(given: Any, name: str) -> np.ndarray:
@@ -152,7 +186,8 @@ def numbers(given: Any, name: str) -> np.ndarray:
     import numpy as np
 
     try:
-        if isinstance(given, np.ndarray) and given.ndim == 1 and not np.ma.isMaskedArray(given):
+        plain = isinstance(given, np.ndarray) and not np.ma.isMaskedArray(given)
+        if plain and given.ndim == 1 and given.dtype.kind in "biuf":
             return np.array(given, dtype=float)
         values = [np.nan if value is None else float(value) for value in column(given, name)]
     except (TypeError, ValueError):
@@ -175,6 +210,7 @@ class Table:
 
         Raises UserError, listing the columns, where there is none of that name or there are two.
         """
+        name = str(name)
         if (count := self.names.count(name)) != 1:
             listed = ", ".join(self.names[:20]) + (", ..." if len(self.names) > 20 else "")
             why = "no column of that name" if not count else f"{count} columns of that name"
@@ -193,15 +229,25 @@ def is_table(given: Any) -> bool:
     return _reader(given) is not None
 
 
-def table(given: Any) -> Table:
+def table(given: Any, *, index: bool = False) -> Table:
     """A DataFrame (pandas, polars), Arrow table or record batch, a data set of Hugging Face, a
     structured array, a mapping of columns, or a list of records, as a table.
 
-    UserError for anything else.
+    With `index` the levels of a DataFrame's index that have a name are columns too. UserError for
+    anything else.
     """
     if (found := _reader(given)) is None:
         raise UserError(f"{type(given).__name__}: expected a table with named columns")
-    return Table(tuple(map(str, found[0])), found[1])
+    names, read = tuple(map(str, found[0])), found[1]
+    levels = getattr(getattr(given, "index", None), "names", ()) if index else ()
+    more = [place for place, one in enumerate(levels) if one is not None and str(one) not in names]
+
+    def whole(place: int) -> Any:
+        if place < len(names):
+            return read(place)
+        return given.index.get_level_values(more[place - len(names)])
+
+    return Table((*names, *(str(levels[place]) for place in more)), whole)
 
 
 def records(given: Any) -> list[Mapping[str, Any]]:
@@ -255,7 +301,7 @@ def _values(given: Any) -> Iterable[Any] | None:
     if hasattr(given, "to_pylist"):  # Arrow
         return given.to_pylist()
     if hasattr(given, "detach"):  # a tensor, wherever it is
-        return given.detach().cpu().tolist()
+        return given.detach().to_dense().cpu().tolist()
     for name in ("tolist", "to_list"):  # NumPy, pandas, polars
         if callable(getattr(given, name, None)):
             return getattr(given, name)()
@@ -273,7 +319,8 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "as_py"):  # a scalar of Arrow
         return _plain(value.as_py())
     if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # of NumPy, of torch
-        return _plain(value.item())
+        inner = value.item()
+        return _plain(inner if type(inner) is not type(value) else float(inner))  # long doubles
     if isinstance(value, Mapping | set | frozenset | bytes):
         return value
     inner = _values(value) if hasattr(value, "__len__") else None
@@ -281,7 +328,13 @@ def _plain(value: Any) -> Any:
 
 
 def _key(name: str) -> str:
-    text = name.strip().casefold()
+    """What is left of a name without case, blanks around it, and the ways to write a letter."""
+    text = unicodedata.normalize("NFKC", name)
+    text = "".join(
+        one for one in text if unicodedata.category(one) not in ("Cf", "Cc") or one.isspace()
+    )
+    text = unicodedata.normalize("NFKC", " ".join(text.split()).casefold())
+    text = {"true": "1", "false": "0"}.get(text, text)
     try:
         number = float(text)
     except ValueError:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Runs = Annotated[Path, Parameter(name="--runs")]
 Source: TypeAlias = "tuple[str, pa.Table, str]"  # name, tidy history, status of the run
 _NOT_REACHED = "not reached"
+_OF_TEST = ("grokked", "plateau")  # phases of the held-out accuracy
 _RECORDED = "recorded"  # the status of a file: what became of the run it does not say
 
 
@@ -188,7 +189,7 @@ def phases(
         if found.lost is not None:
             display.notice(
                 f"{name}: grokked at step {found.grokked} and lost it: below {test_threshold:g} from "
-                f"step {found.lost} on"
+                f"step {found.lost} on{_returned(history, found)}"
             )
         rows.append(_row(name, status, history, found, plain=format == "json"))
     if any("lost" in row for row in rows):  # a column for all, where any has it
@@ -199,16 +200,29 @@ def phases(
         raise UserError("; ".join(wrong))
 
 
+def _returned(history: pa.Table, found: Phases) -> str:
+    """What to add of a run that lost it, but ends high again."""
+    from cutaway.grokking.derived import final_accuracy
+    from cutaway.grokking.phases import window
+
+    last = final_accuracy(history)
+    if last is None or last < found.test_threshold:
+        return ""
+    return f", but for returns of less than {window(found)}"
+
+
 def _row(name: str, status: str, history: pa.Table, found: Phases, plain: bool) -> dict[str, Any]:
     """A line of the table; for programs (`plain`) not reached is null."""
     from cutaway.grokking.derived import final_accuracy
 
     absent = None if plain else "failed" if status == "failed" else _NOT_REACHED
+    tested = final_accuracy(history) is not None
     steps = {key: getattr(found, key) for key in ("memorised", "grokked", "plateau")}
     row = {
         "run": name,
         "status": status,
         **{key: absent if step is None else step for key, step in steps.items()},
+        **({} if tested or absent != _NOT_REACHED else dict.fromkeys(_OF_TEST, "not evaluated")),
         "delay": found.delay,
         "kept": found.share_kept,
         "final_test_acc": None if status == "failed" else final_accuracy(history),

@@ -274,6 +274,8 @@ def senses(
     if sense is not None:
         _check_sense(sense, count)
     if similar_to is not None:
+        if scale or remove is not None or add is not None:
+            raise UserError("--similar-to: not with a change (--scale, --remove, --add)")
         cosines, least = room.similarity(model, token, token_of(tokenizer, similar_to))
         rows = [{"sense": str(i), "cosine": value} for i, value in enumerate(cosines)]
         display.show([*rows, {"sense": "minimum", "cosine": least}], form)
@@ -308,6 +310,11 @@ def senses(
     if token not in ids:
         raise UserError(f"prompt = {prompt!r}: does not hold the word {tokenizer.token(token)!r}")
     ids = list(ids)[-model.config.block_size :]
+    if token not in ids:
+        raise UserError(
+            f"prompt: the model reads its last {model.config.block_size} tokens, which do not hold the "
+            f"word {tokenizer.token(token)!r}; give a shorter one"
+        )
     effect = room.sense_effect(model, torch.tensor(ids, device=model.embedding.device), edits, top)
     rows = [{"token": shown(tokenizer, row.pop("token_id"), form), **row} for row in effect]
     display.show(rows, form)

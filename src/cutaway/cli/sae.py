@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Settings = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
 Flag = Annotated[bool, Parameter(negative=())]
+_TOKENS = "20k"
 _EVALUATIONS = ("evaluation.json", "evaluation.csv", "suite.parquet", "features.json")
 
 
@@ -156,7 +157,7 @@ def evaluate(
     data: str | None = None,
     activations: Path | None = None,
     site: str | None = None,
-    tokens: str = "20k",
+    tokens: str = _TOKENS,
     suite: str | None = None,
     tasks: list[str] | None = None,
     crossed: list[Path] | None = None,
@@ -209,6 +210,11 @@ def evaluate(
             raise UserError(
                 "--site: not with --suite; `cutaway sae export --site` writes a copy that says it"
             )
+        for name, value in (("data", data), ("activations", activations), ("tokens", tokens)):
+            if value not in (None, _TOKENS):
+                raise UserError(
+                    f"--{name}: not with --suite, which judges on labelled texts: name them with --tasks"
+                )
         from cutaway.cli.sae_suite import evaluate_suite
 
         evaluate_suite(
@@ -228,6 +234,7 @@ def evaluate(
         ("crossed", crossed),
         ("words", words),
         ("template", template),
+        ("seeds", seeds if seeds != 1 else None),
     ):
         if value is not None:
             raise UserError(f"--{name}: only with --suite, which says what to do with it")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from cutaway.base.columns import Column, tensor
 from cutaway.base.errors import UserError
 from cutaway.base.seeds import torch_generator
 from cutaway.dictionaries.codes import Codes, encode
@@ -143,11 +144,7 @@ class Dictionary(nn.Module):
         A state that is not finite has no features that could be known: all of its entries are NaN,
         and so is its reconstruction. Raises UserError for states of another width.
         """
-        if x.shape[-1] != self.shape.d_model:
-            raise UserError(
-                f"states: of width {x.shape[-1]}, and the dictionary is made for states of width "
-                f"{self.shape.d_model}"
-            )
+        x = self._taken(x, "states", self.shape.d_model)
         scaled = x.float() * self.input_scale
         # the sum, not only each entry: where it overflows, so may the encoder's products
         broken = ~torch.linalg.vector_norm(scaled, ord=1, dim=1).isfinite()
@@ -163,21 +160,42 @@ class Dictionary(nn.Module):
         dictionary of another library keeps the rows it came with, and its features are the numbers
         that library gives (`row_lengths`, `contributions`). A state that is not finite gives NaN.
         """
+        x = self._taken(x, "states", self.shape.d_model)
         flat = x.reshape(-1, x.shape[-1])
         return self.encode_sparse(flat).dense().view(*x.shape[:-1], self.shape.d_hidden)
 
     def decode(self, features: Tensor) -> Tensor:
         """Features (..., F) in raw units → raw states (..., d)."""
+        features = self._taken(features, "features", self.shape.d_hidden)
         return features @ self.decoder_weight + self.decoder_bias / self.input_scale
 
     def forward(self, x: Tensor) -> Tensor:
         """Raw states → their reconstruction, through the active entries only."""
+        x = self._taken(x, "states", self.shape.d_model)
         flat = x.reshape(-1, x.shape[-1])
         return self.decode_sparse(self.encode_sparse(flat)).view(x.shape).to(x.dtype)
 
     def decode_sparse(self, codes: Codes) -> Tensor:
         """`decode` of codes in raw units: (B, d)."""
         return codes.decode(self.decoder_weight) + self.decoder_bias / self.input_scale
+
+    def _taken(self, given: Column, name: str, width: int) -> Tensor:
+        """States or features as a tensor: one itself, or arrays, lists and tables of numbers.
+
+        UserError for what holds no real numbers, and for another width.
+        """
+        x = tensor(given, name)
+        if x.is_complex() or x.ndim == 0:
+            found = "complex numbers" if x.is_complex() else "a single number"
+            raise UserError(f"{name}: {found}, expected rows of {width} numbers")
+        if x.shape[-1] != width:
+            raise UserError(
+                f"{name}: of width {x.shape[-1]}, and the dictionary is made for {name} of width {width}"
+            )
+        if x is given and x.layout == torch.strided and x.is_floating_point():
+            return x
+        x = x.to_dense().to(self.decoder_weight.device)
+        return x if x.is_floating_point() and x.dtype != torch.float64 else x.float()
 
     # -- rows of other lengths -------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ class PlainFormatter(Formatter):
         largest = max((abs(value) for value in values), default=0.0)
         gaps = [abs(b - a) for a, b in itertools.pairwise(values) if a != b]
         gap = min(gaps, default=largest) or 1.0
-        if largest and largest < 1e-3:
+        if largest and not 1e-3 <= largest < 1e15:
             return [scientific(value) for value in values]
         scale, suffix = 1.0, ""
         if largest >= 1e4:

@@ -11,7 +11,7 @@ import numpy as np
 from cutaway.base.errors import UserError
 from cutaway.grokking.config import GrokkingConfig
 from cutaway.grokking.histories import config_of, has_failed, history_if_any
-from cutaway.grokking.phases import FALL, Phases, has_accuracies, phases, window
+from cutaway.grokking.phases import FALL, Phases, phases, was_evaluated, window
 from cutaway.studies.presets import presets
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def advice(history: pa.Table, config: GrokkingConfig) -> list[str]:
         return []
     steps = max(history["step"].to_pylist())
     notes = []
-    if found.grokked is None and config.warmup_epochs >= steps:
+    if found.grokked is None and config.warmup_epochs >= max(steps, 1):
         notes.append(
             f"the warm-up never ended: warmup_epochs is {config.warmup_epochs:,} of {steps:,} epochs; "
             "raise epochs or lower warmup_epochs"
@@ -95,7 +95,7 @@ def sweep_advice(logs: Sequence[Log], groups: Sequence[str]) -> list[str]:
         history_if_any(log.history) if whole and len(log.history) else None
         for log, whole in zip(logs, came_through)
     ]
-    known = [i for i, one in enumerate(tables) if one is not None and has_accuracies(one)]
+    known = [i for i, one in enumerate(tables) if one is not None and was_evaluated(one)]
     if len(known) < 2:
         return []
     failed = came_through.count(False)
@@ -184,9 +184,16 @@ def _gentler(config: GrokkingConfig) -> list[str]:
 
 def _lost(found: Phases, train: float, test: float, config: GrokkingConfig) -> str:
     """A run that grokked and lost it: with the training pairs, or these alone being kept."""
-    seen = (
-        f"it grokked at step {found.grokked:,} and lost it: the test accuracy is below "
-        f"{found.test_threshold:.0%} from step {found.lost:,} on, and {test:.1%} at the end"
+    seen = f"it grokked at step {found.grokked:,} and lost it"
+    if test >= found.test_threshold:
+        return (
+            f"{seen} at step {found.lost:,}: since then the test accuracy was mostly below "
+            f"{found.test_threshold:.0%}; it is {test:.1%} at the end, for less than "
+            f"{window(found)}: train on with --extra-epochs, or " + ", or ".join(_gentler(config))
+        )
+    seen += (
+        f": the test accuracy is below {found.test_threshold:.0%} from step {found.lost:,} on, and "
+        f"{test:.1%} at the end"
     )
     if train < found.train_threshold - FALL:
         return f"{seen} (train accuracy {train:.1%}): " + ", or ".join(_gentler(config))

@@ -25,7 +25,7 @@ from cutaway.grokking.histories import (
     named,
     setting,
 )
-from cutaway.grokking.phases import Phases, has_accuracies, phases
+from cutaway.grokking.phases import Phases, phases, was_evaluated
 
 How = Literal["final", "min", "max", "mean"]
 _PHASES = ("memorised", "grokked", "plateau", "delay", "share_kept", "variance_after", "lost")
@@ -225,8 +225,8 @@ def _figure(
 
 
 def _phases(table: pa.Table | None, thresholds: Mapping[str, Any]) -> Phases | None:
-    """A run's phases; None where it has recorded no accuracies."""
-    if table is None or not has_accuracies(table):
+    """A run's phases; None where it has recorded no accuracies, or none held out was ever measured."""
+    if table is None or not was_evaluated(table):
         return None
     return phases(table, **thresholds)
 

@@ -51,7 +51,7 @@ def history_if_any(source: pa.Table | Run | Log) -> pa.Table | None:
         if not len(table):
             return None
     if not isinstance(table, pa.Table) and is_table(table):
-        held = table_of(table)
+        held = table_of(table, index=True)
         table = pa.table({one: held.column(one, one) for one in held.names})
     if not isinstance(table, pa.Table):
         kind = type(table).__name__

@@ -74,7 +74,7 @@ def phases(
                 `plateau_width` of the level reached: the median of the later half of the
                 evaluations from grokked on, up to where it was lost
     lost        the first evaluation below `test_threshold` after the last such stretch at it, where
-                what follows fills a window and is mostly below, or ends more than 0.05 below.
+                what follows fills a window and half of it or more is below, or ends more than 0.05 below.
                 None where it did not grok, kept it, or came back for a window
     delay       grokked − memorised, in steps
     share_kept  of the evaluations after grokked, the share with both accuracies at their thresholds
@@ -144,6 +144,11 @@ def has_accuracies(table: pa.Table) -> bool:
     return {"train_acc", held_out(table, "acc")} <= {*table.column_names}
 
 
+def was_evaluated(table: pa.Table) -> bool:
+    """Whether a tidy history says if the run grokked: it has accuracies, and one held out was measured."""
+    return has_accuracies(table) and bool(np.isfinite(accuracies(table)[2]).any())
+
+
 def accuracies(table: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Steps, train and held-out accuracy of a tidy history; NaN where one was not evaluated."""
     names = ("train_acc", held_out(table, "acc"))
@@ -195,7 +200,7 @@ def _lost(steps: np.ndarray, test: np.ndarray, threshold: float, window: _Window
     rest, times = test[end + 1 :], steps[end + 1 :]
     if not rest.size:
         return None
-    long = window.filled(times[0], times[-1], len(times)) and (rest < threshold).mean() > 0.5
+    long = window.filled(times[0], times[-1], len(times)) and (rest < threshold).mean() >= 0.5
     return int(times[0]) if long or rest[-1] < threshold - FALL else None
 
 

@@ -120,10 +120,10 @@ def phase_spans(history: pa.Table) -> list[Span]:
 
     Empty where the history has no accuracies to tell them by.
     """
-    from cutaway.grokking.phases import phases
+    from cutaway.grokking.phases import phases, was_evaluated
 
     try:
-        found = phases(history)
+        found, tested = phases(history), was_evaluated(history)
     except UserError:
         return []
     memorised, grokked = found.memorised, found.grokked
@@ -137,7 +137,7 @@ def phase_spans(history: pa.Table) -> list[Span]:
     if turn is None:
         return [
             Span(f"memorising to {memorised:,}", None, memorised, 0),
-            Span("memorised, not grokked", memorised, None, 1),
+            Span("memorised, not grokked" if tested else "memorised", memorised, None, 1),
         ]
     if memorised is None or memorised >= turn:
         return [Span(f"learning to {turn:,}", None, turn, 0), Span(last, turn, end, 2), *after]
@@ -222,6 +222,7 @@ def _lines(history: pa.Table, columns: dict[str, str], log_x: bool) -> list[Seri
             at, errors = rows(history, f"{column}_se")
             error = dict(zip(at.tolist(), errors.tolist()))
             spread = np.array([error.get(step, np.nan) for step in steps.tolist()])
+            spread[~(np.isfinite(values) & np.isfinite(spread))] = np.nan
             low, high = values - spread, values + spread
         shown = steps > 0 if log_x else np.ones(len(steps), dtype=bool)
         if not np.isfinite(values[shown]).any():

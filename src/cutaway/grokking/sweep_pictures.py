@@ -239,12 +239,12 @@ def _entry(log: Log) -> dict[str, Any] | None:
     where it failed. None for a run without accuracies that did not fail."""
     from cutaway.grokking.derived import final_accuracy
     from cutaway.grokking.histories import config_of, has_failed, history_if_any
-    from cutaway.grokking.phases import has_accuracies, phases
+    from cutaway.grokking.phases import phases, was_evaluated
 
     if has_failed(log):
         return {**config_of(log), "grokked": None, "test_acc": None, "failed": True}
     history = history_if_any(log.history)
-    if history is None or not has_accuracies(history):
+    if history is None or not was_evaluated(history):
         return None
     seen = phases(history)
     found = {

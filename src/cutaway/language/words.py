@@ -127,9 +127,10 @@ def tokens_of(tokenizer: Tokenizer, word: str) -> list[int]:
     """The tokens that a word may mean, each one token: as it is written, then with a space before it
     as running text has it, then without one. UserError where it is none.
     """
-    bare = word.lstrip(" ")
+    plain = word.replace("␣", " ")  # as tables show it
+    bare = plain.lstrip(" ")
     found: list[int] = []
-    for text in dict.fromkeys((word, f" {bare}", bare)):
+    for text in dict.fromkeys((word, plain, f" {bare}", bare)):
         ids = list(tokenizer.encode(text)) if text.strip(" ") or text == word else []
         if len(ids) == 1 and ids[0] not in found:
             found.append(ids[0])

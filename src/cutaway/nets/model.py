@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cutaway.text.tokenizers import Tokenizer
 
 FORMAT = 1
+_IDS = (torch.int64, torch.int32)
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,12 @@ class Model:
 
     def tokens(self, text: str) -> Tensor:
         """The token ids of a text on the model's device, (1, T); no token is added at its ends."""
+        if not isinstance(text, str):
+            raise UserError(f"text: {type(text).__name__}, expected a text")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UserError("text: holds half of a surrogate pair, which is no character") from None
         return torch.tensor([self.reads.encode(text)], dtype=torch.int64, device=self.device)
 
     def logits(
@@ -198,8 +205,12 @@ class Model:
     # -- inside ----------------------------------------------------------------------------
 
     def _check(self, tokens: Tensor, attention_mask: Tensor | None) -> None:
-        if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.is_floating_point():
-            said = f"shape {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else type(tokens)
+        if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.dtype not in _IDS:
+            said = (
+                f"shape {tuple(tokens.shape)} of {tokens.dtype}"
+                if isinstance(tokens, Tensor)
+                else type(tokens)
+            )
             raise UserError(f"tokens: expected an integer tensor (batch, T), got {said}")
         if not tokens.numel():
             raise UserError(f"tokens: shape {tuple(tokens.shape)} holds none")
@@ -234,10 +245,9 @@ def token_ids(tokens: Any) -> Tensor:
 
     Raises UserError for rows of different lengths and for what holds no whole numbers.
     """
-    if isinstance(tokens, Tensor):
-        return tokens
     found = tensor(tokens, "tokens")
-    return found.long() if found.dtype != torch.bool and not found.is_floating_point() else found
+    whole = found.dtype != torch.bool and not (found.is_floating_point() or found.is_complex())
+    return found.long() if whole and found.dtype != torch.int32 else found
 
 
 def mask_of(attention_mask: Any) -> Tensor | None:

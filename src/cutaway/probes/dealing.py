@@ -114,13 +114,13 @@ def _pieces(words: Sequence[str], spaced: bool) -> Iterable[str]:
 
 def split_of(found: Labelled, how: How) -> np.ndarray:
     """The part of each example, (n,): as it came with the data, else by group."""
-    labels = np.unique(found.labels, return_inverse=True)[1]
+    names, labels = np.unique(found.labels, return_inverse=True)
     groups = np.unique(found.groups, return_inverse=True)[1]
     into = shares(how.train_ratio)
 
     def deal(labels: np.ndarray, groups: np.ndarray, shares: Sequence[float]) -> np.ndarray:
         try:
-            return split_by_group(labels, groups, shares=shares, seed=how.seed)
+            return split_by_group(names[labels], groups, shares=shares, seed=how.seed)
         except UserError as error:
             raise UserError(f"{found.name}: {error}") from None
 
@@ -130,7 +130,7 @@ def split_of(found: Labelled, how: How) -> np.ndarray:
         if part is not None:
             tell(found.name, shared(found.groups, part, "documents"))
     if part is None:
-        return deal(np.array(found.labels), _numbered(found.groups), into)
+        return deal(labels, _numbered(found.groups), into)
     return part
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cutaway.base.columns import (
+    blank,
     column,
     is_table,
     look_alike,
-    missing,
     name_of,
     positions,
     require_lengths,
@@ -73,6 +73,11 @@ def gathered(
 
 
 def _read(texts: Any, labels: Any, groups: Any, split: Any, columns: Columns, name: str) -> _Raw:
+    if isinstance(texts, Mapping) and texts and all(map(is_part, texts)):
+        texts = {
+            part: tuple(one) if _is_pair(one, list) and not is_table(one) else one
+            for part, one in texts.items()
+        }
     if isinstance(texts, Mapping) and texts and all(map(_is_part_table, texts.values())):
         return _by_part(texts, labels, groups, columns, name)
     if is_table(texts):
@@ -93,9 +98,11 @@ def _read(texts: Any, labels: Any, groups: Any, split: Any, columns: Columns, na
 
 
 def _is_part_table(value: Any) -> bool:
-    return is_table(value) or (
-        isinstance(value, tuple) and len(value) == 2 and not isinstance(value[0], str)
-    )
+    return is_table(value) or _is_pair(value, tuple)
+
+
+def _is_pair(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and len(value) == 2 and not isinstance(value[0], str)
 
 
 def _by_part(
@@ -128,7 +135,7 @@ def _by_part(
 def _of_table(
     texts: Any, labels: Any, groups: Any, split: Any, columns: Columns, keep_split: bool = True
 ) -> _Raw:
-    found = table(texts)
+    found = table(texts, index=True)
 
     def role(what: str, given: Any, named: str | None, usual: str) -> list[Any] | None:
         """The column given, or named, or of the usual name where there is one."""
@@ -167,13 +174,13 @@ def _parts(split: Sequence[Any], name: str) -> list[str]:
 
 def _groups(groups: Sequence[Any], texts: Sequence[Any], name: str) -> list[str]:
     """Names of groups; a text without one is its own group, by its text."""
-    if gaps := [row for row, one in enumerate(groups) if missing(one)]:
+    if gaps := [row for row, one in enumerate(groups) if blank(one)]:
         notice(
             f"{name}: {len(gaps):,} texts have no group ({positions(gaps)}); equal ones among them "
             "are a group"
         )
     return [
-        str(text) if missing(group) else name_of(group)
+        str(text) if blank(group) else name_of(group)
         for group, text in zip(groups, texts, strict=True)
     ]
 
@@ -192,12 +199,12 @@ def _of_texts(raw: _Raw, groups: list[str] | None, parts: list[str] | None, name
             )
     kept = []
     for what, values in (("text", raw.texts), ("label", raw.labels)):
-        if gaps := [row for row, value in enumerate(values) if value is None]:
+        if gaps := [row for row, value in enumerate(values) if blank(value)]:
             notice(
                 f"{name}: {len(gaps):,} texts have no {what} and are left out ({positions(gaps)})"
             )
     for row, (text, label) in enumerate(zip(raw.texts, raw.labels, strict=True)):
-        if text is not None and label is not None:
+        if not blank(text) and not blank(label):
             kept.append(row)
     texts = [raw.texts[row] for row in kept]
     labels = [name_of(raw.labels[row]) for row in kept]
@@ -220,9 +227,9 @@ def _of_words(raw: _Raw, groups: list[str] | None, parts: list[str] | None, name
                 f"{name}: text {number}: expected a list of words and as many labels, as the "
                 "other texts have"
             )
-        if wrong := next((word for word in words if not isinstance(word, str)), None):
-            raise UserError(f"{name}: text {number}: {wrong!r} is no word")
-    labels = [[None if one is None else name_of(one) for one in tags] for tags in raw.labels]
+        if wrong := [word for word in words if not isinstance(word, str)]:
+            raise UserError(f"{name}: text {number}: {wrong[0]!r} is no word")
+    labels = [[None if blank(one) else name_of(one) for one in tags] for tags in raw.labels]
     _tell_alike([one for tags in labels for one in tags if one is not None], name)
     return Given(raw.texts, labels, groups, parts, of_words=True)
 

@@ -142,6 +142,8 @@ class Probe:
         finite. UserError for states of another width.
         """
         hidden = tensor(hidden, "hidden")
+        if hidden.ndim == 0 or hidden.is_complex():
+            raise UserError(f"hidden: expected rows of {self.width} real numbers")
         if hidden.shape[-1] != self.width:
             raise UserError(
                 f"hidden: states {hidden.shape[-1]} wide, and the probe of {self.about.site} reads "

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cutaway.base import hardware
+from cutaway.base.errors import UserError
 from cutaway.stats.given import tensors
 
 BINS = 15
@@ -56,7 +57,8 @@ class Confusion:
 @tensors("y", "predicted", "weight")
 def confusion(y: Tensor, predicted: Tensor, weight: Tensor | None = None) -> Confusion:
     """The four counts of labels y against predictions (..., n) of 0 and 1."""
-    y, predicted = y.bool(), predicted.bool()
+    _require_lengths(y, predicted=predicted, weight=weight)
+    y, predicted = _binary(y, "y"), _binary(predicted, "predicted")
     s = _weight(weight, y)
 
     def total(chosen: Tensor) -> Tensor:
@@ -73,6 +75,7 @@ def confusion(y: Tensor, predicted: Tensor, weight: Tensor | None = None) -> Con
 @tensors("y", "predicted", "weight")
 def accuracy(y: Tensor, predicted: Tensor, weight: Tensor | None = None) -> Tensor:
     """Σ s·[y = ŷ] / Σ s, for any number of classes; NaN without samples."""
+    _require_lengths(y, predicted=predicted, weight=weight)
     s = _weight(weight, y)
     right = y == predicted
     return (s * right).sum(-1) / s.expand_as(s * right).sum(-1)
@@ -137,6 +140,8 @@ def average_precision(y: Tensor, score: Tensor, weight: Tensor | None = None) ->
 @tensors("y", "probability", "weight")
 def brier(y: Tensor, probability: Tensor, weight: Tensor | None = None) -> Tensor:
     """Σ s (p − y)² / Σ s, p the probability of class 1; NaN without samples."""
+    _require_lengths(y, probability=probability, weight=weight)
+    y = _binary(y, "y")
     error = (probability.to(hardware.wide(y.device)) - y.to(hardware.wide(y.device))).square()
     s = _weight(weight, y)
     return (s * error).sum(-1) / s.expand_as(s * error).sum(-1)
@@ -151,7 +156,10 @@ def expected_calibration_error(
     Of the probability of class 1 (Naeini et al. 2015), not of the larger one. An empty bin adds
     nothing. NaN without samples or where a probability is NaN.
     """
-    wide = hardware.wide(y.device)
+    if bins < 1:
+        raise UserError(f"bins = {bins}: expected 1 or more")
+    _require_lengths(y, probability=probability, weight=weight)
+    y, wide = _binary(y, "y"), hardware.wide(y.device)
     s, y, p = torch.broadcast_tensors(_weight(weight, y), y.to(wide), probability.to(wide))
     edges = torch.linspace(0, 1, bins + 1, dtype=wide, device=y.device)[1:-1]
     place = torch.bucketize(p.contiguous(), edges)  # a bin holds its upper edge
@@ -164,8 +172,9 @@ def class_counts(
     y: Tensor, predicted: Tensor, classes: int, weight: Tensor | None = None
 ) -> Tensor:
     """Weight of samples of each label called each class, (..., classes, classes): [label, called]."""
-    s = _weight(weight, y)
-    s, place = torch.broadcast_tensors(s, y.long() * classes + predicted.long())
+    _require_lengths(y, predicted=predicted, weight=weight)
+    y, predicted = _classes(y, "y", classes), _classes(predicted, "predicted", classes)
+    s, place = torch.broadcast_tensors(_weight(weight, y), y * classes + predicted)
     counts = s.new_zeros(*s.shape[:-1], classes * classes).scatter_add_(-1, place, s)
     return counts.unflatten(-1, (classes, classes))
 
@@ -177,7 +186,9 @@ def log_loss(y: Tensor, log_probability: Tensor, weight: Tensor | None = None) -
     Infinite where a label was given no probability at all; NaN without samples.
     """
     wide = log_probability.to(hardware.wide(y.device))
-    lost = -wide.gather(-1, y.long().expand(wide.shape[:-1])[..., None])[..., 0]
+    _require_lengths(y, log_probability=wide[..., 0], weight=weight)
+    y = _classes(y, "y", wide.shape[-1])
+    lost = -wide.gather(-1, y.expand(wide.shape[:-1])[..., None])[..., 0]
     s = _weight(weight, y).expand(lost.shape)
     return torch.where(s > 0, s * lost, 0.0).sum(-1) / s.sum(-1)
 
@@ -189,7 +200,8 @@ def multiclass_brier(y: Tensor, probability: Tensor, weight: Tensor | None = Non
     0 to 2 (Brier 1950); for two classes it is twice `brier`. NaN without samples.
     """
     wide = probability.to(hardware.wide(y.device))
-    y = y.long().expand(wide.shape[:-1])
+    _require_lengths(y, probability=wide[..., 0], weight=weight)
+    y = _classes(y, "y", wide.shape[-1]).expand(wide.shape[:-1])
     error = (wide - torch.nn.functional.one_hot(y, wide.shape[-1])).square().sum(-1)
     s = _weight(weight, y).expand(error.shape)
     return (s * error).sum(-1) / s.sum(-1)
@@ -198,6 +210,8 @@ def multiclass_brier(y: Tensor, probability: Tensor, weight: Tensor | None = Non
 def _curve(y: Tensor, score: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
     """Weight of positives and of negatives at or above each score, highest first, from 0:
     (..., n + 1), where a tie's members all hold the value at its end."""
+    _require_lengths(y, score=score, weight=weight)
+    y = _binary(y, "y")
     order = score.argsort(-1, descending=True)
     ranked = score.gather(-1, order)
     n = score.shape[-1]
@@ -207,7 +221,7 @@ def _curve(y: Tensor, score: Tensor, weight: Tensor | None) -> tuple[Tensor, Ten
     end = torch.where(last, index, n).flip(-1).cummin(-1).values.flip(-1)
     s = _weight(weight, y)
     sides = []
-    for side in (s * y.bool(), s * ~y.bool()):
+    for side in (s * y, s * ~y):
         side, at, until = torch.broadcast_tensors(side, order, end)
         total = side.gather(-1, at).cumsum(-1).gather(-1, until)
         sides.append(torch.nn.functional.pad(total, (1, 0)))
@@ -216,6 +230,38 @@ def _curve(y: Tensor, score: Tensor, weight: Tensor | None) -> tuple[Tensor, Ten
 
 def _where_finite(score: Tensor, value: Tensor) -> Tensor:
     return torch.where(score.isnan().any(-1), torch.nan, value)
+
+
+def _require_lengths(y: Tensor, **others: Tensor | None) -> None:
+    """Refuse samples of which there are not as many labels; one alone is for all of them."""
+    n = y.shape[-1:]
+    for name, one in others.items():
+        if one is not None and one.shape[-1:] != n and one.shape[-1:] != (1,) != n:
+            found, wanted = (" × ".join(map(str, given.shape)) or "one" for given in (one, y))
+            raise UserError(f"{name}: {found} for {wanted} labels y; expected as many of each")
+
+
+def _binary(y: Tensor, name: str) -> Tensor:
+    """Labels as bool; UserError for any that is not 0 or 1 (NaN, or the −1 of other conventions)."""
+    if y.dtype != torch.bool:
+        _require_all((y == 0) | (y == 1), y, f"{name}: expected labels of 0 and 1")
+    return y.bool()
+
+
+def _classes(y: Tensor, name: str, classes: int) -> Tensor:
+    """Labels as whole numbers from 0 to `classes` − 1; UserError for any other."""
+    if y.dtype == torch.bool:
+        return y.long()
+    right = (y >= 0) & (y < classes)
+    if y.is_floating_point():
+        right &= y == y.trunc()
+    _require_all(right, y, f"{name}: expected classes from 0 to {classes - 1}")
+    return y.long()
+
+
+def _require_all(right: Tensor, values: Tensor, what: str) -> None:
+    if not bool(right.all()):
+        raise UserError(f"{what}, found {values[~right][0].item():g}")
 
 
 def _weight(weight: Tensor | None, like: Tensor) -> Tensor:

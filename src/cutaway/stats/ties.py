@@ -29,9 +29,10 @@ def decided(log_probability: Tensor) -> Tensor:
 
 def agreement(logit: Tensor, truth: Tensor) -> Tensor:
     """How far a decision agrees with labels 0 and 1: 1 or 0, and ½ where |logit| < `TIE`, as AUROC
-    counts ties; float64."""
+    counts ties; NaN where the logit is; float64."""
     right = ((logit > 0) == truth.bool()).to(hardware.wide(logit.device))
-    return torch.where(logit.abs() < TIE, 0.5, right)
+    right = torch.where(logit.abs() < TIE, 0.5, right)
+    return torch.where(logit.isnan(), torch.nan, right)
 
 
 def least(losses: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Reading text files of unknown encoding: what it is, and its text as a stream.
 
 A byte order mark decides; else the whole file is UTF-8, broken places of which are read as U+FFFD
-where its whole letters outnumber them (`utf8.py`); else it is cp1252, or latin-1 where bytes occur
+where its whole letters are as many or more (`utf8.py`); else it is cp1252, or latin-1 where bytes occur
 that cp1252 leaves undefined. Control bytes mean it is not text: refused.
 Gzip is unpacked on the way. Memory stays at a chunk, whatever the file's size.
 """
@@ -188,6 +188,9 @@ def _any_of(which: bytes, chunk: bytes) -> bool:
 def _refuse_control_bytes(path: Path, chunk: bytes, offset: int) -> None:
     if _any_of(_CONTROL, chunk):
         at = next(index for index, byte in enumerate(chunk) if byte in _CONTROL)
+        sides = [chunk[side:_BEGINNING:2].count(0) for side in (0, 1)]
+        wide = min(sides) == 0 == offset and max(sides) > len(chunk[:_BEGINNING]) / 4
+        hint = "; if it is UTF-16 without a byte order mark, convert it to UTF-8" if wide else ""
         raise UserError(
-            f"{path}: a binary file, not text (byte 0x{chunk[at]:02x} at offset {offset + at})"
+            f"{path}: a binary file, not text (byte 0x{chunk[at]:02x} at offset {offset + at}){hint}"
         )

@@ -126,9 +126,9 @@ class LabelledTexts:
         """
 
         def deal(labels: np.ndarray, groups: np.ndarray, into: Sequence[float]) -> np.ndarray:
-            return split_by_group(labels, groups, shares=into, seed=seed)
+            return split_by_group(names[labels], groups, shares=into, seed=seed)
 
-        found = None
+        names, found = np.array(self.classes), None
         if self.split is not None:
             known = (self.label_ids, self.group_ids)
             found = official(self.name, self.split, *known, shares, deal)
@@ -181,7 +181,7 @@ def split_by_group(
         if lacking:
             raise UserError(
                 f"split: no document left for {PARTS[index] if len(wanted) == 3 else index} with "
-                f"label {classes[min(lacking)]!r}; give more documents"
+                f"label {str(classes[min(lacking)])!r}; give more documents"
             )
     return found
 

@@ -296,22 +296,49 @@ def labelled_rows(
                     raise UserError(f"{path}: line {number}: expected a JSON object")
                 yield f"{path}: line {number}", row
             return
-        reader = csv.DictReader(
-            decoding.lines(stream, path), delimiter="\t" if kind == ".tsv" else ","
-        )
+        delimiter = "\t" if kind == ".tsv" else ","
+        row_lines: list[str] = []  # of the row that is being read
+        reader = csv.DictReader(_kept(decoding.lines(stream, path), row_lines), delimiter=delimiter)
         try:
             names = reader.fieldnames or []
             if twice := next((name for name in names if names.count(name) > 1), None):
                 raise UserError(f"{path}: line 1: two columns are called {twice!r}")
+            row_lines.clear()
             for row in reader:
                 if None in row:
                     raise UserError(
                         f"{path}: line {reader.line_num}: {len(names) + len(row[None])} values for "
                         f"{len(names)} columns; a value that holds the separator needs quotes"
                     )
-                yield f"{path}: line {reader.line_num}", row
+                where, began = (
+                    f"{path}: line {reader.line_num}",
+                    reader.line_num + 1 - len(row_lines),
+                )
+                if len(row_lines) > 1 and _open_at_end(row_lines, delimiter):
+                    raise UserError(
+                        f"{path}: line {began}: a quote is opened and never closed; a value that "
+                        "holds one needs quotes around it, and its own doubled"
+                    )
+                row_lines.clear()
+                yield where, row
         except csv.Error as error:
             raise UserError(f"{path}: line {reader.line_num}: {error}") from None
+
+
+def _kept(lines: Iterator[str], held: list[str]) -> Iterator[str]:
+    """The lines, each put into `held` on its way."""
+    for line in lines:
+        held.append(line)
+        yield line
+
+
+def _open_at_end(lines: Sequence[str], delimiter: str) -> bool:
+    """Whether a quote that these lines of a row open is still open at their end."""
+    try:
+        list(csv.reader(lines, delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        return "unexpected end of data" in str(error)
+    return False
 
 
 def _parquet_rows(path: Path, wanted: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -321,7 +348,10 @@ def _parquet_rows(path: Path, wanted: Sequence[str]) -> Iterator[tuple[str, Mapp
     try:
         require_regular(path)
         with pq.ParquetFile(path) as file:
-            there = [name for name in wanted if name in file.schema_arrow.names]
+            names = file.schema_arrow.names
+            if twice := next((name for name in wanted if names.count(name) > 1), None):
+                raise UserError(f"{path}: two columns are called {twice!r}")
+            there = [name for name in wanted if name in names]
             number = 0
             for batch in file.iter_batches(columns=there or None):
                 for row in batch.to_pylist():

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cutaway.base.columns import look_alike, missing, name_of
+from cutaway.base.columns import blank, look_alike, missing, name_of
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError, nearest
 from cutaway.text.labelled import LabelledTexts
@@ -29,9 +29,15 @@ class Columns:
     group: str | None = None
     split: str | None = None
 
+    def __post_init__(self) -> None:
+        for what in ("text", "label", "group", "split"):  # names may be numbers in a DataFrame
+            if (chosen := getattr(self, what)) is not None:
+                object.__setattr__(self, what, str(chosen))
+
     def name(self, what: str) -> str:
         """The column of that role."""
-        return getattr(self, what) or what
+        chosen = getattr(self, what)
+        return what if chosen is None else chosen
 
 
 def table_task(
@@ -63,7 +69,7 @@ class _Read:
         self.labels: list[str] = []
         self.groups: list[str] = []
         self.split: list[Any] = []
-        self.own_groups = False
+        self.ungrouped: list[str] = []
         self.rows = 0
         self.without: dict[str, list[str]] = {"text": [], "label": []}
 
@@ -78,14 +84,14 @@ class _Read:
             self.rows += 1
             self._require_columns(where, row)
             text, label = row[self.columns.text], row[self.columns.label]
-            if missing(text) or (isinstance(text, str) and not text.strip()):
+            if blank(text):
                 self.without["text"].append(where)
                 continue
             if not isinstance(text, str):
                 raise UserError(
                     f"{where}: {self.columns.text!r} is {type(text).__name__}, expected text"
                 )
-            if missing(label) or not str(label).strip():
+            if blank(label):
                 self.without["label"].append(where)
                 continue
             whole = isinstance(label, float) and label.is_integer()
@@ -97,8 +103,9 @@ class _Read:
             self.texts.append(text)
             self.labels.append(name_of(label))
             group = row.get(self.columns.name("group"))
-            known = not missing(group) and bool(str(group).strip())
-            self.own_groups |= known
+            known = not blank(group)
+            if not known:
+                self.ungrouped.append(where)
             self.groups.append(name_of(group) if known else text)
             told = row.get(self.columns.name("split"))
             self.split.append(part if self.by_file else (where, told))
@@ -113,6 +120,11 @@ class _Read:
                     f"{place}: {len(where):,} rows have no {what} and are left out "
                     f"(of {self.rows:,} rows: {listed}{more})"
                 )
+        if 0 < len(self.ungrouped) < len(self.texts):
+            notice(
+                f"{place}: {len(self.ungrouped):,} of {len(self.texts):,} rows have no group; those of "
+                "equal texts are a group"
+            )
         tell(place, repeats(self.texts, self.labels))
         if line := look_alike(self.labels):
             notice(f"{place}: labels {line}")

@@ -82,7 +82,13 @@ def official(
         return (part == 2).astype(np.int64)
     if not (part == 1).any():
         training = np.flatnonzero(part == 0)
-        two = deal(labels[training], groups[training], shares[:2])
+        try:
+            two = deal(labels[training], groups[training], shares[:2])
+        except UserError:
+            raise UserError(
+                f"{name}: split: the training texts are of too few documents to take validation from "
+                "them with every label on both sides; give a validation part, or more documents"
+            ) from None
         part[training] = two
         notice(
             f"{name}: {int(two.sum()):,} of the {len(training):,} training texts are taken for "

@@ -10,7 +10,6 @@ from __future__ import annotations
 import codecs
 from dataclasses import dataclass, field
 
-OUTNUMBERED = 2  # whole letters beyond ASCII must be more than so many times the broken places
 _ENOUGH = 1000  # broken places after which the rule may decide before the end
 _KEPT = 3  # broken places that are named
 _LEADING = bytes(range(0xC2, 0xF5))  # the first bytes of letters beyond ASCII
@@ -52,7 +51,7 @@ class Utf8:
                 self.broken += 1
                 if len(self.places) < _KEPT:
                     self.places.append((self._lines + 1, self._offset))
-                self._cut = final and at + error.end == len(data) and "end of data" in error.reason
+                self._cut = final and at + error.end == len(data) and error.end - error.start > 1
                 self._lines += data.count(b"\n", at + error.start, at + error.end)
                 self._offset += error.end - error.start
                 at += error.end
@@ -65,11 +64,11 @@ class Utf8:
     def mostly(self) -> bool:
         """Whether the bytes so far are to be read as UTF-8, broken places as U+FFFD.
 
-        So where whole letters beyond ASCII outnumber broken places more than two to one, or where
-        there is such a letter and all that is broken is a last one that was cut off.
+        So where whole letters beyond ASCII are as many as broken places or more, and where all that is
+        broken is a last letter that was cut off after two bytes or more. In other encodings neither
+        comes about but by a rare chance: a capital with an accent, say, and a quotation mark after it.
         """
-        only_cut = self._cut and self.broken == 1 and self.letters > 0
-        return not self.broken or self.letters > OUTNUMBERED * self.broken or only_cut
+        return self.letters >= self.broken or (self._cut and self.broken == 1)
 
     def described(self) -> str:
         """What is broken and where, for a notice."""

@@ -97,7 +97,7 @@ def read(path: Path) -> Dictionary:
     config = own.read_json(folder / CONFIG)
     trainer = config.get("trainer")
     theirs = trainer.get("dict_class") if isinstance(trainer, dict) else None
-    if theirs not in _OURS:
+    if not isinstance(theirs, str) or theirs not in _OURS:
         known = ", ".join(_OURS)
         raise UserError(f"{folder / CONFIG}: dict_class = {theirs!r}: expected one of {known}")
     place = folder / (TENSORS if (folder / TENSORS).is_file() else PICKLE)
@@ -155,8 +155,11 @@ def _matrices(theirs: str, tensors: dict[str, Tensor], path: Path) -> tuple[Tens
 
 
 def _k(tensors: dict[str, Tensor], trainer: dict[str, Any], folder: Path) -> int:
-    k = int(tensors["k"]) if "k" in tensors and tensors["k"].numel() == 1 else trainer.get("k")
-    if not isinstance(k, int) or k < 1:
+    k = trainer.get("k")
+    if "k" in tensors and tensors["k"].numel() == 1:
+        k = tensors["k"].item()
+        k = int(k) if isinstance(k, float) and k.is_integer() else k
+    if type(k) is not int or k < 1:
         raise UserError(f"{folder / CONFIG}: k = {k!r}: expected a whole number from 1")
     return k
 

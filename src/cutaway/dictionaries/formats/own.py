@@ -10,6 +10,7 @@ the tensors.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from cutaway.nets.sites import Site
 
 FORMAT = 1
+_LARGEST = 2**31  # features or dimensions, which nothing has
 TENSORS, DESCRIPTION, RUN = "dictionary.safetensors", "dictionary.json", "run.json"
 STUDY = "dictionary"
 _ABOUT = ("reference", "site", "positions", "dtype")
@@ -235,17 +237,21 @@ def _shape(content: Any, path: Path) -> DictionaryShape:
         raise UserError(f"{path}: damaged: shape = {content!r}: expected an object")
     known = {field.name for field in fields(DictionaryShape)}
     given = {name: value for name, value in content.items() if name in known}
-    if (architecture := given.get("architecture")) not in ARCHITECTURES:
+    architecture = given.get("architecture")
+    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         raise UserError(
             f"{path}: architecture = {architecture!r}: expected one of {', '.join(ARCHITECTURES)}"
         )
     for name in ("d_model", "d_hidden", *(["k"] if given.get("k") is not None else [])):
-        if not isinstance(value := given.get(name), int) or value < 1:
+        if type(value := given.get(name)) is not int or not 1 <= value < _LARGEST:
             raise UserError(f"{path}: damaged: {name} = {value!r}: expected a whole number from 1")
+    bandwidth = given.get("bandwidth", 1.0)
+    if type(bandwidth) not in (int, float) or not 0 < bandwidth < math.inf:
+        raise UserError(f"{path}: damaged: bandwidth = {bandwidth!r}: expected a number above 0")
     if architecture == "topk" and given.get("k") is None:
         raise UserError(f"{path}: damaged: k = None: a topk dictionary needs it")
     groups = given.get("groups") or ()
-    if not isinstance(groups, list | tuple) or not all(isinstance(one, int) for one in groups):
+    if not isinstance(groups, list | tuple) or any(type(one) is not int for one in groups):
         raise UserError(f"{path}: damaged: groups = {groups!r}: expected whole numbers")
     if given.get("centred") not in (None, True, False):
         raise UserError(f"{path}: damaged: centred = {given['centred']!r}: expected true or false")

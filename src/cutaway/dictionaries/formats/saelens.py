@@ -257,7 +257,7 @@ def _input_scale(config: dict[str, Any], folder: Path) -> float:
 def _k(config: dict[str, Any], path: Path) -> int:
     """Theirs may be a fraction for batches: the nearest whole number, since inference has none."""
     k = config.get("k", (config.get("activation_fn_kwargs") or {}).get("k"))
-    if not isinstance(k, int | float) or k < 1:
+    if type(k) not in (int, float) or not (math.isfinite(k) and k >= 1):
         raise UserError(f"{path}: k = {k!r}: expected a number from 1")
     return round(k)
 

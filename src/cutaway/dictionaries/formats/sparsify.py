@@ -63,7 +63,7 @@ def read(path: Path) -> Dictionary:
 
 def _whole(config: dict[str, Any], field: str, path: Path) -> int:
     value = config.get(field)
-    if not isinstance(value, int) or value < 1:
+    if type(value) is not int or value < 1:
         raise UserError(f"{path}: {field} = {value!r}: expected a whole number from 1")
     return value
 
