@@ -255,3 +255,29 @@ def test_nesting_without_end_is_one_line(write: Callable[..., Path], name: str, 
         open_log(path)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("h.csv", "run,step,loss\na,0,2\nb,0,4\na,1,1\nb,1,3\n"),
+        ("h.csv", "step, Run ,loss\n0,a,2\n1,a,1\n0,b,4\n1,b,3\n9,,9\n"),
+        ("h.csv", "step,RUN,loss\n0,7,2\n1,7,1\n0,8,4\n1,8,3\n"),
+        ("h.jsonl", '{"run":"a","step":0,"loss":2}\n{"run":"b","step":0,"loss":4}\n'
+                    '{"run":"a","step":1,"loss":1}\n{"run":"b","step":1,"loss":3}\n'),
+        ("h.csv", '"Step","a - loss","a - loss__MIN","a - loss"\n0,2,0,4\n1,1,0,3\n'),
+        ("h.csv", '"Step","a - loss","a - acc","a - loss","a - acc"\n0,2,0,4,0\n1,1,0,3,0\n'),
+    ],
+)  # fmt: skip
+def test_rows_of_several_runs_never_become_one_run(
+    write: Callable[..., Path], name: str, text: str
+) -> None:
+    """A column `run`, as answers of `runs sql` have it; runs of one name in a download."""
+    found = read_recorded([write(name, text)])
+    assert [one.content.history["train_loss"].to_pylist() for one in found] == [[2, 1], [4, 3]]
+    assert len({one.name for one in found}) == 2
+
+
+def test_a_column_run_of_one_value_is_that_one_run(write: Callable[..., Path]) -> None:
+    (found,) = read_recorded([write("mine.csv", "run,step,loss\na,0,2\na,1,1\n")])
+    assert (found.name, len(found.content.history)) == ("mine", 2)
