@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cutaway.base.errors import UserError
-from cutaway.runs import RunStore, open_log
+from cutaway.runs import Run, RunStore, open_log
 from cutaway.runs.columns import tidy
 from cutaway.runs.exports import read_recorded
 from cutaway.runs.foreign import open_logs
@@ -281,3 +282,19 @@ def test_rows_of_several_runs_never_become_one_run(
 def test_a_column_run_of_one_value_is_that_one_run(write: Callable[..., Path]) -> None:
     (found,) = read_recorded([write("mine.csv", "run,step,loss\na,0,2\na,1,1\n")])
     assert (found.name, len(found.content.history)) == ("mine", 2)
+
+
+@pytest.mark.parametrize("steps", [["first", "second"], [True, False], [[0], [1]]])
+def test_a_run_whose_steps_are_no_numbers_is_refused_in_one_line(
+    tmp_path: Path, cutaway: Callable, steps: list
+) -> None:
+    with Run.create(tmp_path / "odd", study="grokking", config={}) as run:
+        run.append([{"step": 0, "test_acc": 0.5}])
+        run.finish({})
+    pq.write_table(
+        pa.table({"step": steps, "test_acc": [0.1, 0.2]}), tmp_path / "odd" / "history.parquet"
+    )
+    code, _, err = cutaway("plot", "all", tmp_path / "odd", "--out", tmp_path / "figures")
+    assert code == 2
+    assert "column step" in err
+    assert "unexpected" not in err
