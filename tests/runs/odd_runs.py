@@ -169,6 +169,16 @@ def history_with_text(folder: Path) -> None:
 
 
 @_odd
+def history_whose_steps_are_text(folder: Path) -> None:
+    _history(folder, pa.table({"step": ["first"], "loss": [5.0], "train_acc": [0.5]}))
+
+
+@_odd
+def history_whose_steps_are_missing(folder: Path) -> None:
+    _history(folder, pa.table({"step": pa.array([None], pa.int64()), "loss": [5.0]}))
+
+
+@_odd
 def history_with_unsigned_integers_over_63_bits(folder: Path) -> None:
     _history(folder, pa.table({"step": pa.array([2**64 - 1], pa.uint64()), "loss": [5.0]}))
 

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cutaway.base.errors import UserError
-from cutaway.runs import RunStore, open_log
+from cutaway.runs import Run, RunStore, open_log
 from cutaway.runs.columns import tidy
 from cutaway.runs.exports import read_recorded
 from cutaway.runs.foreign import open_logs
@@ -255,3 +256,45 @@ def test_nesting_without_end_is_one_line(write: Callable[..., Path], name: str, 
         open_log(path)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("h.csv", "run,step,loss\na,0,2\nb,0,4\na,1,1\nb,1,3\n"),
+        ("h.csv", "step, Run ,loss\n0,a,2\n1,a,1\n0,b,4\n1,b,3\n9,,9\n"),
+        ("h.csv", "step,RUN,loss\n0,7,2\n1,7,1\n0,8,4\n1,8,3\n"),
+        ("h.jsonl", '{"run":"a","step":0,"loss":2}\n{"run":"b","step":0,"loss":4}\n'
+                    '{"run":"a","step":1,"loss":1}\n{"run":"b","step":1,"loss":3}\n'),
+        ("h.csv", '"Step","a - loss","a - loss__MIN","a - loss"\n0,2,0,4\n1,1,0,3\n'),
+        ("h.csv", '"Step","a - loss","a - acc","a - loss","a - acc"\n0,2,0,4,0\n1,1,0,3,0\n'),
+    ],
+)  # fmt: skip
+def test_rows_of_several_runs_never_become_one_run(
+    write: Callable[..., Path], name: str, text: str
+) -> None:
+    """A column `run`, as answers of `runs sql` have it; runs of one name in a download."""
+    found = read_recorded([write(name, text)])
+    assert [one.content.history["train_loss"].to_pylist() for one in found] == [[2, 1], [4, 3]]
+    assert len({one.name for one in found}) == 2
+
+
+def test_a_column_run_of_one_value_is_that_one_run(write: Callable[..., Path]) -> None:
+    (found,) = read_recorded([write("mine.csv", "run,step,loss\na,0,2\na,1,1\n")])
+    assert (found.name, len(found.content.history)) == ("mine", 2)
+
+
+@pytest.mark.parametrize("steps", [["first", "second"], [True, False], [[0], [1]]])
+def test_a_run_whose_steps_are_no_numbers_is_refused_in_one_line(
+    tmp_path: Path, cutaway: Callable, steps: list
+) -> None:
+    with Run.create(tmp_path / "odd", study="grokking", config={}) as run:
+        run.append([{"step": 0, "test_acc": 0.5}])
+        run.finish({})
+    pq.write_table(
+        pa.table({"step": steps, "test_acc": [0.1, 0.2]}), tmp_path / "odd" / "history.parquet"
+    )
+    code, _, err = cutaway("plot", "all", tmp_path / "odd", "--out", tmp_path / "figures")
+    assert code == 2
+    assert "column step" in err
+    assert "unexpected" not in err

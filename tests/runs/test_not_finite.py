@@ -9,11 +9,12 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
-from cutaway.stats.ranking import rank
 
 from cutaway.base import display
 from cutaway.runs import Run, RunStore
+from cutaway.stats.ties import rank
 
 ODD = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -158,3 +159,24 @@ def test_a_run_that_was_recorded_elsewhere_and_diverged_is_told_apart(
 def test_a_ranking_puts_what_is_not_finite_last(odd: float | None) -> None:
     assert max([odd, 0.25, 0.5], key=rank) == 0.5
     assert sorted([0.5, odd, 0.25], key=rank)[0] is odd
+
+
+def test_what_is_not_finite_is_named_among_many_columns_of_every_precision(tmp_path: Path) -> None:
+    odd = {7: math.nan, 250: math.inf, 399: -math.inf}
+    with Run.create(tmp_path / "wide", study="grokking", config={}) as run:
+        columns = {
+            f"it's {n}": pa.array([odd.get(n, 1.5), 2.5], pa.float32() if n % 2 else pa.float64())
+            for n in range(400)
+        }
+        run.append_table("history", pa.table({"step": [0, 1], **columns}))
+        run.finish({})
+    first, second = RunStore(tmp_path).sql("FROM history ORDER BY step").to_pylist()
+    assert dict(first.pop("not_finite")) == {
+        "it's 7": "NaN",
+        "it's 250": "Infinity",
+        "it's 399": "-Infinity",
+    }
+    assert [first[f"it's {n}"] for n in range(400)] == [
+        None if n in odd else 1.5 for n in range(400)
+    ]
+    assert second["not_finite"] is None

@@ -6,6 +6,7 @@ so that what other processes do by chance happens here every time.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -170,3 +171,37 @@ def test_real_writers_that_are_killed_and_resumed_are_read_right(tmp_path: Path)
     done = subprocess.run([sys.executable, script, "--quick"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert ", 0 wrong;" in done.stdout
+
+
+@pytest.mark.parametrize("gone", ["record", "folder"])
+def test_a_run_that_goes_while_its_folder_is_listed_is_not_there_and_disables_no_other(
+    gone: str, finished: RunStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Between the names in a folder and the look at each of them another process deletes or moves it."""
+    folder = finished.root / "a"
+    listing = os.scandir
+
+    def scandir(path: Path) -> contextlib.AbstractContextManager:
+        entries = list(listing(path))
+        if str(path) == str(folder):
+            (folder / "run.json").unlink(missing_ok=True)
+            if gone == "folder":
+                shutil.rmtree(folder, ignore_errors=True)
+        return contextlib.nullcontext(iter(entries))
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert finished.sql(ASKED)["run"].to_pylist() == ["b"]
+    assert [one.name for one in finished.runs()] == ["b"]
+    assert "skipped" not in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may enter every folder")
+def test_a_folder_that_may_be_listed_and_not_entered_is_named(
+    finished: RunStore, capsys: pytest.CaptureFixture
+) -> None:
+    (finished.root / "a").chmod(0o400)
+    try:
+        assert finished.sql(ASKED)["run"].to_pylist() == ["b"]
+    finally:
+        (finished.root / "a").chmod(0o700)
+    assert "a/run.json: cannot read" in capsys.readouterr().err

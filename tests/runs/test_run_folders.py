@@ -462,3 +462,20 @@ def test_a_folder_that_holds_other_runs_is_not_removed(make: Callable[..., Run])
     with pytest.raises(UserError, match=r"holds other runs \(inner"):
         Run.remove(outer.path)
     assert (outer.path / "inner" / "run.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["link", "link to a folder", "dead link", "pipe"])
+def test_what_was_added_and_has_no_content_is_named_by_verify(
+    kind: str, make: Callable[..., Run], cutaway: Callable
+) -> None:
+    run = make()
+    run.finish({})
+    run.close()
+    added = run.path / "added"
+    if kind == "pipe":
+        os.mkfifo(added)
+    else:
+        added.symlink_to({"link": "config.yaml", "dead link": "gone"}.get(kind, run.path.parent))
+    code, _, err = cutaway("runs", "verify", run.path)
+    assert code == 0
+    assert "not compared: added" in err

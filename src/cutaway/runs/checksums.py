@@ -161,7 +161,7 @@ def differences(folder: Path, sums: Checksums) -> tuple[list[str], list[str]]:
     for name, expected in sorted(sums.files.items()):
         if (damage := _damage(folder, name, expected)) is not None:
             damages.append(damage)
-    listed, _ = scan(folder)
+    listed, _ = scan(folder, special=True)
     return damages, [name for name in listed if name not in sums.files]
 
 
@@ -189,8 +189,11 @@ def _damage(folder: Path, name: str, expected: Any) -> str | None:
     return None
 
 
-def scan(folder: Path) -> tuple[list[str], list[str]]:
-    """(files, folders): every file below, by path, and the folders that speak for themselves."""
+def scan(folder: Path, special: bool = False) -> tuple[list[str], list[str]]:
+    """(files, folders): every file below, by path, and the folders that speak for themselves.
+
+    With `special` also what has no content to compare: links, pipes, devices.
+    """
     listed: list[str] = []
     folders: list[str] = []
     waiting = [(folder, "")]
@@ -207,7 +210,7 @@ def scan(folder: Path) -> tuple[list[str], list[str]]:
                         folders.append(name)
                     else:
                         waiting.append((below, name + "/"))
-                elif one.is_file(follow_symlinks=False):
+                elif special or one.is_file(follow_symlinks=False):
                     listed.append(name)
     return sorted(listed), sorted(folders)
 

@@ -2,12 +2,14 @@
 
 A CSV download from Weights & Biases has a column `RUN - METRIC` for each run (with `__MIN` and
 `__MAX` beside it): a run for each name. A CSV download from TensorBoard has `Wall time,Step,Value`
-and is called `run-RUN-tag-TAG.csv`: the files of one run in one folder are joined on the step.
+and is called `run-RUN-tag-TAG.csv`: the files of one run in one folder are joined on the step. A file
+with a column `run` of several values, such as an answer of `runs sql`, has a run for each value.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,10 +55,33 @@ def _runs_in(path: Path) -> list[RecordedRun]:
     names = raw.table.column_names
     if _is_tensorboard(names):
         return [_of_tensorboard(raw, path)]
-    runs = _runs_of_wandb(names)
-    if not runs:
-        return [RecordedRun(path.stem, (path,), history_files.tidied(raw, path))]
-    return [_of_wandb(raw, path, run, places) for run, places in runs.items()]
+    if runs := _runs_of_wandb(names):
+        return [one for run in runs.items() for one in _of_name(raw, path, *run)]
+    return _by_column(raw, path) or [
+        RecordedRun(path.stem, (path,), history_files.tidied(raw, path))
+    ]
+
+
+def _by_column(raw: history_files.Raw, path: Path) -> list[RecordedRun]:
+    """A run for each value of the column `run`, if it has several; else none."""
+    names = [name.strip().lower() for name in raw.table.column_names]
+    if names.count("run") != 1:
+        return []
+    place = names.index("run")
+    named = [None if one is None else str(one) for one in raw.table.column(place).to_pylist()]
+    runs = [one for one in dict.fromkeys(named) if one is not None]
+    if len(runs) < 2:
+        return []
+    notices = list(raw.notices)
+    if lacking := named.count(None):
+        notices.append(f"left out {lacking} {'row' if lacking == 1 else 'rows'} without a run")
+    rest = replace(raw, table=raw.table.remove_column(place), notices=notices)
+    found = []
+    for run in runs:
+        rows = rest.table.filter(pa.array([one == run for one in named]))
+        content = history_files.tidied(replace(rest, table=rows), path)
+        found.append(RecordedRun(run, (path,), content))
+    return found
 
 
 def _is_tensorboard(names: Sequence[str]) -> bool:
@@ -88,6 +113,29 @@ def _runs_of_wandb(names: Sequence[str]) -> dict[str, list[int]]:
             return {}
         runs.setdefault(matched["run"], []).append(place)
     return runs if names and _OF_A_RUN.fullmatch(names[0]) is None else {}
+
+
+def _of_name(
+    raw: history_files.Raw, path: Path, name: str, places: Sequence[int]
+) -> list[RecordedRun]:
+    """The runs of one name in a download from Weights & Biases, where names need not differ: a column
+    that is there twice begins another run."""
+    runs: list[list[int]] = []
+    seen: Counter[str] = Counter()
+    for place in places:
+        column = raw.table.column_names[place]
+        if seen[column] == len(runs):
+            runs.append([])
+        runs[seen[column]].append(place)
+        seen[column] += 1
+    if len(runs) > 1:
+        told = f"{len(runs)} runs are called {name!r}: told apart by a number"
+        raw = replace(raw, notices=[*raw.notices, told])
+    found = [_of_wandb(raw, path, name, one) for one in runs]
+    return [
+        replace(one, name=name if number == 1 else f"{name}_{number}")
+        for number, one in enumerate(found, start=1)
+    ]
 
 
 def _of_wandb(raw: history_files.Raw, path: Path, run: str, places: Sequence[int]) -> RecordedRun:

@@ -76,12 +76,17 @@ def load_history(path: str | os.PathLike[str]) -> pa.Table:
 
 
 def _of_run(path: Path) -> Log:
+    import pyarrow as pa
+
     from cutaway.runs.folder import HISTORY
     from cutaway.runs.table import read
 
     history = read(path, HISTORY)
     if history is None:
         raise UserError(f"{path}: this run has no history yet")
+    kind = history.schema.field("step").type if history.column_names.count("step") == 1 else None
+    if kind is not None and not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        raise UserError(f"{path}: column step of its history holds {kind}; expected numbers")
     return Log(path.name, path, history, read(path, training_log.WORDS))
 
 

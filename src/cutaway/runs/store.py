@@ -212,11 +212,17 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _stamp(entry: os.DirEntry[str]) -> tuple[int, int, int]:
-    """Changes whenever a file is replaced or written. Of a link that leads nowhere, its own."""
+    """Changes whenever a file is replaced or written. Of a link that leads nowhere, its own; zeros for
+    a file that is gone meanwhile."""
     try:
         state = entry.stat()
     except OSError:
-        state = entry.stat(follow_symlinks=False)
+        try:
+            state = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            return 0, 0, 0
+        except OSError:  # in a folder that may be listed and not entered: reading it names it
+            return entry.inode(), 0, 0
     return state.st_ino, state.st_mtime_ns, state.st_size
 
 

@@ -102,27 +102,26 @@ def _copy(
 def _finite(connection: duckdb.DuckDBPyConnection, name: str) -> str:
     """The SELECT of a table with finite numbers only and `not_finite`."""
     raw = f"{RAW}.{quoted_name(name)}"
-    floats = [
-        column
-        for column, kind, *_ in connection.execute(f"DESCRIBE {raw}").fetchall()
-        if kind in ("DOUBLE", "FLOAT")
-    ]
+    columns = [(one, kind) for one, kind, *_ in connection.execute(f"DESCRIBE {raw}").fetchall()]
+    floats = [quoted_name(one) for one, kind in columns if kind in ("DOUBLE", "FLOAT")]
     if not floats:
         return f"SELECT *, NULL::MAP(VARCHAR, VARCHAR) AS not_finite FROM {raw}"
+    # Every column by its name: `* REPLACE` takes DuckDB time that grows with their number squared.
+    known = set(floats)
+    shown = [
+        f"CASE WHEN isfinite({at}) THEN {at} END AS {at}"
+        if (at := quoted_name(one)) in known
+        else at
+        for one, _ in columns
+    ]
+    tests = " AND ".join(f"coalesce(isfinite({at}), true)" for at in floats)
+    names = ", ".join(quoted(one) for one, _ in columns if quoted_name(one) in known)
+    values = ", ".join(f"{at}::DOUBLE" for at in floats)
     # By its text: of `isnan` DuckDB thinks that Parquet's statistics, which leave NaN out, rule it out.
     words = "WHEN 'nan' THEN 'NaN' WHEN 'inf' THEN 'Infinity' ELSE '-Infinity'"
-    replaced, entries, tests = [], [], []
-    for column in floats:
-        at = quoted_name(column)
-        replaced.append(f"CASE WHEN isfinite({at}) THEN {at} END AS {at}")
-        tests.append(f"coalesce(isfinite({at}), true)")
-        entries.append(
-            f"CASE WHEN NOT isfinite({at}) THEN {{'column': {quoted(column)}, "
-            f"'value': CASE {at}::VARCHAR {words} END}} END"
-        )
-    listed = f"list_filter([{', '.join(entries)}], lambda one: one IS NOT NULL)"
+    odd = f"list_filter(list_zip([{names}], [{values}]), lambda one: NOT isfinite(one[2]))"
+    entry = f"{{'column': one[1], 'value': CASE one[2]::VARCHAR {words} END}}"
     return (
-        f"SELECT * REPLACE ({', '.join(replaced)}), "
-        f"CASE WHEN NOT ({' AND '.join(tests)}) THEN map_from_entries({listed}) END AS not_finite "
-        f"FROM {raw}"
+        f"SELECT {', '.join(shown)}, CASE WHEN NOT ({tests}) THEN "
+        f"map_from_entries(list_transform({odd}, lambda one: {entry})) END AS not_finite FROM {raw}"
     )
