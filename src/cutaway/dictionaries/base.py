@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from cutaway.base.columns import tensor
+from cutaway.base.doors import door
 from cutaway.base.errors import UserError
 from cutaway.base.seeds import torch_generator
 from cutaway.dictionaries.codes import Codes, encode
@@ -143,11 +145,7 @@ class Dictionary(nn.Module):
         A state that is not finite has no features that could be known: all of its entries are NaN,
         and so is its reconstruction. Raises UserError for states of another width.
         """
-        if x.shape[-1] != self.shape.d_model:
-            raise UserError(
-                f"states: of width {x.shape[-1]}, and the dictionary is made for states of width "
-                f"{self.shape.d_model}"
-            )
+        x = _of_width("states", x, self.shape.d_model)
         scaled = x.float() * self.input_scale
         # the sum, not only each entry: where it overflows, so may the encoder's products
         broken = ~torch.linalg.vector_norm(scaled, ord=1, dim=1).isfinite()
@@ -163,15 +161,18 @@ class Dictionary(nn.Module):
         dictionary of another library keeps the rows it came with, and its features are the numbers
         that library gives (`row_lengths`, `contributions`). A state that is not finite gives NaN.
         """
+        x = _of_width("states", x, self.shape.d_model)
         flat = x.reshape(-1, x.shape[-1])
         return self.encode_sparse(flat).dense().view(*x.shape[:-1], self.shape.d_hidden)
 
     def decode(self, features: Tensor) -> Tensor:
         """Features (..., F) in raw units → raw states (..., d)."""
+        features = _of_width("features", features, self.shape.d_hidden)
         return features @ self.decoder_weight + self.decoder_bias / self.input_scale
 
     def forward(self, x: Tensor) -> Tensor:
         """Raw states → their reconstruction, through the active entries only."""
+        x = _of_width("states", x, self.shape.d_model)
         flat = x.reshape(-1, x.shape[-1])
         return self.decode_sparse(self.encode_sparse(flat)).view(x.shape).to(x.dtype)
 
@@ -202,6 +203,7 @@ class Dictionary(nn.Module):
 
     # -- files -----------------------------------------------------------------------------------
 
+    @door
     def save(self, folder: str | Path) -> None:
         """Write `dictionary.safetensors` and `dictionary.json` into a folder."""
         from cutaway.dictionaries.formats.own import save
@@ -209,6 +211,7 @@ class Dictionary(nn.Module):
         save(self, Path(folder))
 
     @staticmethod
+    @door
     def load(
         path: str | Path,
         *,
@@ -262,3 +265,19 @@ class _UnitRows(torch.autograd.Function):
 def unit_rows(weight: Tensor) -> Tensor:
     """The decoder's rows, whose gradient is projected onto their tangent: ∂(w/‖w‖) at ‖w‖ = 1."""
     return _UnitRows.apply(weight)
+
+
+def _of_width(name: str, given: Any, width: int) -> Tensor:
+    """Numbers (..., width) as a tensor; UserError for others."""
+    found = tensor(given, name)
+    if not found.ndim or found.dtype.is_complex:
+        raise UserError(
+            f"{name}: expected numbers (..., {width}), got {found.dtype} of shape "
+            f"{tuple(found.shape)}"
+        )
+    if found.shape[-1] != width:
+        raise UserError(
+            f"{name}: of width {found.shape[-1]}, and the dictionary is made for {name} of width "
+            f"{width}"
+        )
+    return found

@@ -240,6 +240,26 @@ def token_ids(tokens: Any) -> Tensor:
     return found.long() if found.dtype != torch.bool and not found.is_floating_point() else found
 
 
+def require_ids(
+    name: str, tokens: Tensor, dimensions: int, vocab_size: int, longest: int | None = None
+) -> None:
+    """Refuse what are no token ids of so many dimensions; UserError. Ids on a GPU are not read."""
+    expected = "(T,)" if dimensions == 1 else "(batch, T)"
+    whole = not (tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool)
+    if tokens.ndim != dimensions or not tokens.numel() or not whole:
+        raise UserError(
+            f"{name}: expected token ids of shape {expected}, got {tokens.dtype} of shape "
+            f"{tuple(tokens.shape)}"
+        )
+    if longest is not None and tokens.shape[-1] > longest:
+        raise UserError(f"{name}: {tokens.shape[-1]} in a row, and the model reads {longest}")
+    if tokens.device.type == "cpu":
+        low, high = map(int, tokens.aminmax())
+        if low < 0 or high >= vocab_size:
+            wrong = low if low < 0 else high
+            raise UserError(f"{name}: id {wrong}, and the model has ids 0 to {vocab_size - 1}")
+
+
 def mask_of(attention_mask: Any) -> Tensor | None:
     """An attention mask as a tensor, like `token_ids`."""
     if attention_mask is None or isinstance(attention_mask, Tensor):

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from cutaway.base import files
+from cutaway.base.doors import door
 from cutaway.base.errors import UserError
 from cutaway.base.files import as_path
 from cutaway.runs import checksums
@@ -73,6 +74,7 @@ class Examples:
         }
         return Examples(self.tokens, self.begin[needed], self.end[needed], context, **picked)
 
+    @door
     def moved(self, begin: int = 0, end: int = 0) -> Examples:
         """The same with each context beginning and ending so many tokens later; examples read at
         the same places from the beginning."""
@@ -166,6 +168,7 @@ class ProbeData:
                 digest.update(getattr(part, array).numpy().tobytes())
         return digest.hexdigest()
 
+    @door
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the data to a folder, new or empty; returns it."""
         folder = Path(folder).absolute()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from cutaway.base import files
 from cutaway.base.display import notice, readable_path
+from cutaway.base.doors import door
 from cutaway.base.errors import UserError, nearest
 from cutaway.base.files import as_path
 from cutaway.runs import record
@@ -131,6 +132,7 @@ class RunStore:
             notice(message)
 
 
+@door
 def find_run(reference: str | os.PathLike[str], root: str | os.PathLike[str] = "runs") -> Path:
     """The folder of a run given by path, or by name under `root`. `UserError` names the nearest."""
     for place in (as_path(reference), as_path(root) / reference):

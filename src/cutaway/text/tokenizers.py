@@ -14,6 +14,7 @@ import tokenizers
 
 from cutaway.base import hardware
 from cutaway.base.display import notice
+from cutaway.base.doors import door
 from cutaway.base.errors import UserError
 from cutaway.base.files import as_path, read_json, require_regular, write_json, write_text
 from cutaway.text import long_words
@@ -95,12 +96,13 @@ class Tokenizer:
         """The text of ids, special tokens written out; incomplete UTF-8 as U+FFFD."""
         return self._backend.decode(list(map(int, ids)), skip_special_tokens=False)
 
+    @door
     def token(self, id: int) -> str:
         """One token as readable text: `Ġthe` is `' the'`, bytes that are no text are `\\xNN`.
 
         Raises IndexError for an id the tokenizer does not have.
         """
-        piece = self._backend.id_to_token(int(id))
+        piece = self._backend.id_to_token(int(id)) if 0 <= id < 2**32 else None
         if piece is None:
             raise IndexError(f"token {id}: this tokenizer has ids 0 to {self.vocab_size - 1}")
         if not self._byte_level:
@@ -115,6 +117,7 @@ class Tokenizer:
         definition = json.dumps(json.loads(self._backend.to_str()), sort_keys=True)
         return hashlib.sha256(f"{self.end_of_text} {definition}".encode()).hexdigest()
 
+    @door
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`; transformers' AutoTokenizer reads them."""
         folder = Path(folder)

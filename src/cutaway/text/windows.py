@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cutaway.base.doors import door
 from cutaway.base.errors import UserError
 from cutaway.base.seeds import numpy_generator
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 
+@door
 def starts(
     n_tokens: int, block_size: int, count: int, seed: int, step: int, *, what: str = "the corpus"
 ) -> np.ndarray:
@@ -28,6 +30,7 @@ def starts(
     return numpy_generator(seed, step, "windows").integers(0, places, count, dtype=np.int64)
 
 
+@door
 def spaced_windows(
     tokens: np.ndarray, block_size: int, count: int, *, what: str = "validation"
 ) -> np.ndarray:
