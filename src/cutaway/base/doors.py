@@ -43,7 +43,8 @@ def _scalar(value: Any) -> bool:
 
 
 def _is_whole(value: Any) -> bool:
-    return _scalar(value) and hasattr(value, "__index__") and not _is_of(value, "Tensor")
+    whole = hasattr(value, "__index__") and not isinstance(value, bool)
+    return _scalar(value) and whole and not _is_of(value, "Tensor")
 
 
 def _is_number(value: Any) -> bool:

@@ -27,6 +27,8 @@ def sample(
     Temperature 0 takes the likeliest token. `top_k` draws among that many likeliest. The context
     is the last `block_size` tokens.
     """
+    if not hasattr(model, "embedding"):
+        raise TypeError(f"model: expected a language model, got {type(model).__name__}")
     tokens = token_ids(tokens).to(model.embedding.device)
     require_ids("tokens", tokens, 2, model.config.vocab_size)
     generator = torch_generator(seed, 0, "sample", tokens.device)

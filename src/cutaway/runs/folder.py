@@ -76,6 +76,8 @@ class Run:
         hold, or a disk that refuses.
         """
         path = Path(folder).absolute()
+        if not all(isinstance(parent, Mapping) for parent in parents):
+            raise TypeError("parents: expected mappings")
         settings = record.json_ready(dict(config), "config")
         resolved = record.json_ready(dict(resolved or {}), "resolved")
         cls.require_free(path)

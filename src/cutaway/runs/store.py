@@ -66,10 +66,12 @@ class RunStore:
             (content for _, content in self._readable()), key=lambda r: (r.started, r.name)
         )
 
+    @door
     def run(self, name: str) -> Run:
         """The run of that name, for reading. `UserError` names the nearest."""
         return Run.open(self._folder(name))
 
+    @door
     def sql(self, query: str) -> pa.Table:
         """The answer to one SELECT over the views `runs`, `history` and one per other table.
 
@@ -94,6 +96,7 @@ class RunStore:
             self._queries = queries.Queries(self.root, self._tell)
         return self._queries.answer(query, self._readable)
 
+    @door
     def verify(self, name: str) -> list[str]:
         """Read every byte of a run and check it; one line per file that is damaged."""
         return verify(self._folder(name))

@@ -320,7 +320,7 @@ def _parquet_rows(path: Path, wanted: Sequence[str]) -> Iterator[tuple[str, Mapp
 
     try:
         require_regular(path)
-        with pq.ParquetFile(path) as file:
+        with open(path, "rb") as stream, pq.ParquetFile(stream) as file:
             there = [name for name in wanted if name in file.schema_arrow.names]
             number = 0
             for batch in file.iter_batches(columns=there or None):

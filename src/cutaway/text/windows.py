@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cutaway.base.doors import door
-from cutaway.base.errors import UserError
+from cutaway.base.errors import UserError, require_whole
 from cutaway.base.seeds import numpy_generator
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def starts(
     not one window fits; `what` names the tokens in it.
     """
     places = _places(n_tokens, block_size, what)
+    require_whole("count", count, 0)
     return numpy_generator(seed, step, "windows").integers(0, places, count, dtype=np.int64)
 
 
