@@ -96,7 +96,7 @@ def doors(backpack_run, activations, dictionary_run, probe_run) -> dict[str, tup
             {"p": 7, "operation": "addition", "train_frac": 0.5, "data_seed": 0},
         ),
         "parse_site": (nets.parse_site, {"site": "residual.0", "n_layers": 2}),
-        "parse_sites": (nets.parse_sites, {"sites": "all", "n_layers": 2}),
+        "parse_sites": (lambda sites: nets.parse_sites(sites, 2), {"sites": "all"}),
         "find_preset": (studies.find_preset, {"name": "routed", "sweep": False}),
         "resolve": (
             studies.resolve,
