@@ -222,7 +222,7 @@ def statistics(
     shards: list[dict[str, Any]], site: str, positions: Positions = "rest"
 ) -> dict[str, Any]:
     """A site's figures over shards of a manifest: see `ActivationStore.statistics`."""
-    if positions not in ("rest", "first", "all"):
+    if not isinstance(positions, str) or positions not in ("rest", "first", "all"):
         raise UserError(f"positions = {positions!r}: expected rest, first or all")
     keys = ("rest", "first") if positions == "all" else (positions,)
     sums = [0, 0.0, 0.0]

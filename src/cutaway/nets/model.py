@@ -198,8 +198,12 @@ class Model:
     # -- inside ----------------------------------------------------------------------------
 
     def _check(self, tokens: Tensor, attention_mask: Tensor | None) -> None:
-        if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.is_floating_point():
-            said = f"shape {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else type(tokens)
+        if not isinstance(tokens, Tensor) or tokens.ndim != 2 or not _whole(tokens):
+            said = (
+                f"{tokens.dtype} of shape {tuple(tokens.shape)}"
+                if isinstance(tokens, Tensor)
+                else type(tokens)
+            )
             raise UserError(f"tokens: expected an integer tensor (batch, T), got {said}")
         if not tokens.numel():
             raise UserError(f"tokens: shape {tuple(tokens.shape)} holds none")
@@ -245,8 +249,7 @@ def require_ids(
 ) -> None:
     """Refuse what are no token ids of so many dimensions; UserError. Ids on a GPU are not read."""
     expected = "(T,)" if dimensions == 1 else "(batch, T)"
-    whole = not (tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool)
-    if tokens.ndim != dimensions or not tokens.numel() or not whole:
+    if tokens.ndim != dimensions or not tokens.numel() or not _whole(tokens):
         raise UserError(
             f"{name}: expected token ids of shape {expected}, got {tokens.dtype} of shape "
             f"{tuple(tokens.shape)}"
@@ -258,6 +261,10 @@ def require_ids(
         if low < 0 or high >= vocab_size:
             wrong = low if low < 0 else high
             raise UserError(f"{name}: id {wrong}, and the model has ids 0 to {vocab_size - 1}")
+
+
+def _whole(tokens: Tensor) -> bool:
+    return not (tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool)
 
 
 def mask_of(attention_mask: Any) -> Tensor | None:

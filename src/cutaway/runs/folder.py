@@ -214,6 +214,8 @@ class Run:
         """All rows so far, also of a run that is being written; None where there are none."""
         from cutaway.runs import table as tables
 
+        if "\0" in table:
+            raise UserError(f"table = {table!r}: expected a name without NUL characters")
         return tables.read(self.path, table)
 
     def tables(self) -> list[str]:

@@ -26,7 +26,7 @@ def starts(
     Uniform over all n_tokens − block_size places, drawn with replacement. Raises UserError where
     not one window fits; `what` names the tokens in it.
     """
-    places = _places(n_tokens, block_size, what)
+    places = _places(require_whole("n_tokens", n_tokens, 0), block_size, what)
     require_whole("count", count, 0)
     return numpy_generator(seed, step, "windows").integers(0, places, count, dtype=np.int64)
 
