@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,28 @@ def test_a_root_of_such_a_name_is_refused_for_sql_in_one_line(cutaway, tmp_path:
     code, _, err = cutaway("runs", "sql", "SELECT 1", "--runs", tmp_path / ODD)
     assert (code, err.count("\n")) == (2, 1)
     assert r"caf\xe9: SQL needs" in err
+
+
+def test_a_language_run_of_such_a_name_keeps_its_tokenizer(cutaway, gpt2_run, tmp_path) -> None:
+    shutil.copytree(gpt2_run, tmp_path / ODD)
+    code, _, err = cutaway("sample", tmp_path / ODD, "--length", 3)
+    assert code == 0, err
+
+
+def test_a_parquet_file_of_such_a_name(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts = [sentences(number, 2) for number in range(20)]
+    with open(tmp_path / f"{ODD}.parquet", "wb") as file:
+        pq.write_table(pa.table({"text": texts, "label": ["a", "b"] * 10}), file)
+    assert "20" in said("corpus", "show", f"{ODD}.parquet", cwd=tmp_path)
+
+
+def test_a_pipeline_that_could_not_record_such_a_name_extracts_nothing(
+    cutaway, gpt2_run, corpus, tmp_path: Path
+) -> None:
+    code, _, err = cutaway("sae", "pipeline", gpt2_run, "--data", corpus, "--out", ODD)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith(r"cutaway: --out caf\xe9")
+    assert list(tmp_path.iterdir()) == []

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,16 @@ def test_training_saves_and_ends(tmp_path: Path) -> None:
     run = Run.open(out)
     assert (run.record.status, run.record.reason) == ("interrupted", "SIGHUP")
     assert run.checkpoints.last() == run.record.steps_done
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_records_nothing_says_what_stopped_it(cutaway, monkeypatch, how) -> None:
+    """Whatever a command is doing: here it is listing the presets."""
+    module = import_module("cutaway.studies.presets")
+    monkeypatch.setattr(module, "presets", lambda **_: os.kill(os.getpid(), how))
+    code, out, err = cutaway("presets")
+    name = "Ctrl-C" if how == signal.SIGINT else signal.Signals(how).name
+    assert (code, out, err) == (128 + how, "", f"cutaway: stopped by {name}\n")
 
 
 def test_a_sweep_stops_its_workers(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import tokenizers
-from tokenizers import models, pre_tokenizers
+from tokenizers import decoders, models, pre_tokenizers
 
 from conftest import DATA, sentences
 from cutaway.text import long_words
@@ -113,6 +113,49 @@ def test_other_pretokenizers_are_bounded_too(own: str, capsys) -> None:
     assert "were read in" in capsys.readouterr().err
     prose = sentences(9, 40)
     assert tokenizer.encode(prose) == backend.encode(prose, add_special_tokens=False).ids
+
+
+@pytest.mark.parametrize("own", ["byte level", "metaspace", "in a sequence"])
+def test_no_space_is_put_between_pieces(own: str, tmp_path) -> None:
+    """Some pretokenizers put a space before every piece they are given."""
+    from transformers import PreTrainedTokenizerFast
+
+    bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    backend = tokenizers.Tokenizer(models.BPE(unk_token="<unk>"))
+    backend.pre_tokenizer, backend.decoder = {
+        "byte level": (bytes_, decoders.ByteLevel()),
+        "metaspace": (
+            pre_tokenizers.Metaspace(prepend_scheme="always"),
+            decoders.Metaspace(prepend_scheme="always"),
+        ),
+        "in a sequence": (
+            pre_tokenizers.Sequence([pre_tokenizers.Punctuation(), bytes_]),
+            decoders.ByteLevel(),
+        ),
+    }[own]
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=[END_OF_TEXT, "<unk>"],
+        show_progress=False,
+        initial_alphabet=sorted({*pre_tokenizers.ByteLevel.alphabet(), "▁"}),
+    )
+    backend.train_from_iterator([sentences(n, 20) for n in range(5)], trainer)
+    tokenizer = Tokenizer(backend, 0, own)
+    tokenizer.save(tmp_path)
+    theirs = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
+    assert Tokenizer.load(tmp_path).sha256() == tokenizer.sha256()
+    for text in (DNA[:9000], "a" + " " * 9000 + "b", f"the {DNA[:700]} cat", sentences(3, 30)):
+        ids = tokenizer.encode(text)
+        whole = backend.encode(text, add_special_tokens=False).ids
+        assert tokenizer.decode(ids) == backend.decode(whole, skip_special_tokens=False)
+        assert theirs(text, add_special_tokens=False)["input_ids"] == ids
+
+
+@pytest.mark.parametrize("separator", "\x1c\x1d\x1e\x1f")
+def test_what_only_python_counts_as_white_space_hides_no_run(separator: str) -> None:
+    text = f"!{separator}" * 600
+    assert long_words.count(text) == len(text) // long_words.LONGEST
+    assert list(map(len, long_words.pieces(text))) == [512, 512, 176]
 
 
 def test_no_run_is_overlooked() -> None:

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
+from cutaway.base.doors import door
 from cutaway.base.errors import UserError
 from cutaway.nets.model import Model, mask_of, token_ids
 from cutaway.nets.sites import Site, parse_sites
@@ -21,6 +22,7 @@ class _Complete(BaseException):
 _running: ContextVar[_Complete | None] = ContextVar("running", default=None)
 
 
+@door
 def capture(
     model: Model,
     tokens: Tensor,

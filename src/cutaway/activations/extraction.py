@@ -31,6 +31,7 @@ from cutaway.activations.store import (
 )
 from cutaway.base import files, hardware, signals
 from cutaway.base.display import notice
+from cutaway.base.doors import door
 from cutaway.base.errors import CutawayError, Interrupted, RunFailed, UserError
 from cutaway.base.progress import duration, progress
 from cutaway.nets.model import Model
@@ -46,6 +47,7 @@ _LONGEST = 1024  # default context length of models that read more
 _FREE = {"device"}  # what a resumed extraction may change
 
 
+@door
 def extract(
     config: ExtractionConfig | Mapping[str, Any], out: str | Path, *, resume: bool = False
 ) -> ActivationStore:

@@ -17,6 +17,7 @@ from cutaway.activations.extraction import pack
 from cutaway.activations.forward import Forward
 from cutaway.activations.stream import BUFFER_BYTES, PARTS, Part, Pool, Stream
 from cutaway.base.display import notice
+from cutaway.base.doors import door
 from cutaway.base.errors import RunFailed, UserError
 from cutaway.base.seeds import numpy_generator, stream
 from cutaway.nets.model import Model
@@ -36,6 +37,7 @@ class ModelStream(Stream):
     cannot be streamed.
     """
 
+    @door
     def __init__(
         self,
         model: Model,

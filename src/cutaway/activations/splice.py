@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cutaway.base.columns import tensor
+from cutaway.base.doors import door
 from cutaway.base.errors import UserError, require_finite
 from cutaway.nets.model import Model
 from cutaway.nets.sites import Site
@@ -27,6 +28,7 @@ Positions: TypeAlias = "int | slice | Sequence[int] | Sequence[bool] | Tensor | 
 
 
 @contextmanager
+@door
 def splice(model: Model, changes: Mapping[Site | str | int, Change]) -> Iterator[Model]:
     """Within it the state at each site is replaced by `change(state)`, (batch, T, d) → the same.
 
@@ -71,6 +73,7 @@ def patch(other_states: Tensor, positions: Positions = None) -> Change:
     return replace(other_states, positions)
 
 
+@door
 def steer(direction: Tensor, strength: float = 1.0, positions: Positions = None) -> Change:
     """state + strength · direction, direction (d,) taken as it is, not normalised.
 

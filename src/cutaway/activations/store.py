@@ -27,6 +27,7 @@ from torch import Tensor
 from cutaway.activations.manifest_keys import wrong
 from cutaway.activations.quantise import DTYPES, dequantise
 from cutaway.base import files, json_text
+from cutaway.base.doors import door
 from cutaway.base.errors import UserError, nearest
 from cutaway.base.files import as_path
 from cutaway.nets.model import ModelReference
@@ -78,6 +79,7 @@ class ActivationStore:
 
     # -- rows ------------------------------------------------------------------------------
 
+    @door
     def site(self, text: str | int | Site) -> Site:
         """The site of that name, if the store has it; UserError lists what is there."""
         there = {str(site): site for site in self.sites}
@@ -89,9 +91,11 @@ class ActivationStore:
             )
         return there[str(wanted)]
 
+    @door
     def read(self, site: str | int | Site, start: int = 0, stop: int | None = None) -> Tensor:
         """Rows start to stop − 1 of a site as float32 (rows, d), dequantised."""
         stop = self.rows if stop is None else stop
+        self._require_rows(start, stop)
         out = torch.empty(stop - start, self.width)
         place = 0
         for codes, scale in self.raw(self.site(site), start, stop):
@@ -111,18 +115,22 @@ class ActivationStore:
             scale = tensors.get(f"{name}.scale")
             yield tensors[name][first:last], None if scale is None else scale[first:last]
 
+    @door
     def tokens(self, start: int = 0, stop: int | None = None) -> Tensor:
         """Token ids of rows start to stop − 1, int32."""
         return self._column("tokens", start, stop)
 
+    @door
     def positions(self, start: int = 0, stop: int | None = None) -> Tensor:
         """Positions of rows within their contexts, int32."""
         return self._column("positions", start, stop)
 
+    @door
     def documents(self, start: int = 0, stop: int | None = None) -> Tensor:
         """Which document of the source each row is of, counted from 0, int32."""
         return self._column("documents", start, stop)
 
+    @door
     def split(self, share: float) -> tuple[range, range]:
         """(train, validation) rows: the last `share`, cut at the nearest document border.
 
@@ -146,6 +154,7 @@ class ActivationStore:
 
     # -- statistics ------------------------------------------------------------------------
 
+    @door
     def mean(self, site: str | int | Site, positions: Positions = "rest") -> Tensor:
         """Mean state x̄, float64 (d,): of all rows but those at position 0, of those, or of all."""
         name = str(self.site(site))
@@ -155,14 +164,17 @@ class ActivationStore:
         rows = self.statistics(site, positions)["rows"]
         return sums[_parts(positions)].sum(0) / max(1, rows)
 
+    @door
     def mean_squared_norm(self, site: str | int | Site, positions: Positions = "rest") -> float:
         """E‖x‖² over the rows that `positions` names."""
         return self.statistics(site, positions)["mean_squared_norm"]
 
+    @door
     def mean_norm(self, site: str | int | Site, positions: Positions = "rest") -> float:
         """E‖x‖ over the rows that `positions` names."""
         return self.statistics(site, positions)["mean_norm"]
 
+    @door
     def statistics(self, site: str | int | Site, positions: Positions = "rest") -> dict[str, Any]:
         """`rows`, `mean_squared_norm`, `mean_norm` of a site, summed in float64."""
         return statistics(self._shards, str(self.site(site)), positions)
@@ -177,8 +189,7 @@ class ActivationStore:
 
     def _spans(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """(shard, first, last) rows within shards that make up rows start to stop − 1."""
-        if not 0 <= start <= stop <= self.rows:
-            raise IndexError(f"rows {start} to {stop}: {self.path} has {self.rows}")
+        self._require_rows(start, stop)
         shard = bisect_right(self._ends, start)
         while start < stop:
             before = self._ends[shard] - self._shards[shard]["rows"]
@@ -186,6 +197,10 @@ class ActivationStore:
             if end > start:
                 yield shard, start - before, end - before
             start, shard = end, shard + 1
+
+    def _require_rows(self, start: int, stop: int) -> None:
+        if not 0 <= start <= stop <= self.rows:
+            raise IndexError(f"rows {start} to {stop}: {self.path} has {self.rows}")
 
     def _column(self, name: str, start: int, stop: int | None) -> Tensor:
         spans = self._spans(start, self.rows if stop is None else stop)
@@ -207,6 +222,8 @@ def statistics(
     shards: list[dict[str, Any]], site: str, positions: Positions = "rest"
 ) -> dict[str, Any]:
     """A site's figures over shards of a manifest: see `ActivationStore.statistics`."""
+    if not isinstance(positions, str) or positions not in ("rest", "first", "all"):
+        raise UserError(f"positions = {positions!r}: expected rest, first or all")
     keys = ("rest", "first") if positions == "all" else (positions,)
     sums = [0, 0.0, 0.0]
     for shard in shards:

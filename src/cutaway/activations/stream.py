@@ -24,7 +24,8 @@ from torch import Tensor
 from cutaway.activations.quantise import DTYPES, dequantise
 from cutaway.activations.store import ActivationStore
 from cutaway.base import hardware
-from cutaway.base.errors import UserError
+from cutaway.base.doors import door
+from cutaway.base.errors import UserError, require_whole
 from cutaway.base.seeds import numpy_generator, stream
 from cutaway.nets.model import ModelReference
 from cutaway.nets.sites import Site
@@ -167,6 +168,7 @@ class ActivationStream(Stream):
     are `dtype` whatever the store holds. Raises UserError where there are no rows to give.
     """
 
+    @door
     def __init__(
         self,
         store: ActivationStore,
@@ -184,13 +186,15 @@ class ActivationStream(Stream):
         device: str | torch.device = "cpu",
     ):
         super().__init__(batch_size, sites is not None, dtype, device)
+        if window is not None:
+            require_whole("window", window, 1)
         if (site is None) == (sites is None) or (sites is not None and not sites):
             raise UserError("a stream needs a site, or sites=[...] for several")
         self.store, self.seed, self.skip_first = store, seed, skip_first
         self.sites = [store.site(one) for one in (sites if sites is not None else [site])]
         self.width, self.reference = store.width, store.reference
         self._range = rows_of(store, part, validation_fraction)
-        self._block = block
+        self._block = require_whole("block", block, 1)
         self._counts = self._usable()
         self.rows = int(self._counts.sum())
         if not self.rows:

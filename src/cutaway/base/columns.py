@@ -133,6 +133,8 @@ def tensor(given: Any, name: str) -> torch.Tensor:
     if isinstance(given, torch.Tensor):
         return given
     if isinstance(given, int | float | bool):
+        if isinstance(given, int) and abs(given) >= 2**63:
+            raise UserError(f"{name}: a whole number of more than 63 bits; expected numbers")
         return torch.as_tensor(given)
     if isinstance(given, np.ndarray) and given.dtype != object and given.dtype.names is None:
         array = given

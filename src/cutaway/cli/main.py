@@ -34,6 +34,7 @@ app = App(
     version=cutaway.__version__,
     help_epilogue=_EVERY,
     default_parameter=Parameter(validator=within_bounds),
+    suppress_keyboard_interrupt=False,  # `run` says which signal it was, also by the exit code
 )
 
 # name, place, help: one line for the overview; the command's own docstring has the rest

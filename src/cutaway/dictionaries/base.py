@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from cutaway.base.columns import Column, tensor
+from cutaway.base.doors import door
 from cutaway.base.errors import UserError
 from cutaway.base.seeds import torch_generator
 from cutaway.dictionaries.codes import Codes, encode
@@ -220,6 +221,7 @@ class Dictionary(nn.Module):
 
     # -- files -----------------------------------------------------------------------------------
 
+    @door
     def save(self, folder: str | Path) -> None:
         """Write `dictionary.safetensors` and `dictionary.json` into a folder."""
         from cutaway.dictionaries.formats.own import save
@@ -227,6 +229,7 @@ class Dictionary(nn.Module):
         save(self, Path(folder))
 
     @staticmethod
+    @door
     def load(
         path: str | Path,
         *,

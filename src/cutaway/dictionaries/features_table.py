@@ -113,8 +113,8 @@ class Features:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for name, table in ((TABLE, self.table), (EXAMPLES, self.examples)):
-                with files.replacing(folder / name) as temporary:
-                    pq.write_table(table, temporary, compression="zstd")
+                with files.replacing(folder / name) as temporary, open(temporary, "wb") as file:
+                    pq.write_table(table, file, compression="zstd")
             files.write_json(folder / SUMMARY, self.facts)
         except OSError as error:
             raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from None

@@ -19,7 +19,7 @@ from cutaway.activations.config import ExtractionConfig
 from cutaway.activations.extraction import extract, recorded
 from cutaway.activations.store import ActivationStore
 from cutaway.base import files, hardware
-from cutaway.base.display import csv_text, notice
+from cutaway.base.display import csv_text, notice, readable_path
 from cutaway.base.errors import CutawayError, RunFailed, UserError
 from cutaway.dictionaries.base import Dictionary
 from cutaway.dictionaries.config import DictionaryConfig
@@ -72,6 +72,10 @@ def extracted(
 
 def require_place(out: Path) -> None:
     """Refuse, before anything is done, a folder that holds something else than dictionaries."""
+    try:
+        str(out.absolute()).encode()
+    except UnicodeEncodeError:  # every dictionary records where its activations are
+        raise UserError(f"--out {readable_path(out)}: expected a path in UTF-8") from None
     places.require_output(
         out, "dictionaries", ("evaluation.csv",), folders=True, mine=places.holds_runs
     )

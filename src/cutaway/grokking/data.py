@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cutaway.base.doors import door
 from cutaway.base.errors import require_finite, require_whole
 from cutaway.base.seeds import numpy_generator
 
@@ -43,6 +44,7 @@ def results(pairs: Tensor, p: int, operation: str) -> Tensor:
     return torch.where(b == 0, -1, (a * inverses[b]) % p)
 
 
+@door
 def split(p: int, operation: str, train_frac: float, data_seed: int) -> Split:
     """round(train_frac · pairs) training pairs, drawn by `data_seed`, and the others."""
     require_finite("train_frac", train_frac, 0)

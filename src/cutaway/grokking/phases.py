@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from cutaway.base.doors import door
 from cutaway.base.errors import UserError
 from cutaway.grokking.histories import History, held_out, history_of
 
@@ -54,6 +55,7 @@ class Phases:
         return self.grokked is not None and self.lost is None
 
 
+@door
 def phases(
     history: History,
     *,

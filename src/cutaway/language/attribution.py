@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cutaway.base.doors import door
 from cutaway.base.errors import require_whole
 from cutaway.nets.backpack import Backpack
-from cutaway.nets.model import token_ids
+from cutaway.nets.model import require_ids, token_ids
 
 
 @torch.no_grad()
+@door
 def attribute(model: Backpack, tokens: Tensor, target: int, position: int = -1) -> Tensor:
     """What each earlier token's senses add to a logit: tokens (T,) → (k, T).
 
@@ -19,6 +21,7 @@ def attribute(model: Backpack, tokens: Tensor, target: int, position: int = -1) 
     Raises UserError for a target or position that is not there.
     """
     tokens = token_ids(tokens).to(model.embedding.device)
+    require_ids("tokens", tokens, 1, model.config.vocab_size, model.config.block_size)
     require_whole("target", target, 0, model.config.vocab_size - 1)
     require_whole("position", position, -len(tokens), len(tokens) - 1)
     alpha = model.alpha(tokens[None])[0, :, position]  # (k, T)

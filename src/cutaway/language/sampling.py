@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from cutaway.base.doors import door
 from cutaway.base.seeds import torch_generator
 from cutaway.nets.gpt2 import LanguageModel
-from cutaway.nets.model import token_ids
+from cutaway.nets.model import require_ids, token_ids
 from cutaway.nets.sampling import continued
 
 
+@door
 def sample(
     model: LanguageModel,
     tokens: Tensor,
@@ -25,7 +27,10 @@ def sample(
     Temperature 0 takes the likeliest token. `top_k` draws among that many likeliest. The context
     is the last `block_size` tokens.
     """
+    if not hasattr(model, "embedding"):
+        raise TypeError(f"model: expected a language model, got {type(model).__name__}")
     tokens = token_ids(tokens).to(model.embedding.device)
+    require_ids("tokens", tokens, 2, model.config.vocab_size)
     generator = torch_generator(seed, 0, "sample", tokens.device)
     model.eval()
 

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from cutaway.base.display import notice
+from cutaway.base.doors import door
 from cutaway.base.errors import UserError, require_whole
 from cutaway.nets.backpack import Backpack
-from cutaway.nets.model import token_ids
+from cutaway.nets.model import require_ids, token_ids
 from cutaway.stats.ties import largest
 from cutaway.training.instruments import Moment, Stateless
 
@@ -65,9 +66,12 @@ class Used:
 
 
 @torch.no_grad()
+@door
 def used(model: Backpack, windows: Tensor, batch_size: int = 16) -> Used:
     """Activation of every word and sense over windows (n, T) of tokens. See `Used`."""
     windows = token_ids(windows)
+    require_ids("windows", windows, 2, model.config.vocab_size, model.config.block_size)
+    require_whole("batch_size", batch_size, 1)
     vocabulary, k = model.config.vocab_size, model.config.n_senses
     device = model.embedding.device
     length = windows.shape[1]
@@ -94,6 +98,7 @@ def _require_within(model: Backpack, token: int, top: int) -> None:
 
 
 @torch.no_grad()
+@door
 def predicts(model: Backpack, token: int, top: int = 20) -> list[dict[str, Any]]:
     """For each sense of a word, the tokens it raises most: rows of sense, token_id, logit."""
     _require_within(model, token, top)
@@ -107,6 +112,7 @@ def predicts(model: Backpack, token: int, top: int = 20) -> list[dict[str, Any]]
 
 
 @torch.no_grad()
+@door
 def evoked_by(model: Backpack, target: int, top: int = 20) -> list[dict[str, Any]]:
     """The (word, sense) pairs whose sense vector raises `target` most: E_target·C(x)ₗ."""
     _require_within(model, target, top)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from cutaway.base.doors import door
 from cutaway.base.errors import UserError, nearest
 from cutaway.nets.backpack import Backpack, BackpackConfig
 from cutaway.nets.gpt2 import GPT2
@@ -24,6 +25,7 @@ ARCHITECTURES: dict[str, tuple[type[nn.Module], type[Any]]] = {
 }
 
 
+@door
 def build(description: Mapping[str, Any], seed: int = 0) -> nn.Module:
     """The network a description names, e.g. `{"name": "gpt2", "vocab_size": 8000, ...}`."""
     if not isinstance(description, Mapping):

@@ -207,7 +207,7 @@ class Model:
     def _check(self, tokens: Tensor, attention_mask: Tensor | None) -> None:
         if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.dtype not in _IDS:
             said = (
-                f"shape {tuple(tokens.shape)} of {tokens.dtype}"
+                f"{tokens.dtype} of shape {tuple(tokens.shape)}"
                 if isinstance(tokens, Tensor)
                 else type(tokens)
             )
@@ -248,6 +248,29 @@ def token_ids(tokens: Any) -> Tensor:
     found = tensor(tokens, "tokens")
     whole = found.dtype != torch.bool and not (found.is_floating_point() or found.is_complex())
     return found.long() if whole and found.dtype != torch.int32 else found
+
+
+def require_ids(
+    name: str, tokens: Tensor, dimensions: int, vocab_size: int, longest: int | None = None
+) -> None:
+    """Refuse what are no token ids of so many dimensions; UserError. Ids on a GPU are not read."""
+    expected = "(T,)" if dimensions == 1 else "(batch, T)"
+    if tokens.ndim != dimensions or not tokens.numel() or not _whole(tokens):
+        raise UserError(
+            f"{name}: expected token ids of shape {expected}, got {tokens.dtype} of shape "
+            f"{tuple(tokens.shape)}"
+        )
+    if longest is not None and tokens.shape[-1] > longest:
+        raise UserError(f"{name}: {tokens.shape[-1]} in a row, and the model reads {longest}")
+    if tokens.device.type == "cpu":
+        low, high = map(int, tokens.aminmax())
+        if low < 0 or high >= vocab_size:
+            wrong = low if low < 0 else high
+            raise UserError(f"{name}: id {wrong}, and the model has ids 0 to {vocab_size - 1}")
+
+
+def _whole(tokens: Tensor) -> bool:
+    return not (tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool)
 
 
 def mask_of(attention_mask: Any) -> Tensor | None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from cutaway.base import files, hardware
 from cutaway.base.display import notice
+from cutaway.base.doors import door
 from cutaway.base.errors import UserError
 from cutaway.base.files import as_path
 from cutaway.nets.architectures import build
@@ -51,6 +52,7 @@ class LoadedModel:
         return self.tokenizer
 
 
+@door
 def load(run: str | Path, *, step: int | str = "best", device: str = "auto") -> LoadedModel:
     """The model of a run, at its `best` checkpoint, its `last`, or a step that was kept.
 
@@ -83,6 +85,7 @@ def _no_model(run: Run) -> str:
     return "is a dictionary, not a model" + (f"; it was trained on {of}" if of else "")
 
 
+@door
 def open_model(
     model: str | Path,
     *,

@@ -15,8 +15,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import total_ordering
+from numbers import Integral
 from typing import Literal, TypeAlias, get_args
 
+from cutaway.base.doors import door
 from cutaway.base.errors import UserError
 
 Kind: TypeAlias = Literal["embed", "attention", "mlp", "residual"]
@@ -57,6 +59,7 @@ def residual(layer: int) -> Site:
     return EMBED if layer == -1 else Site("residual", layer)
 
 
+@door
 def parse_site(site: str | int | Site, n_layers: int | None = None) -> Site:
     """The site of a name or a layer's number, checked against the number of layers where given.
 
@@ -77,12 +80,12 @@ def parse_sites(sites: str | int | Site | Sequence[str | int | Site], n_layers: 
 
     In the order given, each once. Raises UserError as `parse_site` does, and where none is named.
     """
-    if sites == "all":
+    if isinstance(sites, str) and sites == "all":
         return [Site("residual", layer) for layer in range(n_layers)]
     if isinstance(sites, str):
         named: Sequence[str | int | Site] = [part for part in sites.split(",") if part.strip()]
     else:
-        named = [sites] if isinstance(sites, int | Site) else list(sites)
+        named = [sites] if isinstance(sites, Integral | Site) else list(sites)
     if not named:
         raise UserError(f"layers = {sites!r}: names no site; expected all, or {_ACCEPTED}")
     return list(dict.fromkeys(parse_site(site, n_layers) for site in named))

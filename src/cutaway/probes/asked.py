@@ -32,6 +32,8 @@ class Asked:
 def chosen_controls(names: str | Sequence[str]) -> list[str]:
     """The controls of `all`, `none`, or names with commas between; UserError for an unknown one."""
     asked = names.split(",") if isinstance(names, str) else list(names)
+    if wrong := [one for one in asked if not isinstance(one, str)]:
+        raise TypeError(f"controls: expected names, got {type(wrong[0]).__name__}")
     asked = [one.strip().replace("-", "_") for one in asked if one.strip()]
     if asked in (["all"], ["none"]):
         return list(CONTROLS) if asked == ["all"] else []

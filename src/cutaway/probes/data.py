@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cutaway.base import files
+from cutaway.base import columns, files
+from cutaway.base.doors import door
 from cutaway.base.errors import UserError
 from cutaway.base.files import as_path
 from cutaway.runs import checksums
@@ -65,14 +66,15 @@ class Examples:
         return self.tokens[self.begin[self.context] + self.last + offset].long()
 
     def chosen(self, rows: Tensor | Sequence[int]) -> Examples:
-        """These examples in this order, with the contexts they need."""
-        rows = torch.as_tensor(rows, dtype=torch.int64)
+        """These examples in this order, with the contexts they need. UserError for others."""
+        rows = _rows(rows, len(self.context))
         needed, context = self.context[rows].unique(return_inverse=True)
         picked = {
             name: getattr(self, name)[rows] for name in ("first", "last", "label", "document")
         }
         return Examples(self.tokens, self.begin[needed], self.end[needed], context, **picked)
 
+    @door
     def moved(self, begin: int = 0, end: int = 0) -> Examples:
         """The same with each context beginning and ending so many tokens later; examples read at
         the same places from the beginning."""
@@ -166,6 +168,7 @@ class ProbeData:
                 digest.update(getattr(part, array).numpy().tobytes())
         return digest.hexdigest()
 
+    @door
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the data to a folder, new or empty; returns it."""
         folder = Path(folder).absolute()
@@ -276,3 +279,18 @@ def from_contexts(
         **{name: torch.as_tensor(values, dtype=torch.int64) for name, values in whole.items()},
         document=torch.as_tensor(document, dtype=torch.int64),
     )
+
+
+def _rows(given: Any, count: int) -> Tensor:
+    """Numbers of examples, int64; UserError for what are none of `count`."""
+    rows = columns.tensor(given, "rows")
+    if rows.dtype == torch.bool and len(rows) == count:
+        rows = rows.nonzero().view(-1)
+    whole = not (rows.is_floating_point() or rows.is_complex()) or not rows.numel()
+    if (
+        rows.ndim != 1
+        or not whole
+        or (rows.numel() and not -count <= int(rows.min()) <= int(rows.max()) < count)
+    ):
+        raise UserError(f"rows: expected numbers of examples, 0 to {count - 1}")
+    return rows.long()

@@ -102,7 +102,7 @@ def inputs_of(data: ProbeData, model: Model, layers: str | int | Sequence[str | 
 
 def layers_of(layers: str | int | Sequence[str | int], n_layers: int) -> list[Site]:
     """The sites of `auto` (the first layer, the quartiles, the last), or what `parse_sites` takes."""
-    if layers != "auto":
+    if not (isinstance(layers, str) and layers == "auto"):
         return sorted(parse_sites(layers, n_layers))
     last = n_layers - 1
     chosen = [0, last / 4, last / 2, 3 * last / 4, last]

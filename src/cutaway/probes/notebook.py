@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from cutaway.base import display
 from cutaway.base.columns import Column, is_table, numbers
+from cutaway.base.doors import door
 from cutaway.base.errors import UserError
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
@@ -67,6 +68,7 @@ class Report(Findings):
         )
 
 
+@door
 def fit(
     model: str | Path | Model,
     texts: Column | ProbeData | str | Path | None = None,

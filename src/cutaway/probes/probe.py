@@ -20,6 +20,7 @@ from torch import Tensor
 from cutaway.base import files
 from cutaway.base.columns import tensor
 from cutaway.base.display import finite
+from cutaway.base.doors import door
 from cutaway.base.errors import UserError
 from cutaway.base.files import as_path
 from cutaway.nets.model import ModelReference
@@ -142,8 +143,11 @@ class Probe:
         finite. UserError for states of another width.
         """
         hidden = tensor(hidden, "hidden")
-        if hidden.ndim == 0 or hidden.is_complex():
-            raise UserError(f"hidden: expected rows of {self.width} real numbers")
+        if not hidden.ndim or hidden.dtype.is_complex:
+            raise UserError(
+                f"hidden: expected states (..., {self.width}), got {hidden.dtype} of "
+                f"shape {tuple(hidden.shape)}"
+            )
         if hidden.shape[-1] != self.width:
             raise UserError(
                 f"hidden: states {hidden.shape[-1]} wide, and the probe of {self.about.site} reads "
@@ -180,6 +184,7 @@ class Probe:
 
     # -- on disk ---------------------------------------------------------------------------
 
+    @door
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `probe.json` and `probe.safetensors` into a folder; returns it."""
         folder = Path(folder)

@@ -16,6 +16,8 @@ def compare(runs: Sequence[Run]) -> list[dict[str, Any]]:
     run lacks is None. Columns are the runs' names, or their paths where names repeat or mean
     something else here.
     """
+    if wrong := [one for one in runs if not isinstance(one, Run)]:
+        raise TypeError(f"runs: expected runs, got {type(wrong[0]).__name__}")
     names = [readable_path(run.name) for run in runs]
     if len(set(names)) < len(names) or {"of", "field"} & set(names):
         names = [readable_path(run.path) for run in runs]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from cutaway.base import display, files, signals
 from cutaway.base.display import readable_path
+from cutaway.base.doors import door
 from cutaway.base.errors import CutawayError, RunFailed, UserError
 from cutaway.runs import checksums, config_file, lock, places, record
 from cutaway.runs.audience import Audience
@@ -56,6 +57,7 @@ class Run:
     # -- ways to a run ---------------------------------------------------------------------
 
     @classmethod
+    @door
     def create(
         cls,
         folder: str | Path,
@@ -74,6 +76,8 @@ class Run:
         hold, or a disk that refuses.
         """
         path = Path(folder).absolute()
+        if not all(isinstance(parent, Mapping) for parent in parents):
+            raise TypeError("parents: expected mappings")
         settings = record.json_ready(dict(config), "config")
         resolved = record.json_ready(dict(resolved or {}), "resolved")
         cls.require_free(path)
@@ -119,6 +123,7 @@ class Run:
             raise
 
     @classmethod
+    @door
     def resume(cls, folder: str | Path, *, sinks: Sequence[Sink] = ()) -> Run:
         """The run in `folder`, taken by this process to go on. `UserError` while another has it."""
         path = Path(folder).absolute()
@@ -151,6 +156,7 @@ class Run:
         return run._started()
 
     @classmethod
+    @door
     def open(cls, folder: str | Path) -> Run:
         """The run in `folder`, for reading. `UserError` where there is none."""
         path = Path(folder).absolute()
@@ -203,10 +209,13 @@ class Run:
             if tables is None or name in tables:
                 self._table(name).truncate(step)
 
+    @door
     def read(self, table: str = HISTORY) -> pa.Table | None:
         """All rows so far, also of a run that is being written; None where there are none."""
         from cutaway.runs import table as tables
 
+        if "\0" in table:
+            raise UserError(f"table = {table!r}: expected a name without NUL characters")
         return tables.read(self.path, table)
 
     def tables(self) -> list[str]:

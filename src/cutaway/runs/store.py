@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from cutaway.base import files
 from cutaway.base.display import notice, readable_path
+from cutaway.base.doors import door
 from cutaway.base.errors import UserError, nearest
 from cutaway.base.files import as_path
 from cutaway.runs import record
@@ -65,10 +66,12 @@ class RunStore:
             (content for _, content in self._readable()), key=lambda r: (r.started, r.name)
         )
 
+    @door
     def run(self, name: str) -> Run:
         """The run of that name, for reading. `UserError` names the nearest."""
         return Run.open(self._folder(name))
 
+    @door
     def sql(self, query: str) -> pa.Table:
         """The answer to one SELECT over the views `runs`, `history` and one per other table.
 
@@ -93,6 +96,7 @@ class RunStore:
             self._queries = queries.Queries(self.root, self._tell)
         return self._queries.answer(query, self._readable)
 
+    @door
     def verify(self, name: str) -> list[str]:
         """Read every byte of a run and check it; one line per file that is damaged."""
         return verify(self._folder(name))
@@ -131,6 +135,7 @@ class RunStore:
             notice(message)
 
 
+@door
 def find_run(reference: str | os.PathLike[str], root: str | os.PathLike[str] = "runs") -> Path:
     """The folder of a run given by path, or by name under `root`. `UserError` names the nearest."""
     for place in (as_path(reference), as_path(root) / reference):

@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from cutaway.base.doors import door
 from cutaway.base.errors import UserError, nearest
 from cutaway.base.files import as_path
 from cutaway.studies.registry import STUDIES, infer
@@ -55,6 +56,7 @@ def presets(*, sweeps: bool = False) -> list[Preset]:
     return sorted(found, key=lambda preset: preset.name)
 
 
+@door
 def find_preset(name: str, *, sweep: bool = False) -> Preset:
     """A preset by name, or a YAML file by path (its study named in it, or inferred from keys).
 

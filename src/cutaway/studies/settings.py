@@ -273,7 +273,9 @@ def resolve(model: type[C], file: Mapping[str, Any], over: Mapping[str, Any] | N
     Text in a file is not taken for a number (`'1e-8'` in quotes is a mistake, and named as one);
     the command line knows only text, so there it is.
     """
-    for given in (file, over or {}):
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        raise TypeError(f"model: expected the class of a config, got {type(model).__name__}")
+    for given in (file, {} if over is None else over):
         if not isinstance(given, Mapping):
             raise TypeError(f"settings: expected a mapping, got {type(given).__name__}")
     file = flattened(model, file)

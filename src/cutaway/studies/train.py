@@ -8,6 +8,7 @@ from typing import Any
 
 from cutaway.base import hardware
 from cutaway.base.display import notice
+from cutaway.base.doors import door
 from cutaway.base.errors import UserError
 from cutaway.base.files import require_writable
 from cutaway.runs.checkpoint import Checkpoint
@@ -24,6 +25,7 @@ from cutaway.training.config import LoopConfig
 _ADVICE = "note: "  # how a line of advice begins in a record's notices
 
 
+@door
 def train(
     study: str,
     config: StudyConfig | Mapping[str, Any],

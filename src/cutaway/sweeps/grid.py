@@ -29,6 +29,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from cutaway.base.doors import door
 from cutaway.base.errors import UserError, nearest
 from cutaway.studies.presets import find_preset, hinted
 from cutaway.studies.registry import config_of
@@ -88,6 +89,7 @@ class _Point:
     group: str | None = None
 
 
+@door
 def read_sweep(what: str | Path, over: Mapping[str, Any] | None = None) -> Sweep:
     """The sweep a preset or YAML file describes, `over` (`--field value`) applied to every run.
 
@@ -98,6 +100,7 @@ def read_sweep(what: str | Path, over: Mapping[str, Any] | None = None) -> Sweep
         return expand(preset.values, preset.study, preset.name, over)
 
 
+@door
 def expand(
     values: Mapping[str, Any],
     study: str,

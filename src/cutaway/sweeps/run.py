@@ -10,6 +10,7 @@ from typing import Any
 
 from cutaway.base import files, hardware
 from cutaway.base.display import notice
+from cutaway.base.doors import door
 from cutaway.base.errors import UserError
 from cutaway.runs import checksums, places
 from cutaway.runs.folder import Run
@@ -39,6 +40,7 @@ class Swept:
         return [row for row in self.rows if row["status"] != "done"]
 
 
+@door
 def run_sweep(
     sweep: Sweep,
     out: str | Path,

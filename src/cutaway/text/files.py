@@ -296,7 +296,10 @@ def _opened_parquet(path: Path) -> Iterator[pq.ParquetFile]:
                 yield pq.ParquetFile(pa.BufferReader(decoding.whole(stream, path)))
         else:
             require_regular(path)
-            with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as parquet:
+            with (  # opened here: Arrow takes no names that are not UTF-8
+                open(path, "rb") as stream,
+                pq.ParquetFile(stream, buffer_size=1 << 20, pre_buffer=False) as parquet,
+            ):
                 yield parquet
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: a text in it is not UTF-8: {error.reason}") from None

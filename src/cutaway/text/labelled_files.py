@@ -347,7 +347,7 @@ def _parquet_rows(path: Path, wanted: Sequence[str]) -> Iterator[tuple[str, Mapp
 
     try:
         require_regular(path)
-        with pq.ParquetFile(path) as file:
+        with open(path, "rb") as stream, pq.ParquetFile(stream) as file:
             names = file.schema_arrow.names
             if twice := next((name for name in wanted if names.count(name) > 1), None):
                 raise UserError(f"{path}: two columns are called {twice!r}")

@@ -20,6 +20,10 @@ _LONGEST_MIXED = 4096  # characters without white space, where kinds are not kep
 _CLASSES = (r"\p{L}", r"\p{N}", r"[^\s\p{L}\p{N}]", r"\s")
 _ONE_KIND = "|".join(f"{one}{{{LONGEST}}}" for one in _CLASSES)
 _MIXED = f"{_ONE_KIND}|[^\\s▁]{{{_LONGEST_MIXED}}}"  # ▁ is SentencePiece's white space
+# Where the tokenizer's own pretokenizer puts a space before every piece it gets, pieces are cut
+# after it; white space is by then written in letters of the byte alphabet or as ▁.
+_AFTER = f"[^\\sĠĊĉč▁]{{{_LONGEST_MIXED}}}|[\\sĠĊĉč▁]{{{_LONGEST_MIXED}}}"
+_SEPARATORS = "\x1c\x1d\x1e\x1f"  # white space for Python and not for tokenizers
 
 
 def bounded(definition: str) -> str | None:
@@ -31,11 +35,12 @@ def bounded(definition: str) -> str | None:
     if (spec.get("model") or {}).get("type") != "BPE":
         return None
     own = spec["pre_tokenizer"]
-    first = _split(_ONE_KIND if _keeps_kinds_apart(own) else _MIXED)
-    spec["pre_tokenizer"] = {
-        "type": "Sequence",
-        "pretokenizers": [first, *([] if own is None else _sequence(own))],
-    }
+    parts = [] if own is None else _sequence(own)
+    if any(map(_adds_a_space, parts)):
+        parts = [*parts, _split(_AFTER)]
+    else:
+        parts = [_split(_ONE_KIND if _keeps_kinds_apart(own) else _MIXED), *parts]
+    spec["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": parts}
     return json.dumps(spec, ensure_ascii=False)
 
 
@@ -44,9 +49,14 @@ def unbounded(definition: str) -> str:
     spec = json.loads(definition)
     pre = spec.get("pre_tokenizer") or {}
     parts = pre.get("pretokenizers") or []
-    if pre.get("type") != "Sequence" or not parts or parts[0] not in map(_split, _PATTERNS):
+    if pre.get("type") != "Sequence" or not parts:
         return definition
-    rest = parts[1:]
+    if parts[0] in map(_split, _PATTERNS):
+        rest = parts[1:]
+    elif parts[-1] == _split(_AFTER):
+        rest = parts[:-1]
+    else:
+        return definition
     spec["pre_tokenizer"] = (
         None if not rest else rest[0] if len(rest) == 1 else {**pre, "pretokenizers": rest}
     )
@@ -60,6 +70,8 @@ def may_hold_one(text: str) -> bool:
     nothing else.
     """
     half = LONGEST // 2
+    if any(one in text for one in _SEPARATORS):
+        text = text.translate(dict.fromkeys(map(ord, _SEPARATORS), "!"))
     return any(
         len(text[start : start + half].split(None, 1)) < 2
         for start in range(0, len(text) - half + 1, half)
@@ -109,6 +121,15 @@ def _splitter(pattern: str) -> tokenizers.pre_tokenizers.PreTokenizer:
 
 def _sequence(pre: dict[str, Any]) -> list[dict[str, Any]]:
     return list(pre["pretokenizers"]) if pre["type"] == "Sequence" else [pre]
+
+
+def _adds_a_space(part: dict[str, Any]) -> bool:
+    """Whether a pretokenizer puts a space before each piece that it gets, wherever it stands."""
+    if part["type"] == "Metaspace":
+        return part.get("prepend_scheme", "always") == "always" and part.get(
+            "add_prefix_space", True
+        )
+    return part["type"] == "ByteLevel" and part["add_prefix_space"]
 
 
 def _keeps_kinds_apart(pre: dict[str, Any] | None) -> bool:

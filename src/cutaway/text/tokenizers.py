@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import os
-from collections.abc import Iterable, Sequence
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ import tokenizers
 
 from cutaway.base import hardware
 from cutaway.base.display import notice
+from cutaway.base.doors import door
 from cutaway.base.errors import UserError
 from cutaway.base.files import as_path, read_json, require_regular, write_json, write_text
 from cutaway.text import long_words
@@ -69,6 +74,7 @@ class Tokenizer:
             and plain_additions
         )
 
+    @door
     def encode(self, text: str) -> list[int]:
         """The ids of one text."""
         if self._for_long_words is not None and long_words.may_hold_one(text):
@@ -86,6 +92,9 @@ class Tokenizer:
     def encodings(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
         """The library's own encodings, on all cores and with the interpreter free meanwhile."""
         texts, backend = list(texts), self._backend
+        for text in texts:
+            if not isinstance(text, str):
+                raise TypeError(f"texts: expected text, got {type(text).__name__}")
         if self._for_long_words is not None and any(map(long_words.may_hold_one, texts)):
             backend = self._for_long_words
             self.pieces += sum(map(long_words.count, texts))
@@ -93,14 +102,18 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, special tokens written out; incomplete UTF-8 as U+FFFD."""
-        return self._backend.decode(list(map(int, ids)), skip_special_tokens=False)
+        numbers = list(map(operator.index, ids))
+        if wrong := next((one for one in numbers if not 0 <= one < 2**32), None):
+            raise UserError(f"id {wrong}: this tokenizer has ids 0 to {self.vocab_size - 1}")
+        return self._backend.decode(numbers, skip_special_tokens=False)
 
+    @door
     def token(self, id: int) -> str:
         """One token as readable text: `Ġthe` is `' the'`, bytes that are no text are `\\xNN`.
 
         Raises IndexError for an id the tokenizer does not have.
         """
-        piece = self._backend.id_to_token(int(id))
+        piece = self._backend.id_to_token(int(id)) if 0 <= id < 2**32 else None
         if piece is None:
             raise IndexError(f"token {id}: this tokenizer has ids 0 to {self.vocab_size - 1}")
         if not self._byte_level:
@@ -115,6 +128,7 @@ class Tokenizer:
         definition = json.dumps(json.loads(self._backend.to_str()), sort_keys=True)
         return hashlib.sha256(f"{self.end_of_text} {definition}".encode()).hexdigest()
 
+    @door
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`; transformers' AutoTokenizer reads them."""
         folder = Path(folder)
@@ -165,6 +179,7 @@ class Tokenizer:
         return f"Tokenizer({self.name!r}, vocab_size={self.vocab_size})"
 
 
+@door
 def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Byte-level BPE of `vocab_size` tokens learnt from `texts`, with GPT-2's pretokenizer.
 
@@ -173,6 +188,8 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     notice. Long texts are best handed over in passages (`text.cuts.cut`): the library reads 256
     at a time; words of more than 512 characters are learnt from in pieces. Raises UserError under 257 tokens. Source: Sennrich et al. 2016; Radford et al. 2019.
     """
+    if isinstance(texts, str):
+        raise TypeError("texts: expected several texts, got one")
     if vocab_size < SMALLEST_VOCABULARY:
         raise UserError(
             f"vocab_size = {vocab_size}: a byte-level tokenizer has at least {SMALLEST_VOCABULARY} "
@@ -244,7 +261,8 @@ def _from_folder(folder: Path, only: str | None = None) -> Tokenizer:
     try:
         if only not in names and os.path.lexists(whole):
             require_regular(whole)
-            backend = tokenizers.Tokenizer.from_file(str(whole))
+            with _plainly_named(whole) as (file,):
+                backend = tokenizers.Tokenizer.from_file(file)
             return Tokenizer(backend, _end(backend, folder), folder.name)
         for vocabulary, merges in _PAIRS:
             if (folder / vocabulary).is_file() and (folder / merges).is_file():
@@ -260,12 +278,26 @@ def _from_folder(folder: Path, only: str | None = None) -> Tokenizer:
 
 
 def _from_merges(folder: Path, vocabulary: str, merges: str) -> Tokenizer:
-    model = tokenizers.models.BPE.from_file(str(folder / vocabulary), str(folder / merges))
+    with _plainly_named(folder / vocabulary, folder / merges) as (first, second):
+        model = tokenizers.models.BPE.from_file(first, second)
     backend = tokenizers.Tokenizer(model)
     _make_byte_level(backend)
     if END_OF_TEXT in backend.get_vocab():
         backend.add_special_tokens([END_OF_TEXT])
     return Tokenizer(backend, _end(backend, folder), folder.name)
+
+
+@contextmanager
+def _plainly_named(*paths: Path) -> Iterator[list[str]]:
+    """The files under names in UTF-8, as the library takes them: copies where theirs are not."""
+    try:
+        named = [str(path) for path in paths]
+        "".join(named).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            yield [str(shutil.copy(path, Path(folder, f"{n}"))) for n, path in enumerate(paths)]
+    else:
+        yield named
 
 
 def _from_hub(id: str) -> Tokenizer:

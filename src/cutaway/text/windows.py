@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cutaway.base.errors import UserError
+from cutaway.base.doors import door
+from cutaway.base.errors import UserError, require_whole
 from cutaway.base.seeds import numpy_generator
 
 if TYPE_CHECKING:
     import torch
 
 
+@door
 def starts(
     n_tokens: int, block_size: int, count: int, seed: int, step: int, *, what: str = "the corpus"
 ) -> np.ndarray:
@@ -24,10 +26,12 @@ def starts(
     Uniform over all n_tokens − block_size places, drawn with replacement. Raises UserError where
     not one window fits; `what` names the tokens in it.
     """
-    places = _places(n_tokens, block_size, what)
+    places = _places(require_whole("n_tokens", n_tokens, 0), block_size, what)
+    require_whole("count", count, 0)
     return numpy_generator(seed, step, "windows").integers(0, places, count, dtype=np.int64)
 
 
+@door
 def spaced_windows(
     tokens: np.ndarray, block_size: int, count: int, *, what: str = "validation"
 ) -> np.ndarray:

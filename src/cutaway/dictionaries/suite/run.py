@@ -136,8 +136,8 @@ def save(folder: Path, rows: Rows) -> Path:
     path = folder / FILE
     now = {_subject(row) for row in rows}
     kept = [row for row in stored(folder) if _subject(row) not in now]
-    with files.replacing(path) as part:
-        pq.write_table(pa.Table.from_pylist([*kept, *rows], schema=_schema()), part)
+    with files.replacing(path) as part, open(part, "wb") as file:
+        pq.write_table(pa.Table.from_pylist([*kept, *rows], schema=_schema()), file)
     return path
 
 
