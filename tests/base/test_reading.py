@@ -42,9 +42,9 @@ def test_json_that_is_only_wide_or_a_hundred_deep_is_read() -> None:
 def test_json_files_have_a_largest_size_and_an_encoding(tmp_path: Path) -> None:
     path = tmp_path / "some.json"
     path.write_bytes(b'"' + b"x" * 98 + b'"')
-    assert files.read_json(path, most=100) == "x" * 98
-    with pytest.raises(ValueError, match="larger than the 99 B"):
-        files.read_json(path, most=99)
+    assert files.read_json(path, limit=100) == "x" * 98
+    with pytest.raises(OSError, match="more than the 99 B"):
+        files.read_json(path, limit=99)
     path.write_bytes(b'{"a": "\xff"}')
     with pytest.raises(ValueError, match="UTF-8"):
         files.read_json(path)
@@ -91,7 +91,7 @@ def test_a_settings_file_of_hundreds_of_megabytes_is_not_read(tmp_path: Path) ->
     path = tmp_path / "huge.yaml"
     with open(path, "wb") as file:  # sparse: takes no room
         file.truncate(300_000_000)
-    with pytest.raises(UserError, match=r"larger than the 5\.0 MB"):
+    with pytest.raises(UserError, match=r"more than the 5\.0 MB"):
         read_yaml(path)
 
 

@@ -141,14 +141,14 @@ def test_one_run_that_fails_stops_no_other(done, tmp_path, capsys) -> None:
     [
         (["--arms", "tau-1"], "arms: 'tau-1': expected all, or some of none, tau-0"),
         (["--seeds", "x"], "seeds = 'x': expected numbers with commas between"),
-        (["--seeds", "0"], "seeds = 0: expected 1 or more"),
+        (["--seeds", "0"], "seeds = 0: expected 1 to 10,000"),
         (["--l0", "many"], "l0 = 'many': expected numbers"),
         (["--l0", "16"], "target_l0 = 16: must be below d_hidden = 16"),
         (["--push", "0"], "push = 0"),
         (["--tau", "2"], "tau = 2: "),
         (["--orthogonality-weight", "3"], "orthogonality_weight: the study varies it"),
         (["--tasks", "docstrings"], "--tasks: synthetic states have no texts"),
-        (["--seeds", ","], "expected 1 or more"),
+        (["--seeds", ","], "seeds = ,: expected 1 to 10,000"),
     ],
 )  # fmt: skip
 def test_a_wrong_request_is_one_line_before_anything_is_trained(

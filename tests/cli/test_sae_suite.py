@@ -7,6 +7,7 @@ import shutil
 import string
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow.parquet as pq
 import pytest
@@ -160,8 +161,8 @@ def test_an_interrupted_write_leaves_the_old_table(
     row |= {"value": 0.5, "low": None, "high": None, "seed": 0}
     suite.save(own, [row])
 
-    def killed(table: object, path: Path, **_: object) -> None:
-        Path(path).write_bytes(b"PAR1 half")
+    def killed(table: object, place: BinaryIO, **_: object) -> None:
+        place.write(b"PAR1 half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pq, "write_table", killed)

@@ -60,8 +60,8 @@ def test_a_story_tells_what_was_recorded() -> None:
         )
         return _story(phases(table), table)
 
-    assert "from step 200 on" in told([0.0, 0.1, 0.97, 0.98])
-    assert "found the rule" in told([0.0, 0.1, 0.97, 0.98])
+    assert "from step 200 on" in told([0.0, 0.1, 0.97, 0.98, 0.98])
+    assert "found the rule" in told([0.0, 0.1, 0.97, 0.98, 0.98])
     assert "has not grokked" in told([0.0, 0.1, 0.97, 0.3])
     assert "too close to the end" in told([0.0, 0.1, 0.3, 0.97])
     assert "not learnt its pairs" in told([0.0, 0.1, 0.2, 0.3], train=0.5)

@@ -11,7 +11,7 @@ from cutaway.base.errors import UserError, nearest
 from cutaway.base.files import require_writable, write_text
 from cutaway.base.progress import duration
 from cutaway.figures.html import Section, page
-from cutaway.runs import checksums
+from cutaway.runs import checksums, places
 from cutaway.tour.stations import STATIONS
 
 
@@ -25,9 +25,8 @@ def tour(out: str | Path, *, fast: bool = False, only: str | None = None) -> Pat
             f"only = {only!r}: expected one of {', '.join(STATIONS)}{nearest(only, STATIONS)}"
         )
     out = Path(out)
+    places.require_output(out, "a tour")
     require_writable(out)
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out}: not empty; give the tour a new folder with --out")
     out.mkdir(parents=True, exist_ok=True)
     sections: list[Section] = []
     began = time.monotonic()
