@@ -77,9 +77,9 @@ def test_encodings_are_found(tmp_path: Path, written: str, encoding: str, capsys
 
 
 def test_the_whole_file_decides_about_utf8(tmp_path: Path) -> None:
-    """Stray letters two megabytes in, and a letter cut by the end of a chunk."""
-    head = "é" * 1_000_000
-    (tmp_path / "a.txt").write_bytes(b"x" + head.encode() + "\u201c\n".encode("cp1252") * 500_000)
+    """More stray letters than whole ones, a megabyte in, and a letter cut by the end of a chunk."""
+    head = "é" * 600_000
+    (tmp_path / "a.txt").write_bytes(b"x" + head.encode() + "\u201c\n".encode("cp1252") * 600_001)
     (tmp_path / "b.txt").write_bytes(b"x" + head.encode())
     found = texts(tmp_path)
     assert found["b.txt"] == "x" + head
