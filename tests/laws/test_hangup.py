@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -17,6 +18,14 @@ from conftest import GROK
 from cutaway.runs.folder import Run
 
 ENDLESS = {"study": "grokking", **GROK, "epochs": 10_000_000, "checkpoint_every": 20}
+
+
+@pytest.fixture(autouse=True)
+def _not_ignored() -> Iterator[None]:
+    """A suite started by `nohup` ignores SIGHUP, and so would the programs it starts."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def begun(*arguments: object, ignoring: bool = False, **how: object) -> subprocess.Popen:
