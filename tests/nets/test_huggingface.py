@@ -321,7 +321,9 @@ def test_what_cannot_be_read_is_refused(gpt2_run, tiny_folder) -> None:
             model.logits(torch.full((1, 3), model.vocab_size))
         with pytest.raises(UserError, match="id -1"):
             model.logits(torch.full((1, 3), -1))
-        with pytest.raises(UserError, match=r"expected an integer tensor \(batch, T\), got torch.int64 of shape"):
+        with pytest.raises(
+            UserError, match=r"expected an integer tensor \(batch, T\), got torch.int64 of shape"
+        ):
             model.logits(torch.zeros(3, dtype=torch.int64))
         with pytest.raises(UserError, match="holds none"):
             model.logits(torch.zeros(1, 0, dtype=torch.int64))
