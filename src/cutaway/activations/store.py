@@ -286,7 +286,7 @@ def mapped(path: Path) -> dict[str, Tensor]:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > _LONGEST_HEADER:
                 raise ValueError(f"a header of {length} bytes")
-            header = json_text.loads(file.read(length), mend=False)
+            header = json_text.loads(file.read(length))
         content = torch.from_numpy(np.memmap(path, np.uint8, mode="c", offset=8 + length))
         tensors = {}
         for name, entry in header.items():

@@ -87,7 +87,7 @@ def read_text(path: str | os.PathLike[str], limit: int | None = None) -> str:
 
 def read_json(path: str | os.PathLike[str], limit: int = JSON_BYTES) -> Any:
     """What a JSON file holds; OSError, or ValueError for what is no JSON or nested too deeply."""
-    return json_text.loads(read_bytes(path, limit), mend=False)
+    return json_text.loads(read_bytes(path, limit))
 
 
 def load_tensors(path: str | os.PathLike[str], device: str = "cpu") -> dict[str, Any]:

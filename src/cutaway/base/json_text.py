@@ -8,12 +8,12 @@ from typing import Any
 DEEPEST = 100  # levels of lists and objects: everything that walks values recurses on them
 
 
-def loads(text: str | bytes, *, deepest: int = DEEPEST, mend: bool = True) -> Any:
+def loads(text: str | bytes, *, deepest: int = DEEPEST, escape: bool = False) -> Any:
     """The value of a JSON text. `ValueError`, in one line, for anything else.
 
     Refused as well: lists and objects nested more than `deepest` levels deep, and whole numbers of
     thousands of digits. Halves of characters (`\\ud800`), which JSON can hold and UTF-8 cannot,
-    become the text of their escape, with `mend`.
+    become the text of their escape with `escape`.
     """
     try:
         value = json.loads(text)
@@ -21,8 +21,11 @@ def loads(text: str | bytes, *, deepest: int = DEEPEST, mend: bool = True) -> An
         raise _too_deep(deepest) from None
     except UnicodeDecodeError:
         raise ValueError("not a text in UTF-8") from None
-    halves = (b"\\u" if isinstance(text, bytes) else "\\u") in text
-    return _mended(value) if _checked(value, halves and mend, deepest) else value
+    half, list_, object_ = (b"\\u", b"[", b"{") if isinstance(text, bytes) else ("\\u", "[", "{")
+    look = escape and half in text
+    if not look and text.count(list_) + text.count(object_) <= deepest:
+        return value  # too few brackets to be nested deeply: most lines of text
+    return _escaped(value) if _checked(value, look, deepest) else value
 
 
 def require_shallow(value: Any) -> None:
@@ -41,7 +44,7 @@ def require_shallow(value: Any) -> None:
 
 
 def _checked(value: Any, look: bool, deepest: int) -> bool:
-    """Whether texts need mending, which is looked for with `look`; refuses what is too deep."""
+    """Whether a text holds halves of characters, looked for with `look`; refuses what is too deep."""
     level, halves = [value], False
     for _ in range(deepest + 1):
         below: list[Any] = []
@@ -60,13 +63,13 @@ def _checked(value: Any, look: bool, deepest: int) -> bool:
     raise _too_deep(deepest)
 
 
-def _mended(value: Any) -> Any:
+def _escaped(value: Any) -> Any:
     if isinstance(value, str):
         return encodable(value)
     if isinstance(value, dict):
-        return {encodable(key): _mended(one) for key, one in value.items()}
+        return {encodable(key): _escaped(one) for key, one in value.items()}
     if isinstance(value, list):
-        return [_mended(one) for one in value]
+        return [_escaped(one) for one in value]
     return value
 
 

@@ -106,7 +106,7 @@ def words(
         kind: used: which words are attended to, against chance (1), as logged in training;
             predicts: which tokens a word's senses raise; evoked-by: which words raise a word.
         word: The word that `predicts` and `evoked-by` ask about: the token of exactly these
-            letters, else with a space before it, which is said. Quote " as" for the one with it.
+            letters, else with a space before it, with a notice. Quote " as" for the one with it.
         top: How many.
         plot: Also draw how the words evolved over training, into this PDF, PNG or SVG file.
         step: Checkpoint: best, last, or a step.
@@ -246,7 +246,7 @@ def senses(
     Args:
         run: A Backpack's run.
         word: The word whose senses are read or changed: the token of exactly these letters, else
-            with a space before it (of a --prompt the one that is in it), which is said.
+            with a space before it (of a --prompt the one that is in it), with a notice.
         scale: Multiply a sense: L=2.0 (senses count from 0; several may be given).
         remove: Project another word's direction out of the senses.
         add: Add another word's direction to the senses: WORD or WORD=2.0.

@@ -229,7 +229,7 @@ def _agreed(paths: list[Path]) -> bool:
 
 
 def _rows_of(run: Run, table: str) -> int | None:
-    """How many rows a table has; None, which is said, where it cannot be read."""
+    """How many rows a table has; None, with a notice, where it cannot be read."""
     try:
         rows = run.read(table)
     except UserError as error:

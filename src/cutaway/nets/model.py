@@ -57,9 +57,7 @@ class ModelReference:
     def from_json(cls, content: Mapping[str, Any] | str) -> ModelReference:
         """What `to_json` gave, or its text. UserError for anything else and for a newer format."""
         try:
-            content = (
-                json_text.loads(content, mend=False) if isinstance(content, str) else dict(content)
-            )
+            content = json_text.loads(content) if isinstance(content, str) else dict(content)
             form = content.pop("format")
             if isinstance(form, int) and form > FORMAT:
                 raise UserError(

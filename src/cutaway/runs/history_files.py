@@ -142,7 +142,7 @@ def _objects(text: str, path: Path, notices: list[str]) -> list[dict[str, Any]]:
     objects = []
     for number, line in lines:
         try:
-            one = json_text.loads(line, deepest=_DEEPEST, mend=False)
+            one = json_text.loads(line, deepest=_DEEPEST)
         except ValueError as error:
             if number == lines[-1][0] and objects and line.lstrip().startswith("{"):
                 notices.append(f"line {number} is cut off: left out")
@@ -285,7 +285,7 @@ def _reads_as_number(text: str) -> bool:
 def _json(content: bytes, path: Path, notices: list[str]) -> _Content:
     """One JSON value: a trainer's state, a list of rows, or an object of lists."""
     try:
-        value = json_text.loads(_text(content, path), deepest=_DEEPEST, mend=False)
+        value = json_text.loads(_text(content, path), deepest=_DEEPEST)
     except ValueError as error:
         raise UserError(f"{path}: not JSON: {error}") from None
     if isinstance(value, dict) and isinstance(value.get("log_history"), list):

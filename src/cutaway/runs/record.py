@@ -109,7 +109,7 @@ def read(folder: str | os.PathLike[str]) -> RunRecord:
     """The record in `folder`. `UserError` where there is none, or it is damaged or too new."""
     path = Path(folder) / FILE
     try:
-        content = json_text.loads(files.read_bytes(path, files.JSON_BYTES))
+        content = json_text.loads(files.read_bytes(path, files.JSON_BYTES), escape=True)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder}: holds no run (no {FILE} there)") from None
     except OSError as error:

@@ -249,7 +249,7 @@ def _json_rows(file: _File) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _parsed(text: str, path: Path, line: int | None = None) -> Any:
     try:
-        return loads(text, mend=False)
+        return loads(text)
     except ValueError as error:
         at = line if line is not None else getattr(error, "lineno", 1)
         raise UserError(f"{path}: line {at}: not JSON: {error}") from None

@@ -289,7 +289,7 @@ def labelled_rows(
                 if not line.strip():
                     continue
                 try:
-                    row = loads(line, mend=False)
+                    row = loads(line)
                 except ValueError as error:
                     raise UserError(f"{path}: line {number}: not JSON: {error}") from None
                 if not isinstance(row, dict):
