@@ -11,7 +11,7 @@ import pytest
 
 from cutaway.base import files, json_text
 from cutaway.base.errors import CutawayError, UserError
-from cutaway.studies.settings import read_yaml
+from cutaway.studies.yaml_file import read_yaml
 from cutaway.text import decoding
 from cutaway.text.files import FilesSource
 from laws.bad_files import CONTENTS, write_bad_files

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cutaway.studies.presets import find_preset, presets
-from cutaway.studies.settings import read_yaml
+from cutaway.studies.yaml_file import read_yaml
 
 Cutaway = Callable[..., tuple[int, str, str]]
 

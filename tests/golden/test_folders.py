@@ -45,7 +45,8 @@ def test_goldens_say_who_made_them_and_nothing_of_the_machine(version: Path) -> 
 def test_a_run_verifies_and_its_config_is_read(
     version: Path, name: str, copied: Callable[[Path], Path]
 ) -> None:
-    from cutaway.studies.settings import read_yaml, resolve
+    from cutaway.studies.settings import resolve
+    from cutaway.studies.yaml_file import read_yaml
 
     folder = copied(version)
     assert ask(f"runs verify {name}", folder) == []

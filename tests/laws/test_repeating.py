@@ -13,8 +13,8 @@ from conftest import GROK, TINY
 from cutaway.base import hardware
 from cutaway.runs.folder import Run
 from cutaway.studies.registry import STUDIES
-from cutaway.studies.settings import read_yaml
 from cutaway.studies.train import train
+from cutaway.studies.yaml_file import read_yaml
 from cutaway.training import precision
 
 # Settings of each study that leave everything `auto`, and with odd lengths.

@@ -167,7 +167,7 @@ def test_a_run_cut_many_times_equals_the_whole_bit_for_bit(small, whole, tmp_pat
 
 def test_instruments_leave_weights_and_moments_untouched(small, tmp_path) -> None:
     name, file, _ = small
-    from cutaway.studies.settings import read_yaml
+    from cutaway.studies.yaml_file import read_yaml
 
     values = read_yaml(file)
     values.pop("study")

@@ -7,7 +7,8 @@ from pydantic import Field
 
 from cutaway.base.errors import UserError
 from cutaway.studies.presets import find_preset
-from cutaway.studies.settings import StudyConfig, overrides, read_yaml, resolve
+from cutaway.studies.settings import StudyConfig, overrides, resolve
+from cutaway.studies.yaml_file import read_yaml
 
 
 class Config(StudyConfig):

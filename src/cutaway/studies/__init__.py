@@ -11,7 +11,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "presets": ["find_preset", "presets"],
         "registry": ["STUDIES", "config_of", "study_of"],
-        "settings": ["StudyConfig", "overrides", "read_yaml", "resolve"],
+        "settings": ["StudyConfig", "overrides", "resolve"],
+        "yaml_file": ["read_yaml"],
         "study": ["Prepared", "Study"],
         "train": ["train"],
     },

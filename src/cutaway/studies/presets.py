@@ -18,7 +18,7 @@ from cutaway.base.doors import door
 from cutaway.base.errors import UserError, nearest
 from cutaway.base.files import as_path
 from cutaway.studies.registry import STUDIES, infer
-from cutaway.studies.settings import read_yaml
+from cutaway.studies.yaml_file import read_yaml
 
 _AXES = ("runs", "sweep", "seeds")  # keys that make many runs of one file
 

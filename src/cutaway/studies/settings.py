@@ -6,9 +6,7 @@ one-line description; the same model serves Python, YAML, the command line and s
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -31,10 +29,7 @@ from pydantic import (
     model_validator,
 )
 
-from cutaway.base import files
 from cutaway.base.errors import UserError, nearest, shortened
-from cutaway.base.files import as_path
-from cutaway.base.json_text import DEEPEST, require_shallow
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -44,10 +39,7 @@ if TYPE_CHECKING:
 
 
 WEIGHTS = "weights, gradients and Adam's two moments"  # 16 bytes for each parameter
-_BRACKETS = re.compile(r"[\[\]{}]")
 _USUAL_SIZE = 10_000  # of a size whose default depends on other things
-_LARGEST = 5_000_000  # bytes of a YAML file
-_MOST_VALUES = 1_000_000  # in one, anchors unfolded
 _LARGEST_WHOLE = 2**63 - 1
 
 
@@ -200,71 +192,6 @@ def overrides(tokens: Sequence[str]) -> dict[str, Any]:
         if isinstance(values.get(name), str) and values[name].lower() in ("none", "null"):
             values[name] = None
     return values
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping a YAML file holds (YAML 1.2: `1e-8` is a number; a repeated key is an error).
-
-    Raises UserError for anything else, for files above 5 MB, for values nested more than a hundred
-    deep and for anchors that unfold to more than a million values.
-    """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
-    path = as_path(path)
-    try:
-        text = files.read_bytes(path, _LARGEST).decode("utf-8-sig")
-        _require_few_brackets(text, path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a text file (settings are YAML in UTF-8)") from None
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    try:
-        values = YAML(typ="safe", pure=True).load(text)
-    except MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{path}{line}: {str(error.problem).splitlines()[0]}") from None
-    except RecursionError:
-        raise UserError(f"{path}: nested more than {DEEPEST} levels deep") from None
-    except (YAMLError, ValueError) as error:
-        raise UserError(f"{path}: {str(error).splitlines()[0]}") from None
-    except Exception as error:  # the library lets its own slips through, as for a list as a key
-        raise UserError(f"{path}: not readable YAML: {type(error).__name__}: {error}") from None
-    _require_plain(values, path)
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected `field: value` lines, found {type(values).__name__}")
-    return {str(key).replace("-", "_"): value for key, value in values.items()}
-
-
-def _require_few_brackets(text: str, path: Path) -> None:
-    """Refuse at once what the YAML library would need long to find nested too deeply."""
-    depth = 0
-    for bracket in _BRACKETS.finditer(text):
-        depth = depth + 1 if bracket[0] in "[{" else max(0, depth - 1)
-        if depth > 10 * DEEPEST:
-            raise UserError(f"{path}: nested more than {DEEPEST} levels deep")
-
-
-def _require_plain(values: Any, path: Path) -> None:
-    """Refuse what unfolds to far more than the file holds, or without an end."""
-    try:
-        require_shallow(values)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
-    if _unfolded(values, {}) > _MOST_VALUES:
-        raise UserError(f"{path}: its anchors unfold to more than {_MOST_VALUES:,} values")
-
-
-def _unfolded(value: Any, known: dict[int, int]) -> int:
-    """How many values there are in one, those behind an anchor counted each time it is used."""
-    if not isinstance(value, dict | list):
-        return 1
-    if id(value) not in known:
-        parts = value.values() if isinstance(value, dict) else value
-        known[id(value)] = 1 + sum(_unfolded(part, known) for part in parts)
-    return known[id(value)]
 
 
 def resolve(model: type[C], file: Mapping[str, Any], over: Mapping[str, Any] | None = None) -> C:
