@@ -1,4 +1,4 @@
-"""`cutaway probe data --labels`: what is kept of a table, what is left out, and what is said."""
+"""`cutaway probe data --labels`: which rows are kept, which are dropped, and the notices."""
 
 from __future__ import annotations
 

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import Any
 
+LARGEST_WHOLE = 2**63 - 1  # of settings, options and arguments
+
 # Whether a run's first step has begun: what goes wrong from then on is a failure, no wrong request.
 begun: ContextVar[bool] = ContextVar("begun", default=False)
 
@@ -66,11 +68,11 @@ def shortened(text: str, most: int = 80) -> str:
     return f"{text[: most // 2]}...{text[-most // 4 :]}"
 
 
-def require_whole(name: str, value: Any, least: int, most: int = 2**63 - 1) -> int:
+def require_whole(name: str, value: Any, least: int, most: int = LARGEST_WHOLE) -> int:
     """A whole number from `least` to `most`. UserError beyond them, TypeError for no whole number."""
     number = operator.index(value)
     if not least <= number <= most:
-        beyond = f" to {most}" if most < 2**63 - 1 else " or more, below 2^63"
+        beyond = f" to {most}" if most < LARGEST_WHOLE else " or more, below 2^63"
         raise UserError(f"{name} = {_written(number)}: expected {least}{beyond}")
     return number
 

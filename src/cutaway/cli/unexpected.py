@@ -9,9 +9,8 @@ from typing import Any
 
 from cyclopts import CoercionError, CycloptsError, ValidationError
 
-from cutaway.base.errors import shortened
+from cutaway.base.errors import LARGEST_WHOLE, shortened
 
-LARGEST_WHOLE = 2**63 - 1
 LONGEST_LINE = 1000  # characters of a message
 _LONGEST_NAME = 255  # bytes of one part of a path, as file systems have it
 _EXPECTED = {int: "a whole number", float: "a number", bool: "true or false"}

@@ -31,7 +31,7 @@ _OFTEN = 10  # grokking often takes as many times the steps that memorising took
 _GUESSING = 0.95  # of ln p: a training loss above it is that of guessing
 _SHRUNK = 1.0  # lr·weight_decay·epochs from which decay alone shrinks weights by e and more
 _MOVED = 0.1  # lr·epochs, what Adam moves a weight by at most, below which nothing can be learnt
-_SHORT = 500  # epochs below which nothing is said of a rate before training on
+_SHORT = 500  # epochs; a shorter run is told to train longer before its rate is judged
 _STRONG = 2.0  # weight decay above what grokking is usually trained with
 _FEW = 5  # evaluations below which no trend is read off
 _SMALL_P = 50  # below it half of the pairs are too few to grok from (docs: Measured, p = 17)

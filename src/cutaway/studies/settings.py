@@ -29,7 +29,7 @@ from pydantic import (
     model_validator,
 )
 
-from cutaway.base.errors import UserError, nearest, shortened
+from cutaway.base.errors import LARGEST_WHOLE, UserError, nearest, shortened
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 WEIGHTS = "weights, gradients and Adam's two moments"  # 16 bytes for each parameter
 _USUAL_SIZE = 10_000  # of a size whose default depends on other things
-_LARGEST_WHOLE = 2**63 - 1
 
 
 class StudyConfig(BaseModel):
@@ -118,7 +117,7 @@ class StudyConfig(BaseModel):
     def memory_needed(self, *, in_parts: bool = False) -> list[Need]:
         """What a run takes at least, as far as these settings tell; empty where they tell nothing.
 
-        `in_parts`: a batch that is too large is worked through in parts, as on a GPU.
+        `in_parts`: a batch that is too large is processed in parts, as on a GPU.
         """
         return []
 
@@ -152,7 +151,7 @@ def require_within_bounds(name: str, value: Any) -> None:
     if isinstance(value, list | tuple):
         for one in value:
             require_within_bounds(name, one)
-    elif isinstance(value, int) and abs(value) > _LARGEST_WHOLE:
+    elif isinstance(value, int) and abs(value) > LARGEST_WHOLE:
         raise ValueError(f"{name} = {_given(value)}: expected a whole number below 2^63")
     elif isinstance(value, str):
         if "\0" in value:
