@@ -7,16 +7,14 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from activations.small_stores import huggingface_model, made, states
-from conftest import command
+from conftest import PATIENCE, command
 from cutaway.activations import forward
 from cutaway.activations.config import ExtractionConfig
 from cutaway.activations.extraction import extract, pack
@@ -26,6 +24,7 @@ from cutaway.base.errors import RunFailed, UserError
 from cutaway.nets.reference import open_model
 from cutaway.nets.sites import parse_sites
 from cutaway.runs.folder import Run
+from stopping import stopped_writing
 
 SITES = "embed,attention.0,mlp.1,residual.1"
 
@@ -111,26 +110,25 @@ def test_the_model_goes_on_while_the_disk_is_written(
 ) -> None:
     from cutaway.activations import collecting
 
-    writing = threading.Event()
-    passes_meanwhile = []
+    writing, another_pass = threading.Event(), threading.Event()
     write, capture = collecting.write_shard, forward.capture
 
-    def slow(path: Path, tensors: dict) -> dict:
+    def waiting(path: Path, tensors: dict) -> dict:
+        """Writes the first shard only once the model has read another batch meanwhile."""
         writing.set()
-        time.sleep(0.02)
-        written = write(path, tensors)
-        writing.clear()
-        return written
+        assert another_pass.wait(PATIENCE), "the model stood still while a shard was written"
+        return write(path, tensors)
 
     def watched(*arguments: object) -> object:
-        passes_meanwhile.append(writing.is_set())
-        return capture(*arguments)
+        captured = capture(*arguments)
+        if writing.is_set():
+            another_pass.set()
+        return captured
 
-    monkeypatch.setattr(collecting, "write_shard", slow)
+    monkeypatch.setattr(collecting, "write_shard", waiting)
     monkeypatch.setattr(forward, "capture", watched)
     store = made(gpt2_run, corpus, tmp_path / "s")
     assert len(store.manifest["shards"]) == 10
-    assert sum(passes_meanwhile) > 10
 
 
 def test_the_run_tells_what_it_came_from(gpt2_run: Path, corpus: Path, tmp_path: Path) -> None:
@@ -231,48 +229,19 @@ def started(model: Path, corpus: Path, out: Path, *more: str) -> subprocess.Pope
     return command(*arguments(model, corpus, out), *more)
 
 
-SIGNALLED = """
-import os, sys
-from cutaway.activations.collecting import ShardWriter
-from cutaway.cli.main import run
-
-number, left, write = int(sys.argv[1]), [int(sys.argv[2])], ShardWriter._write
-def counted(*given):
-    write(*given)
-    left[0] -= 1
-    if left[0] == 0:
-        os.kill(os.getpid(), number)
-ShardWriter._write = counted
-sys.exit(run(sys.argv[3:]))
-"""
-
-
-def signalled(number: int, shards: int, *words: object) -> subprocess.Popen:
-    """`cutaway ...` as a process that gets a signal as it has written so many shards: however busy
-    the machine is, neither before nor after."""
-    return subprocess.Popen(
-        [sys.executable, "-c", SIGNALLED, str(int(number)), str(shards), *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def test_killed_then_stopped_by_ctrl_c_an_extraction_ends_with_the_same_files(
     gpt2_run: Path, corpus: Path, tmp_path: Path
 ) -> None:
     whole = made(gpt2_run, corpus, tmp_path / "whole", **MANY)
     out, draw = tmp_path / "killed", random.Random()
     place = draw.randrange(1, 30)
-    killed = signalled(signal.SIGKILL, place, *arguments(gpt2_run, corpus, out))
-    killed.communicate()
+    stopped_writing(signal.SIGKILL, place, *arguments(gpt2_run, corpus, out))
     assert Run.open(out).status == "interrupted"
     before = len(json.loads((out / "manifest.json").read_text())["shards"])
     assert place - 1 <= before < len(whole.manifest["shards"])
 
-    stopped = signalled(signal.SIGINT, 5, "extract", "--resume", "--out", out)
-    _, error = stopped.communicate()
-    assert (stopped.returncode, "--resume goes on" in error) == (130, True)
+    code, error = stopped_writing(signal.SIGINT, 5, "extract", "--resume", "--out", out)
+    assert (code, "--resume goes on" in error) == (130, True)
     run = Run.open(out)
     assert (run.status, run.record.reason) == ("interrupted", "SIGINT")
     assert run.record.steps_done >= 8 * (before + 4)

@@ -16,6 +16,7 @@ from cli.dictionary_cases import DICTIONARY_CASES
 from cli.grokking_cases import GROKKING_CASES
 from conftest import PATIENCE, TINY, command, sentences, settings_args
 from cutaway.cli.main import run
+from stopping import wait_until
 
 
 @dataclass
@@ -380,14 +381,10 @@ def test_unicode_and_spaces_in_paths_work(place) -> None:
 
 def test_two_processes_on_one_run_the_second_is_told_who_is_first(place) -> None:
     import socket
-    import time
 
     arguments = [*place.train, "--max-iters", "100000", "--out", "shared"]
     first = command(*arguments, cwd=place.root)
-    for _ in range(600):
-        if (place.root / "shared" / "run.json").exists():
-            break
-        time.sleep(0.05)
+    wait_until(lambda: (place.root / "shared" / "run.json").exists(), first)
     second = command(*arguments, "--resume", cwd=place.root)
     _, errors = second.communicate(timeout=PATIENCE)
     first.terminate()

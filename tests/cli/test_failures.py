@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
 
 from conftest import GROK, PATIENCE, TINY, command, settings_args
 from cutaway.cli.main import run
 from cutaway.runs.folder import Run
+from stopping import wait_until
 
 
 def test_a_loss_that_becomes_nan_ends_the_process_with_1(corpus, tmp_path) -> None:
@@ -69,10 +69,8 @@ def test_a_run_killed_by_force_reads_as_interrupted_and_its_figures_can_be_asked
         "--out",
         tmp_path / "run",
     )
-    for _ in range(600):
-        if len(list((tmp_path / "run" / "checkpoints").glob("step-*"))) > 1:
-            break
-        time.sleep(0.05)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    wait_until(lambda: len(list(checkpoints.glob("step-*"))) > 1, process)
     assert Run.open(tmp_path / "run").status == "running"
     process.kill()
     process.communicate(timeout=PATIENCE)

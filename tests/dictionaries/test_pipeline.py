@@ -7,7 +7,6 @@ import hashlib
 import json
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from cutaway.dictionaries import pipeline
 from cutaway.dictionaries.judging import held_out
 from cutaway.dictionaries.pipeline import model_of
 from cutaway.runs.folder import Run
+from stopping import stopped
 
 Cutaway = Callable[..., tuple[int, str, str]]
 SETTINGS = {
@@ -159,30 +159,16 @@ def test_training_on_states_of_another_model_is_refused(
 # -- stopping and going on -------------------------------------------------------------------------
 
 
-def killed(ask: list, folder: Path) -> Path:
-    """A pipeline's folder, its process killed while the second of two dictionaries trains."""
-    for attempt in range(3):  # a machine under load may not get to the kill in time
-        out = folder / f"cut-{attempt}"
-        process = command(*ask, "--out", out)
-        checkpoints = out / "residual.0" / "checkpoints"
-        while process.poll() is None:
-            if any(int(one.name[5:]) for one in checkpoints.glob("step-[0-9]*")):
-                break
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=PATIENCE)
-        if process.returncode == -9 and Run.open(out / "residual.0").record.status == "running":
-            return out
-    raise AssertionError("no attempt was killed in the middle")
-
-
 def test_killed_in_the_middle_it_goes_on_to_the_same_bits(
     gpt2_run: Path, corpus: Path, whole: Path, tmp_path: Path
 ) -> None:
     ask = ["sae", "pipeline", gpt2_run, "--data", corpus, *ASK]
-    out = killed(ask, tmp_path)
+    out = tmp_path / "cut"
+    place = 80 + 50  # within the training of the second of two dictionaries
+    assert stopped(signal.SIGKILL, place, *ask, "--out", out) == -signal.SIGKILL
     assert Run.open(out / "embed").status == "done"
-    assert Run.open(out / "residual.0").status != "done"
+    second = Run.open(out / "residual.0")
+    assert (second.status, second.checkpoints.last()) == ("interrupted", 40)
     finished = digests(out / "embed")
     process = command(*ask, "--out", out, "--resume")
     _, errors = process.communicate(timeout=PATIENCE)

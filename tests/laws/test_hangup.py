@@ -16,6 +16,7 @@ import pytest
 
 from conftest import GROK
 from cutaway.runs.folder import Run
+from stopping import stopped_writing
 
 ENDLESS = {"study": "grokking", **GROK, "epochs": 10_000_000, "checkpoint_every": 20}
 
@@ -94,18 +95,16 @@ def test_extraction_keeps_what_is_whole(
 ) -> None:
     out = tmp_path / "out"
     asked = ["--data", corpus, "--tokens", "10M", "--context-length", 8]
-    more = ["--shard-rows", 100] if command == "extract" else []
-    process = begun(*command.split(), gpt2_run, *asked, *more, "--out", out)
-    store = out if command == "extract" else out / "activations"
-    until(process, store / "manifest.json")
-    process.send_signal(how)
-    _, err = process.communicate()
-    if process.returncode == 0:
-        pytest.skip("the extraction was over before the signal came")
-    assert process.returncode == 128 + how, err
+    shards = "from cutaway.activations import extraction; extraction.SHARD_BYTES = 2**16"
+    code, err = stopped_writing(
+        how, 3, *command.split(), gpt2_run, *asked, "--out", out, first=shards
+    )
+    assert code == 128 + how, err
     assert "Traceback" not in err
+    store = out if command == "extract" else out / "activations"
     record = Run.open(store).record
     assert (record.status, record.reason) == ("interrupted", signal.Signals(how).name)
+    assert len(json.loads((store / "manifest.json").read_text())["shards"]) >= 3
 
 
 def test_under_nohup_it_goes_on(tmp_path: Path) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from cutaway.runs.verifying import Verified, verify
 from cutaway.studies.registry import STUDIES, config_of, study_of
 from cutaway.studies.settings import resolve
 from cutaway.training.loop import fit
+from stopping import stopped
 
 # How often each run is cut before it may end; more in a longer check: CUTAWAY_CUTS=20 pytest ...
 CUTS = int(os.environ.get("CUTAWAY_CUTS", "5"))
@@ -98,45 +97,11 @@ def whole(small, tmp_path_factory) -> Path:
     return out
 
 
-# `cutaway ...` as a process that sends itself a signal: as its n-th step begins a thread waits some
-# seconds and then sends it. At most so many further steps begin before, so that the signal comes
-# before the run's end, however slow or busy the machine is.
-SIGNALLED = """
-import os, sys, threading, time
-from cutaway.cli.main import run
-from cutaway.training.gradients import Gradients
-
-number, place, further = (int(word) for word in sys.argv[1:4])
-delay, begun, compute = float(sys.argv[4]), [], Gradients.compute
-def signal():
-    time.sleep(delay)
-    os.kill(os.getpid(), number)
-thread = threading.Thread(target=signal, daemon=True)
-def counted(*given):
-    begun.append(given)
-    if len(begun) == place:
-        thread.start()
-    if len(begun) == place + further:
-        thread.join()
-    return compute(*given)
-Gradients.compute = counted
-sys.exit(run(sys.argv[5:]))
-"""
-
-
-def stopped(how: int, draw: random.Random, most: int, *words: object) -> int:
-    """The exit code of `cutaway ...` stopped by a signal before step `most` of this process ends."""
+def cut(how: int, draw: random.Random, most: int, *words: object) -> int:
+    """The exit code of `cutaway WORDS`, cut at a moment drawn before its step `most` ends."""
     place = draw.randint(1, max(1, most // 2))
     further, delay = draw.randint(0, most - place), draw.uniform(0, 0.05)
-    given = [*map(int, (how, place, further)), delay, *words]
-    process = subprocess.Popen(
-        [sys.executable, "-c", SIGNALLED, *map(str, given)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    process.communicate(timeout=PATIENCE)
-    return process.returncode
+    return stopped(how, place, *words, further=further, delay=delay)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
@@ -144,7 +109,7 @@ def test_a_run_cut_many_times_equals_the_whole_bit_for_bit(small, whole, tmp_pat
     draw, out = random.Random(int(how)), tmp_path / "run"
     most = max(1, Run.open(whole).record.steps_done // (CUTS + 1))  # steps of one attempt
     codes = [
-        stopped(how, draw, most, *small[2], "--out", out, *(["--resume"] if attempt else []))
+        cut(how, draw, most, *small[2], "--out", out, *(["--resume"] if attempt else []))
         for attempt in range(CUTS)
     ]
     expected = {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}[how]

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from conftest import PATIENCE, command
 from cutaway.cli.main import run
 from cutaway.runs.folder import Run
 from cutaway.runs.store import RunStore
+from stopping import slowed, wait_until
 
 GROKKING = {
     "p": 11,
@@ -38,16 +38,6 @@ def sweep_file(folder: Path, settings: dict, **axes) -> Path:
     shared = {key: value for key, value in settings.items() if key not in axes.get("sweep", {})}
     file.write_text(json.dumps({"study": "language", **shared, **axes}))
     return file
-
-
-def wait_until(
-    condition, process: subprocess.Popen | None = None, seconds: float = PATIENCE
-) -> None:
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds, "it never came to that"
-        assert process is None or process.poll() is None, process.communicate()
-        time.sleep(0.01)
 
 
 def finished(process: subprocess.Popen) -> tuple[int, str, str]:
@@ -176,7 +166,8 @@ def test_a_killed_sweep_goes_on_without_losing_or_repeating_a_run(
     grid, whole, tmp_path, killed
 ) -> None:
     out = tmp_path / "out"
-    process = command("sweep", grid, "--no-ensemble", "--out", out)
+    slow = slowed(tmp_path / "slow", after=GROKKING["epochs"] + 100)  # within the second run
+    process = command("sweep", grid, "--no-ensemble", "--out", out, **slow)
     second = out / "lr0.01_s1"
     wait_until(lambda: has_saved(second), process)
     worker = writer(second)
