@@ -97,7 +97,7 @@ def whole(small, tmp_path_factory) -> Path:
     return out
 
 
-def cut(how: int, draw: random.Random, most: int, *words: object) -> int:
+def cut_somewhere(how: int, draw: random.Random, most: int, *words: object) -> int:
     """The exit code of `cutaway WORDS`, cut at a moment drawn before its step `most` ends."""
     place = draw.randint(1, max(1, most // 2))
     further, delay = draw.randint(0, most - place), draw.uniform(0, 0.05)
@@ -109,7 +109,7 @@ def test_a_run_cut_many_times_equals_the_whole_bit_for_bit(small, whole, tmp_pat
     draw, out = random.Random(int(how)), tmp_path / "run"
     most = max(1, Run.open(whole).record.steps_done // (CUTS + 1))  # steps of one attempt
     codes = [
-        cut(how, draw, most, *small[2], "--out", out, *(["--resume"] if attempt else []))
+        cut_somewhere(how, draw, most, *small[2], "--out", out, *(["--resume"] if attempt else []))
         for attempt in range(CUTS)
     ]
     expected = {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}[how]
