@@ -19,7 +19,7 @@ from cutaway.base import files, hardware
 from cutaway.base.errors import RunFailed
 from cutaway.nets.model import Model
 from cutaway.nets.sites import Site
-from cutaway.text.packing import PackedText
+from cutaway.text.packing import Contexts, PackedText
 
 _REST, _FIRST = 0, 1  # rows of a site's sums: position 0 apart
 
@@ -154,24 +154,27 @@ class Collector:
                 self._end(batch.stop)
 
     def _add(self, batch: Batch) -> None:
-        skip = batch.text.context_length - batch.text.payload
-        states = {site: batch.states[site][:, skip:] for site in self._sites}
+        inside = batch.text.inside
+        states = {site: batch.states[site][:, inside] for site in self._sites}
+        contexts = batch.text.contexts(batch.start, batch.stop)
+        counted = torch.from_numpy(contexts.documents[:, inside] >= 0).to(self._device)
         norms = {
             site: torch.linalg.vector_norm(state, dim=-1, dtype=torch.float32)
             for site, state in states.items()
         }
         finite = {site: norm.isfinite() for site, norm in norms.items()}
-        kept = torch.stack(list(finite.values())).all(0)
+        kept = torch.stack([counted, *finite.values()]).all(0)
         whole = bool(kept.all())
-        rows = self._columns(batch, skip, kept)
-        first = int(skip == 0)  # whether column 0 is position 0
-        inside = kept.sum(0)
-        self._counts[_FIRST] += int(inside[:first].sum())
-        self._counts[_REST] += int(inside[first:].sum())
+        rows = self._columns(contexts, inside, kept)
+        self._left_out += int(counted.sum()) - int(kept.sum())
+        first = int(inside.start == 0)  # whether column 0 is position 0
+        each = kept.sum(0)
+        self._counts[_FIRST] += int(each[:first].sum())
+        self._counts[_REST] += int(each[first:].sum())
         for site, state in states.items():
             norm = norms[site]
             if not whole:
-                self._non_finite[site] += (~finite[site]).sum()
+                self._non_finite[site] += (counted & ~finite[site]).sum()
                 state = torch.where(kept[..., None], state, 0)
                 norm = torch.where(kept, norm, 0)
             self._measure(site, state, norm, first)
@@ -203,14 +206,12 @@ class Collector:
         else:
             buffers[str(site)][rows].copy_(states.to(self._dtype), non_blocking=True)
 
-    def _columns(self, batch: Batch, skip: int, kept: Tensor) -> slice:
+    def _columns(self, contexts: Contexts, inside: slice, kept: Tensor) -> slice:
         """Tokens, positions and documents of the rows that are kept; where these rows go."""
-        contexts = batch.text.contexts(batch.start, batch.stop)
         mask = kept.flatten().cpu()
         rows = slice(self._rows, self._rows + int(mask.sum()))
-        self._left_out += len(mask) - int(mask.sum())
         for name in ("tokens", "positions", "documents"):
-            column = torch.tensor(getattr(contexts, name)[:, skip:].reshape(-1))
+            column = torch.tensor(getattr(contexts, name)[:, inside].reshape(-1))
             self._buffers[0][name][rows] = column[mask].int()
         return rows
 

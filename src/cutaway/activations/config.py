@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cutaway.base.errors import UserError, nearest
+from cutaway.text.reading import SEPARATORS
 
 STORE_DTYPES = ("float32", "bfloat16", "int8")
 MODEL_DTYPES = ("auto", "float32", "bfloat16")
@@ -39,8 +40,12 @@ class ExtractionConfig(BaseModel):
     """The model's own: auto, float32 or bfloat16."""
     store_dtype: str = "float32"
     """The store's: float32, bfloat16 or int8 (with a scale per token)."""
-    bos: bool = False
-    """Put the model's BOS token at each context's start; its states are not stored."""
+    bos: bool | None = None
+    """Special tokens around each context, whose states are not stored: default those the tokenizer
+    adds by itself (BOS of Llama and Gemma, [CLS] and [SEP] of encoders); true: BOS; false: none."""
+    separator: str = "auto"
+    """What stands between packed documents: bos, eos, both, none, or auto (what the tokenizer and the
+    model's family say; where they do not, what the model reads best)."""
     shard_rows: int | None = Field(None, ge=1)
     """Most rows of a shard; default what 256 MB hold, less where there are few tokens."""
     step: str = "best"
@@ -68,6 +73,13 @@ class ExtractionConfig(BaseModel):
     @classmethod
     def _counted(cls, value: Any) -> int:
         return count(value)
+
+    @field_validator("separator")
+    @classmethod
+    def _known_separator(cls, value: str) -> str:
+        if value not in SEPARATORS:
+            raise UserError(f"separator = {value!r}: expected one of {', '.join(SEPARATORS)}")
+        return value
 
     @field_validator("layers", "step", mode="before")
     @classmethod

@@ -19,6 +19,7 @@ from cutaway.activations.collecting import Collector, ShardWriter
 from cutaway.activations.config import ExtractionConfig
 from cutaway.activations.forward import Forward
 from cutaway.activations.quantise import DTYPES
+from cutaway.activations.reading import context_length_of, decided
 from cutaway.activations.store import (
     FORMAT,
     MANIFEST,
@@ -27,6 +28,7 @@ from cutaway.activations.store import (
     ActivationStore,
     missing,
     read_manifest,
+    reading_of,
     statistics,
 )
 from cutaway.base import files, hardware, signals
@@ -39,11 +41,11 @@ from cutaway.nets.reference import open_model
 from cutaway.nets.sites import Site, parse_sites
 from cutaway.runs.folder import Run
 from cutaway.text.packing import PackedText, packed
+from cutaway.text.reading import Reading
 from cutaway.text.sources import source
 
 SHARD_BYTES = 256_000_000  # what a shard holds at most; two of them are in memory
 _SHARDS = 8  # shards at least, so that short extractions too can go on where they stood
-_LONGEST = 1024  # default context length of models that read more
 _FREE = {"device"}  # what a resumed extraction may change
 
 
@@ -79,7 +81,8 @@ def recorded(out: str | Path) -> dict[str, Any]:
     record = Run.open(out).record
     if record.study != STUDY:
         raise UserError(f"{out}: holds a {record.study} run, not an extraction")
-    return dict(record.config)
+    # before separators were recorded end_of_text followed each document
+    return {"separator": "eos", **record.config}
 
 
 def _opened(config: ExtractionConfig, out: Path) -> Run:
@@ -108,7 +111,11 @@ class _Extraction:
         for site in self.sites:
             self.model.module_at(site)  # refuses what the architecture lacks
         self.text = pack(
-            self.model, config.data, config.tokens, config.context_length, bos=config.bos
+            self.model,
+            config.data,
+            config.tokens,
+            config.context_length,
+            reading=self._reading(),
         )
         self.manifest = self._manifest()
         if resume and (out / MANIFEST).exists():
@@ -117,6 +124,19 @@ class _Extraction:
         self.said: list[str] = []  # before there is a run to keep it
         self.forward = Forward(
             self.model, self.sites, self.manifest["batch_size"], self.said.append
+        )
+
+    def _reading(self) -> Reading:
+        """How the text is read: as it was begun, or as it is decided now."""
+        if self.resume and (self.out / MANIFEST).exists():
+            return reading_of(read_manifest(self.out), self.model.tokenizer)
+        config = self.config
+        return decided(
+            self.model,
+            config.data,
+            context_length=context_length_of(self.model, config.context_length),
+            bos=config.bos,
+            separator=config.separator,
         )
 
     def _require_memory(self) -> None:
@@ -148,7 +168,8 @@ class _Extraction:
                 "source": self.config.data,
                 "fingerprint": text.fingerprint,
                 "context_length": text.context_length,
-                "bos": text.bos,
+                "bos": text.reading.prefix[0] if text.reading.prefix else None,
+                "reading": text.reading.to_json(),
             },
             "contexts": text.n_contexts,
             "contexts_per_shard": contexts,
@@ -166,7 +187,9 @@ class _Extraction:
             mine, theirs = self.manifest[name], before[name]
             same = mine == theirs
             if name == "data" and self.text.known_as(theirs["fingerprint"]):
-                same = {**mine, "fingerprint": theirs["fingerprint"]} == theirs
+                # the reading is that of the manifest already; old ones hold none
+                kept = {"fingerprint": theirs["fingerprint"], "reading": theirs.get("reading")}
+                same = {**mine, **kept} == {**theirs, "reading": theirs.get("reading")}
             if name == "reference":
                 keys = ("weights_sha256", "tokenizer_sha256")
                 same = all(mine[key] == theirs[key] for key in keys)
@@ -238,6 +261,7 @@ class _Extraction:
                 "dtype": self.manifest["model_dtype"],
                 "sites": self.manifest["sites"],
                 "context_length": self.text.context_length,
+                "reading": self.text.reading.to_json(),
             },
         )
         self.model.reads.save(run.path / "tokenizer")
@@ -301,7 +325,8 @@ class _Extraction:
             f"{text.n_tokens:,} tokens in contexts of {text.context_length}{going_on}, "
             f"{len(self.sites)} sites × {self.model.width} in {self.config.store_dtype}: "
             f"{files.human_bytes(left)} to write, {files.human_bytes(files.free_bytes(self.out))} "
-            f"free; about {duration(eta)} by the first batch"
+            f"free; about {duration(eta)} by the first batch; "
+            f"read with {text.reading.described(self.model.tokenizer)}"
         )
 
     def _finish(self, run: Run) -> None:
@@ -346,23 +371,20 @@ class _Extraction:
 
 
 def pack(
-    model: Model, data: str, tokens: int, context_length: int | None, *, bos: bool
+    model: Model,
+    data: str,
+    tokens: int,
+    context_length: int | None,
+    *,
+    bos: bool | None = None,
+    reading: Reading | None = None,
 ) -> PackedText:
-    """A source's text in contexts that `model` reads; UserError for what does not fit it."""
-    length = context_length or min(model.max_length or _LONGEST, _LONGEST)
-    if model.max_length is not None and length > model.max_length:
-        raise UserError(
-            f"context_length = {length}: {model.reference.id} reads at most {model.max_length}"
-        )
-    if bos and model.bos_id is None:
-        raise UserError(f"bos: {model.reference.id} names no BOS token")
-    text = packed(
-        source(data),
-        model.reads,
-        length,
-        tokens=tokens,
-        bos=model.bos_id if bos else None,
-    )
+    """A source's text in contexts that `model` reads, as `reading` says, or `reading.decided` with
+    `bos`. UserError for what does not fit the model."""
+    length = context_length_of(model, context_length)
+    if reading is None:
+        reading = decided(model, data, context_length=length, bos=bos)
+    text = packed(source(data), model.reads, length, tokens=tokens, reading=reading)
     if text.largest_id >= model.vocab_size:
         raise UserError(
             f"{model.reference.id}: its tokenizer gave id {text.largest_id}, and the model has ids "

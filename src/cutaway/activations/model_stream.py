@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cutaway.activations.extraction import pack
 from cutaway.activations.forward import Forward
+from cutaway.activations.reading import context_length_of, decided
 from cutaway.activations.stream import BUFFER_BYTES, PARTS, Part, Pool, Stream
 from cutaway.base.display import notice
 from cutaway.base.doors import door
@@ -22,6 +23,7 @@ from cutaway.base.errors import RunFailed, UserError
 from cutaway.base.seeds import numpy_generator, stream
 from cutaway.nets.model import Model
 from cutaway.nets.sites import Site, parse_sites
+from cutaway.text.reading import Reading
 
 _MIXED = 65_536  # rows in a buffer, where memory allows: sixteen batches of 4096
 
@@ -33,8 +35,9 @@ class ModelStream(Stream):
     packed into contexts once (`tokens` of it); the validation part is the last
     `validation_fraction`, cut at a document. `buffer_contexts` contexts are in memory at a time
     and mix with each other, and as many again are being computed. In a refill with states that are
-    not finite, other rows of it stand in for these, and it is said. Raises UserError for what
-    cannot be streamed.
+    not finite, other rows of it stand in for these, and it is said; so they do, without a word, for
+    special tokens before documents. How text is read is `reading`, or decided by `bos` and
+    `separator` (`reading.decided`). Raises UserError for what cannot be streamed.
     """
 
     @door
@@ -50,7 +53,9 @@ class ModelStream(Stream):
         part: Part = "train",
         validation_fraction: float = 0.1,
         context_length: int | None = None,
-        bos: bool = False,
+        bos: bool | None = None,
+        separator: str = "auto",
+        reading: Reading | None = None,
         buffer_contexts: int | None = None,
         forward_batch: int = 8,
         skip_first: bool = True,
@@ -63,10 +68,15 @@ class ModelStream(Stream):
             self.several = True  # "all" or "0,6"
         self.model, self.seed = model, seed
         self.width, self.reference = model.width, model.reference
-        self.text = pack(model, data, tokens, context_length, bos=bos)
+        if reading is None:
+            length = context_length_of(model, context_length)
+            how = {"bos": bos, "separator": separator, "skip_first": skip_first}
+            reading = decided(model, data, context_length=length, **how)
+        self.text = pack(model, data, tokens, context_length, reading=reading)
         self._range = self._contexts_of(part, validation_fraction)
-        self._skip = 1 if bos or skip_first else 0
-        self._each = self.text.context_length - self._skip  # rows of a context
+        inside = self.text.inside
+        self._kept = slice(max(inside.start, int(skip_first)), inside.stop)
+        self._each = self._kept.stop - self._kept.start  # rows of a context
         self.rows = len(self._range) * self._each
         if buffer_contexts is not None and buffer_contexts < 1:
             raise UserError(f"buffer_contexts = {buffer_contexts}: expected 1 or more")
@@ -84,9 +94,9 @@ class ModelStream(Stream):
         for start in range(self._range.start, self._range.stop, step):
             numbers = np.arange(start, min(start + step, self._range.stop))
             # in the thread of refills: a pass in another might use another number of cores
-            states = self._filling.submit(self._states, numbers).result()
-            finite = states.isfinite().all(-1).all(0)
-            held.append(states[:, finite].to(self.dtype))
+            states, counted = self._filling.submit(self._states, numbers).result()
+            kept = states.isfinite().all(-1).all(0) & counted.to(states.device)
+            held.append(states[:, kept].to(self.dtype))
             count += held[-1].shape[1]
             last = numbers[-1] + 1 == self._range.stop
             if count >= self.batch_size or last:
@@ -167,33 +177,40 @@ class ModelStream(Stream):
         else:
             states = spare.states
         at, step = 0, self._forward.batch_size  # which may be halved meanwhile
+        parts = []
         for start in range(0, len(numbers), step):
-            piece = self._states(numbers[start : start + step])
+            piece, counted = self._states(numbers[start : start + step])
             states[:, at : at + piece.shape[1]] = piece
+            parts.append(counted)
             at += piece.shape[1]
         order = numpy_generator(stream(self.seed, epoch, "refills"), refill, "rows").permutation(at)
-        order = self._finite(states[:, :at], order)
+        order = self._finite(states[:, :at], torch.cat(parts).numpy(), order)
         return Pool(states, None, torch.from_numpy(order).to(self.device))
 
-    def _finite(self, states: Tensor, order: np.ndarray) -> np.ndarray:
-        """The order with finite rows in the place of others: a refill always has as many rows."""
+    def _finite(self, states: Tensor, counted: np.ndarray, order: np.ndarray) -> np.ndarray:
+        """The order with finite rows that count in the place of others: a refill always has as many
+        rows."""
         norms = [torch.linalg.vector_norm(one, dim=-1, dtype=torch.float32) for one in states]
-        good = torch.stack(norms).isfinite().all(0).cpu().numpy()
+        finite = torch.stack(norms).isfinite().all(0).cpu().numpy()
+        good = finite & counted
         if good.all():
             return order
         if not good.any():
             raise RunFailed("every token of a refill has a state that is not finite")
-        if not self._told:
+        broken = int((counted & ~finite).sum())
+        if broken and not self._told:
             self._told = True
             notice(
-                f"{(~good).sum():,} of {len(good):,} tokens in a refill have a state that is not "
+                f"{broken:,} of {counted.sum():,} tokens in a refill have a state that is not "
                 "finite; other tokens stand in for them, here and wherever it happens"
             )
         able = np.flatnonzero(good)
         return np.where(good[order], order, able[order % len(able)])
 
-    def _states(self, numbers: np.ndarray) -> Tensor:
-        """The states of contexts, (sites, rows, d), without what is left out at their start."""
-        tokens = torch.from_numpy(self.text.chosen(numbers).tokens)
-        states = self._forward(tokens)
-        return torch.stack([states[site][:, self._skip :].flatten(0, 1) for site in self.sites])
+    def _states(self, numbers: np.ndarray) -> tuple[Tensor, Tensor]:
+        """The states of contexts, (sites, rows, d), without what is left out at their ends, and
+        which rows are of the text, (rows,)."""
+        contexts = self.text.chosen(numbers)
+        states = self._forward(torch.from_numpy(contexts.tokens))
+        kept = [states[site][:, self._kept].flatten(0, 1) for site in self.sites]
+        return torch.stack(kept), torch.from_numpy(contexts.documents[:, self._kept] >= 0).flatten()

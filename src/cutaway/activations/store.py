@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -34,6 +34,10 @@ from cutaway.nets.model import ModelReference
 from cutaway.nets.sites import Site, parse_site
 from cutaway.runs import record, verifying
 from cutaway.runs.folder import Run
+from cutaway.text.reading import Reading
+
+if TYPE_CHECKING:
+    from cutaway.text.tokenizers import Tokenizer
 
 FORMAT = 1
 MANIFEST, SHARDS = "manifest.json", "shards"
@@ -76,6 +80,19 @@ class ActivationStore:
         self.rows: int = self._ends[-1] if self._ends else 0
         if not self.rows:
             raise UserError(f"{self.path}: no rows in this store; its extraction wrote no shard")
+
+    @cached_property
+    def reading(self) -> Reading:
+        """How its text was read (`text.reading`)."""
+        return reading_of(self.manifest, self.tokenizer)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer its text was read with; None where none is kept beside it."""
+        from cutaway.text.tokenizers import Tokenizer
+
+        folder = self.path / "tokenizer"
+        return Tokenizer.load(folder) if folder.is_dir() else None
 
     # -- rows ------------------------------------------------------------------------------
 
@@ -216,6 +233,16 @@ class ActivationStore:
     def context_length(self) -> int:
         """Tokens of a context, BOS included."""
         return self.manifest["data"]["context_length"]
+
+
+def reading_of(manifest: Mapping[str, Any], tokenizer: Tokenizer | None) -> Reading:
+    """How the text of a manifest was read; of one from before readings were recorded: with `bos` or
+    nothing before contexts, `end_of_text` after documents."""
+    about = manifest["data"]
+    if about.get("reading") is not None:
+        return Reading.from_json(about["reading"])
+    end = None if tokenizer is None else tokenizer.end_of_text
+    return Reading.of_before(about.get("bos"), end, about["context_length"])
 
 
 def statistics(

@@ -29,6 +29,7 @@ def extract(
     ] = None,
     context_length: int | None = None,
     bos: Annotated[bool | None, Parameter(negative="--no-bos")] = None,
+    separator: str | None = None,
     shard_rows: int | None = None,
     step: str | None = None,
     device: str | None = None,
@@ -50,7 +51,10 @@ def extract(
         model_dtype: What the model computes in: auto, float32 or bfloat16 [auto].
         batch_size: Contexts in a forward pass; halved once where memory ends [8].
         context_length: Tokens in a context [what the model reads, at most 1024].
-        bos: Begin each context with the model's BOS token, whose states are not kept [no].
+        bos: Special tokens around contexts, whose states are not kept: BOS, or none with --no-bos
+            [those the tokenizer adds by itself].
+        separator: Between packed documents: bos, eos, both, none or auto [auto: as the model was
+            trained, measured where nothing says it].
         shard_rows: Most rows of a shard [what 256 MB hold].
         step: Which checkpoint of a run: best, last or a step [best].
         device: auto, cpu, cuda, cuda:N or mps [auto].
@@ -73,6 +77,7 @@ def extract(
         "batch_size": batch_size,
         "context_length": context_length,
         "bos": bos,
+        "separator": separator,
         "shard_rows": shard_rows,
         "step": step,
         "device": device,

@@ -136,7 +136,7 @@ def effect(
         json: Print JSON.
         csv: Print CSV.
     """
-    from cutaway.dictionaries import using
+    from cutaway.dictionaries import origin, using
     from cutaway.dictionaries.effects import compare_logits, feature_effect, firing, sample_both
     from cutaway.figures.text import visible
 
@@ -158,6 +158,7 @@ def effect(
             {**row, "token": visible(row["token"])} if format == "table" else row for row in rows
         ]
 
+    reading = origin.reading(loaded, network)
     fires = firing(network, loaded, prompt)
     if feature is None:
         display.show(shown(fires), format, empty="no feature fires on this prompt")
@@ -166,9 +167,15 @@ def effect(
     def changed() -> Any:
         return feature_effect(network, loaded, None, {feature: value}, mode=mode)
 
-    moved = compare_logits(network, prompt, changed())
+    moved = compare_logits(network, prompt, changed(), reading=reading)
     before, after = sample_both(
-        network, prompt, changed(), length=length, temperature=temperature, seed=seed
+        network,
+        prompt,
+        changed(),
+        length=length,
+        temperature=temperature,
+        seed=seed,
+        reading=reading,
     )
     silent = feature not in [one["feature"] for one in fires]
     idle = silent and (mode == "scale" or (mode == "set" and value == 0))
@@ -182,12 +189,14 @@ def effect(
     rows = [*moved.raised, *reversed(moved.lowered)]
     if format == "json":
         samples = {"without": before, "with": after}
-        display.show([{"divergence": moved.divergence, **samples, "tokens": rows}], format)
+        figures = {"divergence": moved.divergence, **samples, "tokens": rows}
+        display.show([{**figures, "reading": reading.to_json()}], format)
     elif format == "csv":
         display.show(rows, format, columns=_CHANGES)
     elif rows:
         display.show(shown(rows))
         print("change: of the logit less the mean over the vocabulary, nats")
+        print(f"the prompt is read with {reading.described(network.tokenizer)}")
         print(f"\nKL(before ‖ after) of the next token: {moved.divergence:.4f} nats")
     elif not idle:
         display.notice("the next token's odds do not change")

@@ -35,7 +35,7 @@ class DictionaryConfig(SyntheticFields, OrthogonalityFields, StudyConfig):
     free: ClassVar[frozenset[str]] = StudyConfig.free | {
         *("activations", "name", "checkpoint_every", "keep_checkpoints", "target_recon_loss"),
     }
-    settled: ClassVar[frozenset[str]] = StudyConfig.settled | {"break_even"}
+    settled: ClassVar[frozenset[str]] = StudyConfig.settled | {"break_even", "separator"}
     sections: ClassVar[tuple[str, ...]] = ("sae", "sae_training")
 
     name: str | None = Field(None, pattern=r"^[^/\\\x00]+$")
@@ -54,6 +54,11 @@ class DictionaryConfig(SyntheticFields, OrthogonalityFields, StudyConfig):
     """Where streaming or synthetic: tokens of an epoch."""
     context_length: int | None = Field(None, ge=2)
     """Where streaming: tokens in a context; default what the model reads, at most 1024."""
+    bos: bool | None = None
+    """Where streaming: special tokens around contexts; default the tokenizer's own (true: BOS, false:
+    none)."""
+    separator: Literal["auto", "bos", "eos", "both", "none"] = "auto"
+    """Where streaming: what stands between packed documents; auto as in `cutaway extract`."""
     skip_first: bool = True
     """Leave position 0, an attention sink, out of training and scores."""
     data_seed: int = Field(0, ge=0)
@@ -180,7 +185,15 @@ class DictionaryConfig(SyntheticFields, OrthogonalityFields, StudyConfig):
     def stack_key(self) -> str | None:
         names = (
             *("activations", "streaming", "model", "data", "tokens", "context_length"),
-            *("skip_first", "data_seed", "batch_size", "validation_fraction", "eval_tokens"),
+            *(
+                "bos",
+                "separator",
+                "skip_first",
+                "data_seed",
+                "batch_size",
+                "validation_fraction",
+                "eval_tokens",
+            ),
             *("epochs", "max_steps", "decay_steps", "eval_every", "log_every", "checkpoint_every"),
             *("keep_checkpoints", "device", "precision", "compile", "d_hidden", "seed"),
             *("threads", "halvings"),

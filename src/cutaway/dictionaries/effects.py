@@ -30,6 +30,7 @@ from cutaway.nets.model import Model, ModelReference, token_ids
 from cutaway.nets.sampling import continued
 from cutaway.nets.sites import Site, parse_site
 from cutaway.stats.ties import largest
+from cutaway.text.reading import Reading
 
 Mode = Literal["set", "scale", "add"]
 
@@ -75,7 +76,8 @@ def changed(
         if not 0 <= index < count:
             raise UserError(f"feature = {index}: the dictionary has features 0 to {count - 1}")
     if isinstance(positions, str):
-        positions = slice(1, None) if skips_first(dictionary) else None
+        first = origin.first_position(dictionary)
+        positions = slice(first, None) if first else None
     device = dictionary.decoder_weight.device
     chosen = torch.tensor(list(features), device=device)
     values = torch.tensor(list(features.values()), dtype=torch.float32, device=device)
@@ -126,6 +128,7 @@ def compare_logits(
     *,
     position: int = -1,
     top: int = 10,
+    reading: Reading | None = None,
 ) -> LogitChange:
     """The next token after `position` of a prompt, without and within `change` (any splice).
 
@@ -133,7 +136,7 @@ def compare_logits(
     softmax does not see. Raises UserError for a position the prompt lacks and for logits that are not
     finite.
     """
-    ids = _prompt(model, tokens)
+    ids = prompt_ids(model, tokens, reading)
     if not -ids.shape[1] <= position < ids.shape[1]:
         raise UserError(f"position = {position}: the prompt has {ids.shape[1]} tokens")
     before = hardware.widened(model.logits(ids)[0, position])
@@ -176,9 +179,10 @@ def firing(
     """
     place = site_of(dictionary, site)
     require_model(dictionary, model.reference, model.width)
-    ids = _prompt(model, prompt)
+    reading = origin.reading(dictionary, model)
+    ids = prompt_ids(model, prompt, reading)
     (states,) = capture(model, ids, [place]).values()
-    first = int(skips_first(dictionary))
+    first = max(int(skips_first(dictionary)), len(reading.prefix) * isinstance(prompt, str))
     device = dictionary.decoder_weight.device
     seen = states[0, first:].to(device, torch.float32)
     sound = seen.isfinite().all(1)
@@ -213,14 +217,20 @@ def sample_both(
     temperature: float = 0.8,
     top_k: int | None = None,
     seed: int = 0,
+    reading: Reading | None = None,
 ) -> tuple[str, str]:
-    """The prompt continued without and within `change`, as texts, with the same random numbers."""
-    ids = _prompt(model, prompt)
+    """The prompt continued without and within `change`, as texts, with the same random numbers.
+
+    A text is read as `prompt_ids` says; special tokens before it are not in the texts.
+    """
+    ids = prompt_ids(model, prompt, reading)
+    first = len(_before(model, reading)) if isinstance(prompt, str) else 0
     settings = {"length": length, "temperature": temperature, "top_k": top_k, "seed": seed}
     before = sample(model, ids, **settings)
     with change:
         after = sample(model, ids, **settings)
-    return model.reads.decode(before[0].tolist()), model.reads.decode(after[0].tolist())
+    before, after = (model.reads.decode(one[0, first:].tolist()) for one in (before, after))
+    return before, after
 
 
 def sample(
@@ -315,11 +325,22 @@ def require_model(dictionary: Dictionary, reference: ModelReference, width: int)
     origin.compare_model(dictionary, reference)
 
 
-def _prompt(model: Model, prompt: Tensor | str) -> Tensor:
-    tokens = model.tokens(prompt) if isinstance(prompt, str) else token_ids(prompt)
+def prompt_ids(model: Model, prompt: Tensor | str, reading: Reading | None = None) -> Tensor:
+    """One prompt's ids (1, T): tokens as they are; a text with the special tokens before it that
+    `reading` has, or without one those the tokenizer adds, and nothing after it."""
+    if isinstance(prompt, str):
+        ids = model.tokens(prompt, special=False)
+        front = torch.tensor([_before(model, reading)], dtype=torch.int64, device=ids.device)
+        tokens = torch.cat([front, ids], 1)
+    else:
+        tokens = token_ids(prompt)
     if tokens.shape[0] != 1 or not tokens.numel():
         raise UserError(f"tokens: shape {tuple(tokens.shape)}, expected one prompt (1, T)")
     return tokens
+
+
+def _before(model: Model, reading: Reading | None) -> tuple[int, ...]:
+    return model.reads.special[0] if reading is None else reading.prefix
 
 
 def _name(model: Model, id: int) -> str:

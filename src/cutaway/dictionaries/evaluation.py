@@ -179,9 +179,9 @@ def evaluate(
     without, whole = (Reconstruction(shape.d_model, shape.d_hidden) for _ in range(2))
     total = torch.zeros(shape.d_model, dtype=torch.float64)
     device = dictionary.decoder_weight.device
-    for ids, mask, _ in held:
+    for ids, mask, documents in held:
         captured = capture(model, ids, [place], mask)[place].to(device, torch.float32)
-        counted, real = counted_tokens(ids, mask, skip)
+        counted, real = counted_tokens(ids, mask, skip, documents)
         x = captured[real.to(device)]
         whole.add(x, *own(x))
         x = captured[counted.to(device)]
@@ -325,8 +325,9 @@ def _taken(contexts: Text, batch_size: int, tokens: int | None, skip: bool) -> l
         for start in range(0, len(ids), step):
             part = slice(start, start + step)
             chosen = None if mask is None else mask[part]
-            held.append((ids[part], chosen, None if documents is None else documents[part]))
-            count += int(counted_tokens(ids[part], chosen, skip)[0].sum())
+            owners = None if documents is None else documents[part]
+            held.append((ids[part], chosen, owners))
+            count += int(counted_tokens(ids[part], chosen, skip, owners)[0].sum())
             if tokens is not None and count >= tokens:
                 return held
     return held

@@ -162,7 +162,9 @@ class Reader:
             piece = Piece(*(column[finite] for column in vars(piece).values()))
         if not len(piece.tokens):
             return
-        counted = piece.positions != 0 if self.skip_first else piece.positions >= 0
+        counted = piece.documents >= 0  # special tokens belong to none
+        if self.skip_first:
+            counted &= piece.positions != 0
         self.tokens += int(counted.sum())
         self.contexts += int(piece.contexts[-1]) + 1
         self.seen = _added(self.seen, torch.bincount(piece.tokens[counted]))

@@ -112,6 +112,7 @@ def judge_streamed(
         context_length=config["context_length"],
         validation_fraction=share,
         skip_first=skips_first(dictionary),
+        reading=origin.reading(dictionary, model),
     )
     with closing(open_stream()) as train, closing(open_stream(part="validation")) as rest:
         text = rest.text
@@ -150,7 +151,7 @@ def judge_text(
 def packed_as_trained(dictionary: Dictionary, model: Model, data: str, tokens: int) -> PackedText:
     """A source's text in contexts like those of the dictionary's training, where it says which."""
     length = origin.context_length(dictionary, model)
-    return pack(model, data, tokens, length, bos=origin.begins_with_bos(dictionary, model))
+    return pack(model, data, tokens, length, reading=origin.reading(dictionary, model))
 
 
 def held_out(store: ActivationStore, model: Model, share: float = 0.1) -> Iterator[Batch]:
@@ -158,12 +159,9 @@ def held_out(store: ActivationStore, model: Model, share: float = 0.1) -> Iterat
 
     They begin with the first whole context of the validation part for this `share`.
     """
-    about = store.manifest["data"]
-    each = about["context_length"] - (about["bos"] is not None)
-    length = store.manifest["contexts"] * each
-    text = pack(
-        model, about["source"], length, about["context_length"], bos=about["bos"] is not None
-    )
+    about, reading = store.manifest["data"], store.reading
+    length = store.manifest["contexts"] * (about["context_length"] - reading.overhead)
+    text = pack(model, about["source"], length, about["context_length"], reading=reading)
     if not text.known_as(about["fingerprint"]) and not _asked_for_then(store, model, text):
         raise UserError(f"{about['source']}: has changed since {store.path} was extracted from it")
     begin = _context_from(store, store.split(share)[1].start)

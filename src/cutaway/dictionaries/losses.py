@@ -22,10 +22,19 @@ _SLICE = 1024  # rows of logits compared at a time
 _NAN = float("nan")
 
 
-def counted_tokens(ids: Tensor, mask: Tensor | None, skip: bool) -> tuple[Tensor, Tensor]:
-    """(batch, T) of booleans: tokens that count (not the first of a context, to `skip`), all."""
+def counted_tokens(
+    ids: Tensor, mask: Tensor | None, skip: bool, documents: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """(batch, T) of booleans: tokens that count, and all.
+
+    Not the first of a context, to `skip`, and none that belongs to no document (-1 in `documents`,
+    (batch, T)).
+    """
     real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
-    return real & (real.cumsum(1) > skip), real
+    counted = real & (real.cumsum(1) > skip)
+    if documents is not None and documents.ndim == 2:
+        counted &= (documents >= 0).to(counted.device)
+    return counted, real
 
 
 def losses_of(
@@ -45,8 +54,8 @@ def losses_of(
     predicted = compared = broken = 0
     work = sum(ids.numel() for ids, _, _ in held)
     with progress("splicing", work, "tokens") as bar:
-        for ids, mask, _ in held:
-            counted, real = counted_tokens(ids, mask, skip)
+        for ids, mask, documents in held:
+            counted, real = counted_tokens(ids, mask, skip, documents)
             clean = model.logits(ids, mask)
             sound = clean.amax(-1).isfinite().to(counted.device)  # NaN is the largest of its row
             broken += int((counted & ~sound).sum())

@@ -7,10 +7,14 @@ does not fit is told in a notice, and not refused.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cutaway.activations.store import ActivationStore
 from cutaway.base.display import notice
+from cutaway.base.errors import UserError
 from cutaway.dictionaries.base import Dictionary
 from cutaway.nets.model import Model, ModelReference
+from cutaway.text.reading import Reading
 
 LIBRARIES = {
     "saelens": "SAELens",
@@ -68,7 +72,15 @@ def compare_model(dictionary: Dictionary, reference: ModelReference) -> None:
 
 
 def compare_store(dictionary: Dictionary, store: ActivationStore) -> None:
-    """A notice where a store's contexts begin otherwise than those it was trained on."""
+    """A notice where a store's text was read otherwise than that it was trained on."""
+    recorded = dictionary.metadata.get("reading")
+    if recorded is not None:
+        if told := store.reading.differences(Reading.from_json(recorded), store.tokenizer):
+            notice(
+                f"dictionary: trained on text that was read otherwise than that of {store.path} "
+                f"({'; '.join(told)})"
+            )
+        return
     wanted = dictionary.metadata.get("bos")
     has = store.manifest["data"].get("bos") is not None
     if wanted is not None and bool(wanted) != has:
@@ -76,6 +88,33 @@ def compare_store(dictionary: Dictionary, store: ActivationStore) -> None:
         notice(
             f"dictionary: trained on contexts {theirs} BOS, and those of {store.path} are {ours} it"
         )
+
+
+def reading(dictionary: Dictionary, model: Model) -> Reading:
+    """How text is read for it: as in training, whatever the tokenizer would do by itself.
+
+    What is recorded, or of a file from before readings (and of another library's) what it says of
+    BOS, with `end_of_text` after documents. A dictionary that says nothing is read as the model is.
+    """
+    about = dictionary.metadata
+    if about.get("reading") is not None:
+        return Reading.from_json(about["reading"])
+    bos = None
+    if begins_with_bos(dictionary, model):
+        if model.bos_id is None:
+            raise UserError(f"bos: {model.reference.id} names no BOS token")
+        bos = model.bos_id
+    length, end = about.get("context_length"), model.reads.end_of_text
+    found = Reading.of_before(bos, end, length)
+    return replace(found, skip_first=about.get("positions") != "all")
+
+
+def first_position(dictionary: Dictionary) -> int:
+    """The first position of a context whose state it was trained on."""
+    about = dictionary.metadata
+    recorded = about.get("reading")
+    prefix = () if recorded is None else Reading.from_json(recorded).prefix
+    return max(int(about.get("positions") != "all"), len(prefix), int(bool(about.get("bos"))))
 
 
 def begins_with_bos(dictionary: Dictionary, model: Model) -> bool:

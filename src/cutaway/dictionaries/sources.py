@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cutaway.activations.model_stream import ModelStream
+from cutaway.activations.reading import context_length_of, decided
 from cutaway.activations.store import MANIFEST, ActivationStore
 from cutaway.activations.stream import ActivationStream
 from cutaway.base.display import notice
@@ -22,6 +23,7 @@ from cutaway.dictionaries.config import DictionaryConfig
 from cutaway.dictionaries.synthetic.stream import SyntheticStream
 from cutaway.dictionaries.task import States
 from cutaway.nets.sites import Site
+from cutaway.text.reading import Reading
 from cutaway.text.repeats import Side, shared
 
 SAMPLE = 16_384  # states the start of a dictionary is set from
@@ -130,6 +132,7 @@ def _from_store(configs: Sequence[DictionaryConfig]) -> Source:
             "text_sha256": text["fingerprint"],
             "context_length": text["context_length"],
             "bos": text.get("bos") is not None,
+            "reading": _with(store.reading, first).to_json(),
             "model_dtype": store.manifest.get("model_dtype", "auto"),
             "states_sha256": digest,
         },
@@ -151,6 +154,14 @@ def _from_model(configs: Sequence[DictionaryConfig]) -> Source:
     if len(sites) < len(configs):
         raise UserError("layer: needed where streaming (6, embed, mlp.6, ...)")
     distinct = list(dict.fromkeys(sites))
+    reading = decided(
+        model,
+        first.data,
+        context_length=context_length_of(model, first.context_length),
+        bos=first.bos,
+        separator=first.separator,
+        skip_first=first.skip_first,
+    )
     open_stream = partial(
         ModelStream,
         model,
@@ -161,6 +172,7 @@ def _from_model(configs: Sequence[DictionaryConfig]) -> Source:
         context_length=first.context_length,
         validation_fraction=first.validation_fraction,
         skip_first=first.skip_first,
+        reading=reading,
     )
     rows = open_stream(batch_size=1).rows
     batch_size = first.sized(model.width, rows).batch_size
@@ -179,7 +191,8 @@ def _from_model(configs: Sequence[DictionaryConfig]) -> Source:
             "text": first.data,
             "text_sha256": train.text.fingerprint,
             "context_length": train.text.context_length,
-            "bos": train.text.bos is not None,
+            "bos": bool(reading.prefix),
+            "reading": reading.to_json(),
             "model_dtype": str(model.dtype).removeprefix("torch."),
         },
         notices=_repeated(*sides, first.data),
@@ -220,6 +233,11 @@ def _synthetic(configs: Sequence[DictionaryConfig]) -> Source:
         parent={**parent, "settings": settings},
         about={"reference": None, "positions": "all", "synthetic": settings},
     )
+
+
+def _with(reading: Reading, config: DictionaryConfig) -> Reading:
+    """A store's reading as a dictionary trains on it."""
+    return replace(reading, skip_first=config.skip_first)
 
 
 def _reading(config: DictionaryConfig) -> dict[str, Any]:

@@ -130,15 +130,23 @@ class Model:
             raise UserError(f"{self.reference.id}: came without a tokenizer, and words need one")
         return self.tokenizer
 
-    def tokens(self, text: str) -> Tensor:
-        """The token ids of a text on the model's device, (1, T); no token is added at its ends."""
+    def tokens(self, text: str, *, special: bool = True) -> Tensor:
+        """The token ids of a text on the model's device, (1, T).
+
+        With the special tokens that the tokenizer adds by itself (`Tokenizer.special`), as the model
+        was trained to read, or without any.
+        """
         if not isinstance(text, str):
             raise UserError(f"text: {type(text).__name__}, expected a text")
         try:
             text.encode()
         except UnicodeEncodeError:
             raise UserError("text: holds half of a surrogate pair, which is no character") from None
-        return torch.tensor([self.reads.encode(text)], dtype=torch.int64, device=self.device)
+        ids = self.reads.encode(text)
+        if special:
+            before, after = self.reads.special
+            ids = [*before, *ids, *after]
+        return torch.tensor([ids], dtype=torch.int64, device=self.device)
 
     def logits(
         self, tokens: Tensor, attention_mask: Tensor | None = None, at: Tensor | None = None

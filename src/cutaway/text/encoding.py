@@ -7,7 +7,7 @@ core busy, and a few megabytes are in flight at a time, whatever the corpus's si
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,19 +27,22 @@ _IN_FLIGHT = 3  # batches: one encoding, one being turned into an array, one wai
 
 
 def encoded(
-    texts: Iterable[tuple[str, str]], tokenizer: Tokenizer
+    texts: Iterable[tuple[str, str]],
+    tokenizer: Tokenizer,
+    around: tuple[Sequence[int], Sequence[int]] | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """For texts given as (side, text): (side, ids) in arrays of any length, in order on each side.
 
-    The ids of a text are followed by `end_of_text`. What reading `texts` raises is raised here.
+    The ids of a text are followed by `end_of_text`, or stand between those of `around`. What reading `texts` raises is raised here.
     Says at the end where long words were read in pieces.
     """
     before = tokenizer.pieces
+    around = ((), (tokenizer.end_of_text,)) if around is None else around
     try:
         with ThreadPoolExecutor(2, thread_name_prefix="encoding") as pool:
             waiting: deque[Future[dict[str, np.ndarray]]] = deque()
             for batch in _batches(texts, tokenizer.has_exact_cuts):
-                waiting.append(pool.submit(_ids, batch, tokenizer))
+                waiting.append(pool.submit(_ids, batch, tokenizer, *around))
                 if len(waiting) == _IN_FLIGHT:
                     yield from waiting.popleft().result().items()
             while waiting:
@@ -58,7 +61,8 @@ def token_dtype(vocab_size: int) -> np.dtype:
 class _Part:
     side: str
     text: str
-    ends: bool  # whether a text ends with it
+    begins: bool  # whether a text begins with it
+    ends: bool  # whether one ends with it
 
 
 def _batches(texts: Iterable[tuple[str, str]], may_cut: bool) -> Iterator[list[_Part]]:
@@ -68,7 +72,7 @@ def _batches(texts: Iterable[tuple[str, str]], may_cut: bool) -> Iterator[list[_
     for side, text in texts:
         parts = list(cut(text, _PART)) if may_cut else [text]
         for index, part in enumerate(parts, start=1):
-            batch.append(_Part(side, part, index == len(parts)))
+            batch.append(_Part(side, part, index == 1, index == len(parts)))
             size += len(part)
             if size >= _BATCH:
                 yield batch
@@ -77,12 +81,16 @@ def _batches(texts: Iterable[tuple[str, str]], may_cut: bool) -> Iterator[list[_
         yield batch
 
 
-def _ids(batch: list[_Part], tokenizer: Tokenizer) -> dict[str, np.ndarray]:
+def _ids(
+    batch: list[_Part], tokenizer: Tokenizer, before: Sequence[int], after: Sequence[int]
+) -> dict[str, np.ndarray]:
     dtype = token_dtype(tokenizer.vocab_size)
-    end = np.array([tokenizer.end_of_text], dtype)
+    begin, end = np.array(before, dtype), np.array(after, dtype)
     arrays: dict[str, list[np.ndarray]] = {}
     for part, encoding in zip(batch, tokenizer.encodings([part.text for part in batch])):
         side = arrays.setdefault(part.side, [])
+        if part.begins:
+            side.append(begin)
         side.append(np.array(encoding.ids, dtype))
         if part.ends:
             side.append(end)

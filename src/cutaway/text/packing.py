@@ -2,7 +2,7 @@
 
 The tokens are encoded once and kept (`<cache>/packed/<key>`: `tokens.bin`, `documents.bin`,
 `manifest.json`), as many as were asked for and no more, so that ten million tokens of a huge
-corpus cost ten million tokens. `end_of_text` follows each document, as in language training.
+corpus cost ten million tokens. What stands between documents and around contexts is a `Reading`'s.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from cutaway.base.errors import UserError
 from cutaway.base.files import flush_to_disk, read_json, require_writable, write_json
 from cutaway.base.progress import progress
 from cutaway.text.encoding import encoded, token_dtype
+from cutaway.text.reading import Reading
 from cutaway.text.repeats import Side, side
 from cutaway.text.sources import Source
 from cutaway.text.token_files import cache_folder
@@ -36,7 +38,8 @@ _CHARACTERS = 4  # in a token of prose, before anything is counted
 class Contexts:
     """Some contexts: arrays (n, T). `documents` counts the source's documents from 0.
 
-    A BOS token stands at position 0 and belongs to no document (-1).
+    Special tokens around contexts, and those before a document, belong to no document (-1): their
+    states are never kept.
     """
 
     tokens: np.ndarray
@@ -48,8 +51,8 @@ class Contexts:
 class PackedText:
     """The contexts of a source: context n holds tokens [n·P, (n+1)·P) of the whole text.
 
-    P is `payload`: the context length, less one for BOS. What is left of the text after the last
-    full context is not used.
+    P is `payload`: the context length, less the special tokens around a context. What is left of
+    the text after the last full context is not used.
     """
 
     name: str
@@ -57,8 +60,7 @@ class PackedText:
     """All tokens, a read-only memory map."""
     starts: np.ndarray
     """Where each document begins in `ids`, int64 (documents,)."""
-    context_length: int
-    bos: int | None
+    reading: Reading
     fingerprint: str
     """Of the tokens: source, tokenizer and how many stand in full contexts. Asking for more than a
     source has gives the same one."""
@@ -73,9 +75,20 @@ class PackedText:
         return recorded in (self.fingerprint, self.asked)
 
     @property
+    def context_length(self) -> int:
+        """Tokens of a context, special ones included."""
+        return self.reading.context_length or 0
+
+    @property
     def payload(self) -> int:
         """Tokens of the text in one context."""
-        return self.context_length - (self.bos is not None)
+        return self.context_length - self.reading.overhead
+
+    @property
+    def inside(self) -> slice:
+        """The columns of a context that hold the text, between its special tokens."""
+        start = len(self.reading.prefix)
+        return slice(start, start + self.payload)
 
     @property
     def n_contexts(self) -> int:
@@ -88,9 +101,9 @@ class PackedText:
 
     @cached_property
     def largest_id(self) -> int:
-        """The largest id in the contexts, BOS included."""
-        largest = int(self.ids[: self.n_tokens].max())
-        return largest if self.bos is None else max(largest, self.bos)
+        """The largest id in the contexts, special tokens included."""
+        reading = self.reading
+        return max(int(self.ids[: self.n_tokens].max()), *reading.prefix, *reading.suffix, 0)
 
     def contexts(self, start: int, stop: int) -> Contexts:
         """Contexts start to stop − 1."""
@@ -104,9 +117,13 @@ class PackedText:
         tokens = self.ids[places].astype(np.int64)
         owners = np.searchsorted(self.starts, places, side="right") - 1
         documents = owners.astype(np.int32)
-        if self.bos is not None:
-            tokens = np.pad(tokens, ((0, 0), (1, 0)), constant_values=self.bos)
-            documents = np.pad(documents, ((0, 0), (1, 0)), constant_values=-1)
+        reading = self.reading
+        if reading.before:
+            documents[places - self.starts[owners] < len(reading.before)] = -1
+        if reading.overhead:
+            tokens = _between(reading.prefix, tokens, reading.suffix)
+            sides = (0, 0), (len(reading.prefix), len(reading.suffix))
+            documents = np.pad(documents, sides, constant_values=-1)
         positions = np.broadcast_to(np.arange(self.context_length, dtype=np.int32), tokens.shape)
         return Contexts(tokens, positions, documents)
 
@@ -142,34 +159,38 @@ def packed(
     *,
     tokens: int,
     bos: int | None = None,
+    reading: Reading | None = None,
     cache: str | os.PathLike[str] | None = None,
 ) -> PackedText:
     """At least `tokens` tokens of a source in full contexts, from the cache or encoded now.
 
-    A pure function of the source's content, the tokenizer, `context_length` and `tokens`. A
-    source with fewer tokens gives what it has, with a notice. `bos` is put at the start of each
-    context. Raises UserError for an empty corpus, one shorter than a context, and settings out of
-    range.
+    A pure function of the source's content, the tokenizer, the `reading`, `context_length` and
+    `tokens`. Without a `reading`, `end_of_text` follows each document and `bos`, if given, begins
+    each context. A source with fewer tokens gives what it has, with a notice. Raises UserError for
+    an empty corpus, one shorter than a context, and settings out of range.
     """
+    reading = reading or Reading.of_before(bos, tokenizer.end_of_text, None)
+    reading = reading.with_length(context_length)
     if tokens < 1:
         raise UserError(f"tokens = {tokens}: expected 1 or more")
-    payload = context_length - (bos is not None)
+    payload = context_length - reading.overhead
     if payload < 1 or context_length < 2:
-        raise UserError(f"context_length = {context_length}: expected 2 or more")
+        least = max(2, reading.overhead + 1)
+        raise UserError(f"context_length = {context_length}: expected {least} or more")
     wanted = -(-tokens // payload) * payload
     content = source.fingerprint()
-    key = _key(content, tokenizer, wanted)
+    around = reading.before, reading.after
+    key = _key(content, tokenizer, around, wanted)
     folder = cache_folder(cache) / "packed" / key[:32]
-    ids, starts = _opened(folder, key) or _made(folder, key, source, tokenizer, wanted)
+    ids, starts = _opened(folder, key) or _made(folder, key, source, tokenizer, around, wanted)
     if len(ids) < payload:
         raise UserError(
             f"{source.name}: {len(ids):,} tokens, fewer than one context of {payload:,}; "
             "give more text or a smaller context_length"
         )
-    kept = key if len(ids) == wanted else _key(content, tokenizer, len(ids) // payload * payload)
-    text = PackedText(
-        *(source.name, ids, starts, context_length, bos, kept, key), exhausted=len(ids) < wanted
-    )
+    whole = len(ids) // payload * payload
+    kept = key if len(ids) == wanted else _key(content, tokenizer, around, whole)
+    text = PackedText(*(source.name, ids, starts, reading, kept, key), exhausted=len(ids) < wanted)
     if text.exhausted:
         notice(
             f"{source.name}: {text.n_tokens:,} tokens in full contexts, {tokens:,} were asked for"
@@ -178,17 +199,33 @@ def packed(
 
 
 def asked_for(source: Source, tokenizer: Tokenizer, tokens: int, payload: int) -> str:
-    """`PackedText.asked` of a request for `tokens` in contexts of `payload`, without encoding any."""
-    return _key(source.fingerprint(), tokenizer, -(-tokens // payload) * payload)
+    """`PackedText.asked` of a request for `tokens` in contexts of `payload`, without encoding any:
+    as it was before readings, `end_of_text` after each document."""
+    around = (), (tokenizer.end_of_text,)
+    return _key(source.fingerprint(), tokenizer, around, -(-tokens // payload) * payload)
 
 
-def _key(content: str, tokenizer: Tokenizer, tokens: int) -> str:
+_Around: TypeAlias = "tuple[tuple[int, ...], tuple[int, ...]]"
+
+
+def _between(prefix: Sequence[int], tokens: np.ndarray, suffix: Sequence[int]) -> np.ndarray:
+    """The same ids before and after each row of tokens (n, P)."""
+    sides = [np.tile(np.array(ids, np.int64), (len(tokens), 1)) for ids in (prefix, suffix)]
+    return np.concatenate([sides[0], tokens, sides[1]], 1)
+
+
+def _key(content: str, tokenizer: Tokenizer, around: _Around, tokens: int) -> str:
     settings = {
         "format": FORMAT,
         "content": content,
         "tokenizer": tokenizer.sha256(),
         "tokens": tokens,
     }
+    if around != (
+        (),
+        (tokenizer.end_of_text,),
+    ):  # other keys than before readings only where needed
+        settings["around"] = [list(ids) for ids in around]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
@@ -210,7 +247,7 @@ def _opened(folder: Path, key: str) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _made(
-    folder: Path, key: str, source: Source, tokenizer: Tokenizer, wanted: int
+    folder: Path, key: str, source: Source, tokenizer: Tokenizer, around: _Around, wanted: int
 ) -> tuple[np.ndarray, np.ndarray]:
     from filelock import FileLock
 
@@ -225,7 +262,7 @@ def _made(
         temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         try:
             temporary.mkdir()
-            _write(temporary, key, source, tokenizer, wanted)
+            _write(temporary, key, source, tokenizer, around, wanted)
             os.rename(temporary, folder)
         except OSError as error:
             raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from None
@@ -237,7 +274,9 @@ def _made(
     return found
 
 
-def _write(folder: Path, key: str, source: Source, tokenizer: Tokenizer, wanted: int) -> None:
+def _write(
+    folder: Path, key: str, source: Source, tokenizer: Tokenizer, around: _Around, wanted: int
+) -> None:
     """Encode until `wanted` tokens are there or the source ends."""
     dtype = token_dtype(tokenizer.vocab_size)
     starts: list[int] = []
@@ -260,7 +299,7 @@ def _write(folder: Path, key: str, source: Source, tokenizer: Tokenizer, wanted:
     with open(folder / "tokens.bin", "wb") as file, progress("encoding", wanted, "tokens") as bar:
         while count < wanted and not ended:  # no more is encoded than will be kept, nearly
             each = 1.05 * read / count if count else _CHARACTERS
-            for number, ids in encoded(texts((wanted - count) * each), tokenizer):
+            for number, ids in encoded(texts((wanted - count) * each), tokenizer, around):
                 if int(number) == len(starts):  # a long document comes in several pieces
                     starts.append(count)
                 file.write(ids[: wanted - count].data)

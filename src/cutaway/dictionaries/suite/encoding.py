@@ -207,11 +207,8 @@ class TextReader:
         self.model, self.site = model, model.site(site_of(dictionary, site))
         self.device = dictionary.decoder_weight.device
         about = dictionary.metadata
-        bos = origin.begins_with_bos(dictionary, model)
-        self.bos = model.bos_id if bos else None
-        if bos and model.bos_id is None:
-            raise UserError(f"bos: {model.reference.id} names no BOS token")
-        self.skipped = int(skips_first(dictionary) or self.bos is not None)
+        self.reading = origin.reading(dictionary, model)
+        self.skipped = max(int(skips_first(dictionary)), len(self.reading.prefix))
         usual = about.get("context_length") or _LONGEST
         limits = [context_length or usual, model.max_length]
         self.length = min(limit for limit in limits if limit is not None)
@@ -223,12 +220,11 @@ class TextReader:
         self.batch_tokens = max(batch_tokens, self.length)
 
     def tokenised(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, cut to the context, BOS in front where training had one."""
+        """The ids of each text, cut to the context, with the special tokens training had."""
         if not texts:
             raise UserError("texts: there are none")
-        front = [] if self.bos is None else [self.bos]
-        kept = self.length - len(front)
-        return [front + ids[:kept] for ids in self.model.reads.encode_batch(texts)]
+        kept = self.length - self.reading.overhead
+        return [self.reading.around(ids[:kept]) for ids in self.model.reads.encode_batch(texts)]
 
     def batches(self, ids: Sequence[Sequence[int]]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """(rows, x, owners): which texts, the states (tokens, d) of their tokens that count, in
