@@ -210,7 +210,7 @@ def test_a_label_that_no_word_has_is_refused(conll, tokenizer) -> None:
         ([["a", "b"]] * 30, [["x"]] * 30, {}, "text 0: expected a list of words and as many"),
         ([["a", "b"]] * 30, [["x", None]] * 30, {}, r"1 label\(s\) of 10 words or more"),
         ([["a", "b"]] * 30, [["x", "y"]] * 30, {"groups": [1] * 30}, "no document left"),
-        (["a"] * 30, ["x", "y"] * 15, {"read": "first"}, "read = 'first'"),
+        (["a"] * 30, ["x", "y"] * 15, {"read": "middle"}, "read = 'middle'"),
         (["a"] * 30, ["x", "y"] * 15, {"train_ratio": 1.0}, "train_ratio = 1.0"),
     ],
 )

@@ -137,7 +137,7 @@ def test_a_report_prints_and_saves_its_probes(tiny_folder, tmp_path: Path) -> No
         ({"method": "mlp"}, "method = 'mlp': expected exact or mass_mean"),
         ({"strengths": [0.0]}, "above 0"),
         ({"strengths": []}, "strengths"),
-        ({"read": "first"}, "read = 'first': expected mean or last"),
+        ({"read": "middle"}, "read = 'middle': expected mean, last"),
         ({"train_ratio": 1.5}, "train_ratio = 1.5"),
         ({"dtype": "float16"}, "float16 ends at 65504"),
     ],
@@ -153,7 +153,7 @@ def test_what_cannot_be_probed_is_refused_in_one_line(tiny_folder, change, said:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"read": "first"}, "read = 'first': expected mean or last"),
+        ({"read": "middle"}, "read = 'middle': expected mean, last"),
         ({"layers": "9"}, "9"),
         ({"method": "exat"}, "method = 'exat': expected exact or mass_mean"),
         ({"method": "mlp"}, "trained by steps"),

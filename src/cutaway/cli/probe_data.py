@@ -42,7 +42,7 @@ def data(
     group_column: str | None = None,
     split_column: str | None = None,
     label: str | None = None,
-    read: Literal["mean", "last"] | None = None,
+    read: Literal["mean", "last", "first"] | None = None,
     seed: int = 0,
     out: Annotated[Path, Parameter(name=["--out", "--output-dir"])] = Path("probe-data"),
     json: bool = False,
@@ -76,7 +76,8 @@ def data(
         group_column: Its column that says which texts belong together [group, if there].
         split_column: Its column of parts [split, if there].
         label: Of a CoNLL file: this entity type or not, PER say [all types].
-        read: Of labelled texts: the mean over a text's tokens, or the last one [mean].
+        read: Of labelled texts: the mean over a text's tokens, the last one, or first:
+            where it begins ([CLS] of encoders) [mean].
         seed: Of the split and the draws.
         out: The folder to write; a new or empty one.
         json: Print JSON.

@@ -75,6 +75,8 @@ def pipeline(
     batch_size_extract: int | None = None,
     store_dtype: str | None = None,
     context_length: int | None = None,
+    bos: Annotated[bool | None, Parameter(negative="--no-bos")] = None,
+    separator: str | None = None,
     device: str | None = None,
     resume: Flag = False,
     json: bool = False,
@@ -96,6 +98,8 @@ def pipeline(
         batch_size_extract: Contexts in a forward pass [8].
         store_dtype: What the store keeps: float32, bfloat16 or int8.
         context_length: Tokens in a context [what the model reads, at most 1024].
+        bos: Special tokens around contexts: BOS, or none with --no-bos [the tokenizer's own].
+        separator: Between documents: bos, eos, both, none or auto [auto].
         device: auto, cpu, cuda, cuda:N or mps.
         resume: Go on with what was stopped, as it was begun; what is done is skipped.
         json: Print JSON.
@@ -121,6 +125,8 @@ def pipeline(
         "batch_size": batch_size_extract,
         "store_dtype": store_dtype,
         "context_length": context_length,
+        "bos": bos,
+        "separator": separator,
         "device": device,
     }
     extraction = {name: value for name, value in given.items() if value is not None}

@@ -35,7 +35,7 @@ class DictionaryConfig(SyntheticFields, OrthogonalityFields, StudyConfig):
     free: ClassVar[frozenset[str]] = StudyConfig.free | {
         *("activations", "name", "checkpoint_every", "keep_checkpoints", "target_recon_loss"),
     }
-    settled: ClassVar[frozenset[str]] = StudyConfig.settled | {"break_even", "separator"}
+    settled: ClassVar[frozenset[str]] = StudyConfig.settled | {"break_even", "separator", "bos"}
     sections: ClassVar[tuple[str, ...]] = ("sae", "sae_training")
 
     name: str | None = Field(None, pattern=r"^[^/\\\x00]+$")
@@ -284,6 +284,9 @@ class DictionaryConfig(SyntheticFields, OrthogonalityFields, StudyConfig):
             lines.append(
                 f"break_even = {self.break_even:g}: without effect, as kernels = {self.kernels}"
             )
+        idle = [name for name in ("bos", "separator") if getattr(self, name) not in (None, "auto")]
+        if idle and not self.streaming:
+            lines.append(f"{', '.join(idle)}: without effect, as states are read from a store")
         return lines
 
     def memory_needed(self, *, in_parts: bool = False) -> list[Need]:

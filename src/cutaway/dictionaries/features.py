@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from cutaway.dictionaries.features_table import FORMAT, PRIOR, Features, Report
 from cutaway.nets.model import Model
 from cutaway.nets.sites import Site
 from cutaway.text.packing import PackedText
+from cutaway.text.reading import Reading
 
 if TYPE_CHECKING:
     from cutaway.text.tokenizers import Tokenizer
@@ -106,6 +107,7 @@ def read_features(
         "dictionary": dictionary.describe(),
         "reference": dictionary.metadata.get("reference"),
         "skip_first": skip_first,
+        **_reading(dictionary, contexts, tokenizer),
         "examples": examples,
         "context": list(context),
         "minimum": minimum,
@@ -114,6 +116,20 @@ def read_features(
     }
     weight = None if model is None else model.decoder_weight
     return Report(reader, tokenizer, top_tokens, minimum, facts).features(weight)
+
+
+def _reading(
+    dictionary: Dictionary, contexts: Text | ActivationStore, tokenizer: Tokenizer | None
+) -> dict[str, Any]:
+    """How the text that is read becomes tokens, as data and in words, where that is known."""
+    recorded = dictionary.metadata.get("reading")
+    if isinstance(contexts, PackedText | ActivationStore):
+        found = contexts.reading
+    elif recorded is not None:
+        found = Reading.from_json(recorded)
+    else:
+        return {"reading": None, "read_with": None}
+    return {"reading": found.to_json(), "read_with": found.described(tokenizer)}
 
 
 def _require_memory(dictionary: Dictionary, examples: int, context: tuple[int, int]) -> None:

@@ -46,6 +46,7 @@ def features_page(features: Features, *, examples: int = 8, title: str | None = 
                 "**Fires on**: tokens by lift, how many times more often the feature fires on the "
                 "token than on any. **Promotes**: tokens whose logit its decoder row raises most, "
                 "before the final norm's scaling.",
+                *([f"Text is read with {how}."] if (how := facts.get("read_with")) else []),
                 *([f"Units: {units}."] if (units := facts.get("units")) else []),
             ],
             body=part("features", _data(features, examples)),

@@ -46,6 +46,7 @@ class Source:
     parent: dict[str, Any]
     about: dict[str, Any]
     notices: list[str] = field(default_factory=list)
+    found: dict[str, Any] = field(default_factory=dict)
     _held: list[list[Tensor]] | None = None
 
     def name(self, index: int) -> str:
@@ -196,6 +197,7 @@ def _from_model(configs: Sequence[DictionaryConfig]) -> Source:
             "model_dtype": str(model.dtype).removeprefix("torch."),
         },
         notices=_repeated(*sides, first.data),
+        found={"separator": reading.separator},
     )
 
 

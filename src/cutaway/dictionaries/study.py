@@ -108,7 +108,7 @@ def _prepared(
     penalty = None
     if config.orthogonality is not None:
         penalty = Orthogonality(config.d_hidden, config, seed=config.seed)
-    task = DictionaryTask(dictionary, _settings(config), train, held_out, penalty)
+    task = DictionaryTask(dictionary, _settings(config), train, held_out, penalty, source.found)
     task.control.l0_average.fill_(config.start_l0)
     resolved: dict[str, Any] = {
         "settings": config.model_dump(mode="json"),

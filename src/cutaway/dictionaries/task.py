@@ -53,7 +53,8 @@ class DictionaryTask(Task):
 
     `val_score`, by which the best checkpoint is chosen, is the normalised MSE of held-out tokens
     plus how far, beyond a tenth, their L0 is from its target: a dictionary that was denser early
-    on does not win by that.
+    on does not win by that. `found` are further settings that were decided before the training, for
+    the run's record.
     """
 
     unit = "tokens"
@@ -66,9 +67,10 @@ class DictionaryTask(Task):
         train: States,
         validation: Sequence[Tensor],
         orthogonality: Orthogonality | None = None,
+        found: Mapping[str, Any] | None = None,
     ):
         super().__init__()
-        self.model = dictionary
+        self.model, self.found = dictionary, dict(found or {})
         self.settings, self.train_states, self.held_out = settings, train, validation
         self.orthogonality = orthogonality
         coupled = dictionary.couples or settings.sparsity == "target" or orthogonality is not None
@@ -160,7 +162,7 @@ class DictionaryTask(Task):
         return {"val_score": score} | {f"val_{name}": value for name, value in figures.items()}
 
     def settle(self, member: int, precision: str) -> Mapping[str, Any]:
-        return self.control.settle(precision)
+        return {**self.found, **self.control.settle(precision)}
 
     def rate(self, name: str) -> float:
         return self.settings.threshold_rate if name == "model.threshold" else 1.0

@@ -23,7 +23,7 @@ class ProbeConfig(StudyConfig):
         *("controls", "checkpoint_every", "keep_checkpoints"),
     }
 
-    settled: ClassVar[frozenset[str]] = StudyConfig.settled | {"dtype"}
+    settled: ClassVar[frozenset[str]] = StudyConfig.settled | {"dtype", "bos"}
 
     model: str | None = None
     """A run, a folder in Hugging Face layout, or a Hugging Face id."""
@@ -31,6 +31,8 @@ class ProbeConfig(StudyConfig):
     """The folder of probe data (`cutaway probe data`)."""
     layers: str = "auto"
     """auto (first, quartiles, last), all, or sites: 0,5,11, embed, mlp.6, ..."""
+    bos: bool | None = None
+    """Special tokens around every text; default the tokenizer's own (true: BOS, false: none)."""
     task: Literal["next", "current"] | None = None
     """What is asked of a state: the next token or its own; none takes the data's task."""
     method: Method = "exact"

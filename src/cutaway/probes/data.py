@@ -154,6 +154,11 @@ class ProbeData:
         }
 
     @property
+    def read(self) -> str | None:
+        """How labelled texts are read: `mean`, `last` or `first`; None for tokens and words."""
+        return self.source.get("read")
+
+    @property
     def of_tokens(self) -> bool:
         """Whether every example reads the state of one token, not the mean over several."""
         return all(torch.equal(part.first, part.last) for part in self.parts.values())

@@ -33,7 +33,9 @@ _CONTEXT = 256  # tokens of context, for probes that name none
 
 def evaluate(probes: Sequence[Probe], model: Model, examples: Examples) -> list[dict[str, Any]]:
     """A row of scores per probe, as in the table `layers`, from one pass over the examples."""
-    found = states_of(model, examples, [probe.site for probe in probes])
+    about = probes[0].about
+    how = {"reading": about.reading, "at_start": about.read == "first"}
+    found = states_of(model, examples, [probe.site for probe in probes], **how)
     found, examples = finite(found, examples, "data")
     rows, (groups, _) = [], drawn_groups(examples.document)
     for probe, states in zip(probes, found.values, strict=True):
@@ -75,12 +77,13 @@ def examples_for(
         return _stored(about, model, ProbeData.load(data), "test" if part is None else part)
     if about.task != "labels":
         return _text(about, model, source(data) if isinstance(data, str) else data, tokens)
-    read: Read | None = "last" if about.read == "token" else "mean"
+    read: Read | None = {"token": "last", "first": "first"}.get(about.read, "mean")
     if Path(data).suffix.lower() in CONLL:  # of words, read at their last token
         read = None
         if label is None and len(about.classes) == 2:
             label = about.classes[1]
-    settings = {"label": label, "read": read, "context_length": model.max_length}
+    longest = model.max_length and model.max_length - about.reading.overhead
+    settings = {"label": label, "read": read, "context_length": longest}
     found = label_data(data, model.reads, columns=columns, **settings)
     return _stored(about, model, found, "all")
 
@@ -156,7 +159,8 @@ def _text(about: ProbeAbout, model: Model, text: Source, tokens: int) -> Example
     that looks both ways a place is the last of its window, or the answer would be seen.
     """
     longest = about.context_length or _CONTEXT
-    longest = min(longest, model.max_length or longest)
+    most = longest if model.max_length is None else model.max_length - about.reading.overhead
+    longest = min(longest, most)
     found = packed(text, model.reads, longest + 1, tokens=tokens)
     first = longest // 2 if model.causal else longest - 1
     ids, starts = np.asarray(found.ids).astype(np.int32), found.starts

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from cutaway.activations.reading import special_tokens
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.nets.model import Model
@@ -18,6 +19,7 @@ from cutaway.nets.sites import Site, parse_sites, residual
 from cutaway.probes.data import PARTS, Examples, ProbeData
 from cutaway.probes.probe import ProbeAbout
 from cutaway.probes.states import TOKENS, States, states_of
+from cutaway.text.reading import PLAIN, Reading
 
 if TYPE_CHECKING:
     from cutaway.probes.config import ProbeConfig
@@ -40,6 +42,7 @@ class Inputs:
     data: ProbeData
     model: Model
     sites: Sequence[Site]
+    reading: Reading = PLAIN
     forward_tokens: int = TOKENS
 
     def states(
@@ -65,6 +68,8 @@ class Inputs:
             reader,
             examples,
             self.sites,
+            reading=self.reading,
+            at_start=self.data.read == "first",
             target_id=target,
             batch_tokens=self.forward_tokens,
             label=what,
@@ -80,24 +85,37 @@ def open_inputs(config: ProbeConfig) -> Inputs:
     data = ProbeData.load(config.data).reading(config.task)
     step = int(config.step) if config.step.isdigit() else config.step
     model = open_model(config.model, device=config.device, dtype=config.dtype, step=step)
-    found = inputs_of(data, model, config.layers)
+    found = inputs_of(data, model, config.layers, bos=config.bos)
     return replace(found, forward_tokens=config.forward_tokens or TOKENS)
 
 
-def inputs_of(data: ProbeData, model: Model, layers: str | int | Sequence[str | int]) -> Inputs:
-    """The data with the model and the layers named: `auto`, `all`, or what `parse_sites` takes."""
+def inputs_of(
+    data: ProbeData,
+    model: Model,
+    layers: str | int | Sequence[str | int],
+    *,
+    bos: bool | None = None,
+) -> Inputs:
+    """The data with the model and the layers named: `auto`, `all`, or what `parse_sites` takes.
+
+    Contexts are read between the special tokens that the tokenizer adds by itself (`bos` None), with
+    BOS (True), or without any (False).
+    """
     require_tokens(data, model)
     require_classes(data)
     sites = layers_of(layers, model.n_layers)
     for site in sites:
         model.module_at(site)  # refuses what the architecture lacks
+    reading = Reading(*special_tokens(model, bos), context_length=data.context_length)
     longest = max(int(part.lengths.max()) for part in data.parts.values())
-    if model.max_length is not None and longest > model.max_length:
+    if model.max_length is not None and longest + reading.overhead > model.max_length:
+        most = model.max_length - reading.overhead
         raise UserError(
             f"context_length = {longest}: {model.reference.id} reads at most {model.max_length} "
-            f"tokens; make the data with --context-length {model.max_length}"
+            f"tokens{reading.counted().removeprefix(' tokens')}; make the data with "
+            f"--context-length {most}"
         )
-    return Inputs(data, model, sites)
+    return Inputs(data, model, sites, reading)
 
 
 def layers_of(layers: str | int | Sequence[str | int], n_layers: int) -> list[Site]:
@@ -192,6 +210,7 @@ def about_of(
     site: Site,
     method: str,
     *,
+    reading: Reading,
     trained_prior: Sequence[float],
     strength: float | None = None,
 ) -> ProbeAbout:
@@ -206,9 +225,10 @@ def about_of(
         trained_prior=tuple(trained_prior),
         target=data.target,
         target_id=data.target_id,
-        read="token" if data.of_tokens else "mean",
+        read="first" if data.read == "first" else "token" if data.of_tokens else "mean",
         dtype=str(model.dtype).removeprefix("torch."),
         strength=strength,
         context_length=data.context_length,
+        reading=reading,
         data={"name": data.name, "sha256": data.fingerprint or data.sha256()},
     )

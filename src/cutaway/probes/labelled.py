@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from cutaway.base.columns import Column
 from cutaway.base.display import notice
@@ -32,7 +32,7 @@ from cutaway.text.labelled_tables import Columns, table_task
 from cutaway.text.official import shared, tell
 from cutaway.text.tokenizers import Tokenizer
 
-Read = Literal["mean", "last"]
+Read = Literal["mean", "last", "first"]
 
 
 def label_data(
@@ -126,15 +126,16 @@ def text_data(
     seed: int = 0,
     read: Read = "mean",
 ) -> ProbeData:
-    """An example per text, read as the mean over its tokens' states or at its last token.
+    """An example per text, read as the mean over its tokens' states, at its last token, or where it
+    begins (`first`: the state of the special token before it, [CLS] of encoders, where there is one).
 
     Texts are cut after `context_length` tokens (None: not at all) and left out where they have
     none; both are announced. Groups are dealt out to the parts whole, unless a split came with the
     texts, which is kept; texts and groups on two sides are announced. UserError where a part would lack
     a class, and for settings out of range.
     """
-    if read not in ("mean", "last"):
-        raise UserError(f"read = {read!r}: expected mean or last")
+    if read not in get_args(Read):
+        raise UserError(f"read = {read!r}: expected {', '.join(get_args(Read))}")
     how = How(tokenizer, context_length, train_ratio, seed)
     ids = tokenizer.encode_batch(texts.texts)
     if empty := [row for row, one in enumerate(ids) if not one]:
@@ -145,13 +146,14 @@ def text_data(
     if cut:
         notice(f"{texts.name}: {cut:,} of {len(ids):,} texts cut after {context_length} tokens")
     ids = [one[:context_length] for one in ids]
-    last = [len(one) - 1 for one in ids]
+    ends = [len(one) - 1 for one in ids]
+    starts = [0] * len(ids)
     found = Labelled(
         texts.name,
         contexts=ids,
         context=list(range(len(ids))),
-        first=last if read == "last" else [0] * len(ids),
-        last=last,
+        first=ends if read == "last" else starts,
+        last=starts if read == "first" else ends,
         labels=list(texts.labels),
         groups=list(texts.groups),
         split=None if texts.split is None else list(texts.split),

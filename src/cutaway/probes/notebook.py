@@ -84,6 +84,7 @@ def fit(
     validation: Any = None,
     test: Any = None,
     read: str = "mean",
+    bos: bool | None = None,
     method: str = "exact",
     strengths: Sequence[float] = STRENGTHS,
     controls: str | Sequence[str] = "all",
@@ -94,7 +95,9 @@ def fit(
 ) -> Report:
     """Fit a probe at each layer of `model` and judge it beside the controls.
 
-    `texts` with a label each are read at the mean of their tokens (`read="last"`: the last one);
+    `texts` with a label each are read at the mean of their tokens (`read="last"`: the last one,
+    `"first"`: where they begin, [CLS] of encoders), between the special tokens the tokenizer adds by
+    itself (`bos` True: BOS, False: none);
     lists of words with a list of labels each (None: not probed) at the last token of each word; or
     give `ProbeData`. `groups` says which texts belong to one document, so that train and test
     share none. Columns are lists, arrays, tensors, Series or Arrow arrays, always read by position.
@@ -124,7 +127,7 @@ def fit(
             texts, labels, model, groups=groups, text=text, label=label, group=group, split=split,
             read=read, train_ratio=train_ratio, seed=seed,
         )  # fmt: skip
-    found = probe_layers(inputs_of(data.reading(), model, layers), asked)
+    found = probe_layers(inputs_of(data.reading(), model, layers, bos=bos), asked)
     for line in (*found.failures, *found.warnings):
         display.notice(line)
     return Report(**found.__dict__)
@@ -191,7 +194,7 @@ def _data_of(
 def _require_known(asked: Asked, read: str, train_ratio: float) -> None:
     """Refuse values that no model and no texts would go with."""
     if read not in get_args(Read):
-        raise UserError(f"read = {read!r}: expected {' or '.join(get_args(Read))}")
+        raise UserError(f"read = {read!r}: expected {', '.join(get_args(Read))}")
     if asked.method not in SOLVED:
         raise UserError(
             f"method = {asked.method!r}: expected {' or '.join(SOLVED)}; minibatch and mlp are "

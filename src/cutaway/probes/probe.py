@@ -26,6 +26,7 @@ from cutaway.base.files import as_path
 from cutaway.nets.model import ModelReference
 from cutaway.nets.sites import Site, parse_site
 from cutaway.probes.report_rows import asked_words, model_words
+from cutaway.text.reading import PLAIN, Reading
 
 FORMAT = 1
 FILE, WEIGHTS = "probe.json", "probe.safetensors"
@@ -36,7 +37,8 @@ class ProbeAbout:
     """All a reader of a probe needs, so that nobody asks the user for it.
 
     `task`, `target`, `classes` as in `ProbeData`; `read` is what a state is: `token` (one
-    position) or `mean` (over a text). `prior` are the classes' natural shares, `trained_prior`
+    position), `mean` (over a text) or `first` (where a text begins: [CLS] of encoders); `reading` is
+    how texts become tokens, without special ones in probes from before it was recorded. `prior` are the classes' natural shares, `trained_prior`
     those the training saw, its weights included. `dtype` is what the model computed in. `strength`:
     C of the fit (None: not fitted that way). `scores`: what it scored on test; `data`: name and
     sha256 of what it was trained on.
@@ -55,6 +57,7 @@ class ProbeAbout:
     dtype: str = "float32"
     strength: float | None = None
     context_length: int | None = None
+    reading: Reading = PLAIN
     scores: Mapping[str, float | None] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
 
@@ -64,7 +67,13 @@ class ProbeAbout:
         scores = finite(
             dict(self.scores)
         )  # of a class that is never decided for there is no precision
-        return {"format": FORMAT, **plain, "scores": scores, "reference": self.reference.to_json()}
+        return {
+            "format": FORMAT,
+            **plain,
+            "scores": scores,
+            "reference": self.reference.to_json(),
+            "reading": self.reading.to_json(),
+        }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> ProbeAbout:
@@ -77,6 +86,10 @@ class ProbeAbout:
             known = {one.name for one in fields(cls)}
             plain = {key: value for key, value in content.items() if key in known}
             plain["reference"] = ModelReference.from_json(plain["reference"])
+            if plain.get("reading") is not None:
+                plain["reading"] = Reading.from_json(plain["reading"])
+            else:
+                plain.pop("reading", None)
             for name in ("classes", "prior", "trained_prior"):
                 plain[name] = tuple(plain[name])
             return cls(**plain)

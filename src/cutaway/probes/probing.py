@@ -24,7 +24,7 @@ from cutaway.nets.sites import Site
 from cutaway.nets.untrained import untrained
 from cutaway.probes import controls as control
 from cutaway.probes.asked import SOLVED, STRENGTHS, Asked, usable_controls
-from cutaway.probes.data import PARTS, Examples, ProbeData
+from cutaway.probes.data import PARTS, Examples
 from cutaway.probes.evaluation import (
     Judgement,
     confusion_rows,
@@ -70,7 +70,7 @@ def probe_layers(
     require_varied(parts["train"][0])
     examples = {part: one for part, (_, one) in parts.items()}
     require_classes(replace(data, parts=examples))  # what states that are not finite have left
-    judged = _Judging(data, asked, examples, wanted, found)
+    judged = _Judging(inputs, asked, examples, wanted, found)
     with progress("fitting", len(inputs.sites), "layers") as bar:
         for index, site in enumerate(inputs.sites):
             at = {part: states.values[index] for part, (states, _) in parts.items()}
@@ -124,15 +124,16 @@ class _Judging:
 
     def __init__(
         self,
-        data: ProbeData,
+        inputs: Inputs,
         asked: Asked,
         examples: Mapping[str, Examples],
         wanted: Sequence[str],
         found: Findings,
     ):
-        self.data, self.asked, self.examples, self.found = data, asked, examples, found
-        self.classes = len(data.classes)
-        self.prior = torch.tensor(data.prevalence).float()
+        self.data, self.reading = inputs.data, inputs.reading
+        self.asked, self.examples, self.found = asked, examples, found
+        self.classes = len(self.data.classes)
+        self.prior = torch.tensor(self.data.prevalence).float()
         self.label = {part: one.label for part, one in examples.items()}
         self.documents = {part: one.document for part, one in examples.items()}
         self.groups, self.whole = drawn_groups(self.documents["test"])
@@ -263,6 +264,7 @@ class _Judging:
             model,
             site,
             self.asked.method,
+            reading=self.reading,
             trained_prior=tuple(fits.trained_prior[0].tolist()),
             strength=None if math.isnan(strength) else strength,
         )

@@ -80,7 +80,7 @@ def open_probes(path: str | Path) -> list[Probe]:
                 f"{path}: probes of two models, {first.reference.id} and {about.reference.id}; "
                 "name a folder of one"
             )
-        for name in ("task", "target_id", "classes", "read"):
+        for name in ("task", "target_id", "classes", "read", "reading"):
             if getattr(about, name) != getattr(first, name):
                 raise UserError(
                     f"{path}: probes of unlike {name}: {getattr(first, name)!r} and "
@@ -163,6 +163,7 @@ def read_tokens(
     if not starts or starts[0] != 0 or sorted(set(starts)) != list(starts):
         raise UserError(f"starts = {list(starts)}: expected rising places that begin with 0")
     window = _window(model, about, window)
+    front = about.reading.prefix
     tokens = tokens.to("cpu", torch.int64)
     target = about.target_id if own and about.task == "next" else None
     classes = len(about.classes)
@@ -182,19 +183,21 @@ def read_tokens(
     size = max(1, limit // window)
     for place in range(0, len(pieces), size):
         some = pieces[place : place + size]
-        longest = some[0].end - some[0].begin
+        longest = some[0].end - some[0].begin + about.reading.overhead
         batch = torch.zeros(len(some), longest, dtype=torch.int64)
         mask = torch.zeros(len(some), longest, dtype=torch.int64)
         for row, piece in enumerate(some):
-            batch[row, : piece.end - piece.begin] = tokens[piece.begin : piece.end]
-            mask[row, : piece.end - piece.begin] = 1
+            ids = about.reading.around(tokens[piece.begin : piece.end].tolist())
+            batch[row, : len(ids)] = torch.tensor(ids)
+            mask[row, : len(ids)] = 1
         found, likely = reader(batch, None if bool(mask.all()) else mask, target)
         found, likely = found.cpu(), None if likely is None else likely.cpu()
         for row, piece in enumerate(some):
             kept = slice(piece.first, piece.last)
-            inside = slice(piece.first - piece.begin, piece.last - piece.begin)
+            moved = len(front) - piece.begin
+            inside = slice(piece.first + moved, piece.last + moved)
             probabilities[:, kept] = found[:, row, inside]
-            context[kept] = torch.arange(inside.start, inside.stop)
+            context[kept] = torch.arange(piece.first - piece.begin, piece.last - piece.begin)
             if seen is not None and likely is not None:
                 seen[kept] = likely[row, inside]
     return TextReading(
@@ -255,7 +258,7 @@ def _pieces(begin: int, end: int, window: int, *, causal: bool) -> Iterator[_Pie
 
 
 def _window(model: Model, about: ProbeAbout, asked: int | None) -> int:
-    longest = model.max_length
+    longest = model.max_length and model.max_length - about.reading.overhead
     if asked is not None:
         if asked < 1 or (longest is not None and asked > longest):
             most = "" if longest is None else f" and at most {longest}, what the model reads"

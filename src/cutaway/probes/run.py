@@ -224,6 +224,7 @@ def resolved_of(inputs: Inputs) -> dict[str, Any]:
         "device": hardware.describe(inputs.model.device),
         "dtype": str(inputs.model.dtype).removeprefix("torch."),
         "sites": [str(site) for site in inputs.sites],
+        "reading": inputs.reading.to_json(),
         "task": data.task,
         "target": data.target,
         "classes": list(data.classes),

@@ -24,6 +24,7 @@ from cutaway.base.progress import progress
 from cutaway.nets.model import Model
 from cutaway.nets.sites import Site
 from cutaway.probes.data import Examples
+from cutaway.text.reading import PLAIN, Reading
 
 TOKENS = 4096  # in a batch, about: more is no faster on a CPU
 _LOGITS = 2**26  # of the vocabulary's head at once: 256 MB
@@ -53,6 +54,8 @@ def states_of(
     examples: Examples,
     sites: Sequence[Site],
     *,
+    reading: Reading = PLAIN,
+    at_start: bool = False,
     target_id: int | None = None,
     batch_tokens: int = TOKENS,
     label: str = "reading",
@@ -61,16 +64,18 @@ def states_of(
 ) -> States:
     """One pass over the contexts, ended after the deepest site.
 
-    With `target_id` the pass goes on to the head, at the examples' positions only, for the model's
+    Each context is read between the special tokens of `reading`; with `at_start` examples read the
+    first of these (or, without any, the context's first token), not their own positions. With `target_id` the pass goes on to the head, at the examples' positions only, for the model's
     own log-odds of that token; each context must then have one example. What takes, with the `held`
     bytes of other states, more than a quarter of the memory lies in an unnamed file in `folder` (default: the system's temporary
     one). A batch that does not fit memory is halved, once, and that is said. Raises UserError for
     contexts longer than the model reads and for a disk without room.
     """
-    longest = int(examples.lengths.max())
+    longest = int(examples.lengths.max()) + reading.overhead
     if model.max_length is not None and longest > model.max_length:
         raise UserError(
-            f"context_length = {longest}: {model.reference.id} reads at most {model.max_length}"
+            f"context_length = {longest - reading.overhead}: {model.reference.id} reads at most "
+            f"{model.max_length}{reading.counted()}"
         )
     values = _room((len(sites), len(examples), model.width), model.dtype, folder, held)
     own = torch.empty(len(examples), dtype=torch.float32) if target_id is not None else None
@@ -93,7 +98,8 @@ def states_of(
             inside = torch.arange(len(row)) - (each.cumsum(0) - each)[row]
             rows = order[(ends - counts)[chosen][row] + inside]
             try:
-                _read(model, examples, chosen, rows, row, sites, values, own, target_id)
+                batch = _batch(examples, chosen, rows, reading, at_start=at_start)
+                _read(model, batch, rows, row, sites, values, own, target_id)
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
@@ -108,15 +114,48 @@ def states_of(
             at += len(chosen)
             # as many tokens in every batch, however short its contexts are
             if at < len(contexts) and not halved:
-                size = min(most, max(1, batch_tokens // int(examples.lengths[contexts[at]])))
+                each_long = int(examples.lengths[contexts[at]]) + reading.overhead
+                size = min(most, max(1, batch_tokens // each_long))
             bar.update(at)
     return States(list(sites), values, _finite(values), own)
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Contexts as the model reads them: tokens (n, T) and their mask; where each of the examples in
+    them reads, `first` to `last` (inclusive)."""
+
+    tokens: Tensor
+    mask: Tensor
+    first: Tensor
+    last: Tensor
+
+
+def _batch(
+    examples: Examples, contexts: Tensor, rows: Tensor, reading: Reading, *, at_start: bool
+) -> _Batch:
+    """The `contexts` between special tokens, for the examples `rows`."""
+    begin, lengths = examples.begin[contexts], examples.lengths[contexts]
+    front, back = len(reading.prefix), len(reading.suffix)
+    inside = torch.arange(int(lengths.max()))
+    real = inside < lengths[:, None]
+    places = (begin[:, None] + inside).clamp(max=len(examples.tokens) - 1)
+    text = torch.where(real, examples.tokens[places].long(), 0)
+    tokens = torch.nn.functional.pad(text, (front, back))
+    tokens[:, :front] = torch.tensor(reading.prefix, dtype=torch.int64)
+    for offset, id in enumerate(reading.suffix):
+        tokens[torch.arange(len(tokens)), front + lengths + offset] = id
+    mask = torch.arange(tokens.shape[1]) < (lengths + front + back)[:, None]
+    if at_start:
+        first = last = torch.zeros_like(rows)
+    else:
+        first, last = examples.first[rows] + front, examples.last[rows] + front
+    return _Batch(tokens, mask, first, last)
+
+
 def _read(
     model: Model,
-    examples: Examples,
-    contexts: Tensor,
+    batch: _Batch,
     rows: Tensor,
     row: Tensor,
     sites: Sequence[Site],
@@ -124,17 +163,13 @@ def _read(
     own: Tensor | None,
     target_id: int | None,
 ) -> None:
-    """The states of the examples `rows`, each in the context `row` of `contexts`, into `values` and
+    """The states of the examples `rows`, each in the context `row` of the batch, into `values` and
     `own`."""
-    begin, lengths = examples.begin[contexts], examples.lengths[contexts]
-    longest = int(lengths.max())
-    inside = torch.arange(longest)
-    mask = inside < lengths[:, None]
-    places = (begin[:, None] + inside).clamp(max=len(examples.tokens) - 1)
-    tokens = torch.where(mask, examples.tokens[places].long(), 0).to(model.device)
+    tokens, mask = batch.tokens.to(model.device), batch.mask
     padding = None if bool(mask.all()) else mask.long()
-    first, last = examples.first[rows], examples.last[rows]
+    first, last = batch.first, batch.last
     single = torch.equal(first, last)
+    inside = torch.arange(tokens.shape[1])
     spanned = (inside >= first[:, None]) & (inside <= last[:, None])
     row, first, last, spanned = (one.to(model.device) for one in (row, first, last, spanned))
 

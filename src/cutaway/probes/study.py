@@ -63,7 +63,12 @@ class ProbeStudy(Study[ProbeConfig]):
         )
         prior = trained_prior(label, len(inputs.data.classes), sized.pos_weight_cap)
         about = about_of(
-            inputs.data, inputs.model, inputs.sites[0], sized.method, trained_prior=prior.tolist()
+            inputs.data,
+            inputs.model,
+            inputs.sites[0],
+            sized.method,
+            reading=inputs.reading,
+            trained_prior=prior.tolist(),
         )
         return Prepared(
             task=task,

@@ -15,6 +15,9 @@ from cutaway.runs.record import RunRecord
 from cutaway.studies.settings import StudyConfig
 from cutaway.training.config import LoopConfig
 
+# how text was read before runs recorded it: no special tokens, end of text after each document
+_BEFORE_READINGS = {"bos": False, "separator": "eos"}
+
 C = TypeVar("C", bound=StudyConfig)
 
 
@@ -27,6 +30,9 @@ def settings_of(record: RunRecord, config: type[StudyConfig]) -> dict[str, Any]:
     measured = record.resolved.get("break_even")
     if "break_even" in config.settled and found.get("break_even") is None and measured:
         found["break_even"] = measured.get(found.get("precision"))
+    for name, was in _BEFORE_READINGS.items():
+        if name in config.model_fields and name not in found:
+            found[name] = was
     return found
 
 

@@ -55,6 +55,10 @@ class Reading:
         names = {(False, False): "none", (True, False): "bos", (False, True): "eos"}
         return names.get((bool(self.before), bool(self.after)), "both")
 
+    def counted(self) -> str:
+        """`, N special tokens included` where there are some, for messages about lengths."""
+        return f" tokens, {self.overhead} special ones included" if self.overhead else ""
+
     def around(self, ids: list[int]) -> list[int]:
         """The ids of one text with its special tokens."""
         return [*self.prefix, *ids, *self.suffix]
@@ -143,6 +147,9 @@ class Reading:
 
     def _tokens(self) -> tuple[Any, ...]:
         return tuple(getattr(self, name) for name in (*_IDS, "chat"))
+
+
+PLAIN = Reading()  # no token but the text's own
 
 
 def _ids(name: str, value: Any) -> tuple[int, ...]:

@@ -40,13 +40,7 @@ class Tokenizer:
     512 characters are read in pieces (`text.long_words`); `pieces` counts them.
     """
 
-    def __init__(
-        self,
-        backend: tokenizers.Tokenizer,
-        end_of_text: int,
-        name: str,
-        special: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
-    ):
+    def __init__(self, backend: tokenizers.Tokenizer, end_of_text: int, name: str):
         definition = backend.to_str()
         if (plain := long_words.unbounded(definition)) != definition:
             backend = tokenizers.Tokenizer.from_str(plain)
@@ -54,13 +48,21 @@ class Tokenizer:
         self.pieces = 0
         self.end_of_text = end_of_text
         self.name = name
-        self._special = special
 
     @cached_property
     def special(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The ids it puts before and after a text by itself: `([BOS], [])` of Llama and Gemma,
-        `([CLS], [SEP])` of encoders, none of GPT-2 and of those trained here."""
-        return _special_of(self._backend) if self._special is None else self._special
+        `([CLS], [SEP])` of encoders, none of GPT-2 and of those trained here.
+
+        They are those of its definition's post-processor, which is what transformers goes by:
+        `add_bos_token` beside a tokenizer.json changes nothing there.
+        """
+        encoding = self._backend.encode("a", add_special_tokens=True)
+        mask = encoding.special_tokens_mask
+        if all(mask):  # a vocabulary without an "a"
+            return (), ()
+        first, last = mask.index(0), len(mask) - 1 - mask[::-1].index(0)
+        return tuple(encoding.ids[:first]), tuple(encoding.ids[last + 1 :])
 
     @cached_property
     def vocab_size(self) -> int:
@@ -158,8 +160,6 @@ class Tokenizer:
             "model_max_length": 1_000_000_000,
             "name_or_path": self.name,
         }
-        if self._special is not None:
-            config["special_tokens_around"] = [list(ids) for ids in self._special]
         write_json(folder / "tokenizer_config.json", config)
 
     @classmethod
@@ -184,13 +184,11 @@ class Tokenizer:
             "definition": self._backend.to_str(),
             "end_of_text": self.end_of_text,
             "name": self.name,
-            "special": self._special,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         backend = tokenizers.Tokenizer.from_str(state["definition"])
-        special = state.get("special")
-        self.__init__(backend, state["end_of_text"], state["name"], special)  # type: ignore[misc]
+        self.__init__(backend, state["end_of_text"], state["name"])  # type: ignore[misc]
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.name!r}, vocab_size={self.vocab_size})"
@@ -280,7 +278,7 @@ def _from_folder(folder: Path, only: str | None = None) -> Tokenizer:
             require_regular(whole)
             with _plainly_named(whole) as (file,):
                 backend = tokenizers.Tokenizer.from_file(file)
-            return Tokenizer(backend, _end(backend, folder), folder.name, _asked(backend, folder))
+            return Tokenizer(backend, _end(backend, folder), folder.name)
         for vocabulary, merges in _PAIRS:
             if (folder / vocabulary).is_file() and (folder / merges).is_file():
                 return _from_merges(folder, vocabulary, merges)
@@ -368,40 +366,6 @@ def _end(backend: tokenizers.Tokenizer, folder: Path) -> int:
     raise UserError(
         f"tokenizer = '{folder}': no end-of-text token; name it as eos_token in tokenizer_config.json"
     )
-
-
-def _special_of(backend: tokenizers.Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The ids that a definition's post-processor puts before and after a text."""
-    encoding = backend.encode("a", add_special_tokens=True)
-    own = [index for index, special in enumerate(encoding.special_tokens_mask) if not special]
-    if not own:  # a vocabulary without an "a"
-        return (), ()
-    return tuple(encoding.ids[: own[0]]), tuple(encoding.ids[own[-1] + 1 :])
-
-
-def _asked(
-    backend: tokenizers.Tokenizer, folder: Path
-) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """What tokenizer_config.json says of special tokens against the definition's own post-processor
-    (`add_bos_token`, `add_eos_token`, which transformers follows); None where it says nothing else."""
-    config = _config(folder)
-    if isinstance(said := config.get("special_tokens_around"), list) and len(said) == 2:
-        return tuple(said[0]), tuple(said[1])
-    before, after = found = _special_of(backend)
-    for flag, name in (("add_bos_token", "bos_token"), ("add_eos_token", "eos_token")):
-        token = config.get(name)
-        token = token.get("content") if isinstance(token, dict) else token
-        id = backend.token_to_id(token) if isinstance(token, str) else None
-        wanted = config.get(flag)
-        if id is None or not isinstance(wanted, bool):
-            continue
-        ids = before if flag == "add_bos_token" else after
-        ids = tuple(one for one in ids if one != id)
-        if flag == "add_bos_token":
-            before = (id, *ids) if wanted else ids
-        else:
-            after = (*ids, id) if wanted else ids
-    return None if (before, after) == found else (before, after)
 
 
 def _config(folder: Path) -> dict[str, Any]:
