@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from cutaway.activations.store import ActivationStore
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
 from cutaway.nets.sites import Site
+
+BOS, EOS = 5, 0  # of `with_special`
 
 
 def made(model: Path, data: Path, out: Path, **settings: Any) -> ActivationStore:
@@ -59,4 +62,25 @@ def huggingface_model(run: Path, folder: Path, *, poison: int | slice | None = N
             network.model.embed_tokens.weight[poison] = float("nan")
     network.save_pretrained(folder)
     tokenizer.save(folder)
+    return folder
+
+
+def with_special(folder: Path, template: str, bos: int | None = BOS) -> Path:
+    """The model in a folder, its tokenizer putting tokens around a text: `B $A`, `B $A E`, ..."""
+    definition = json.loads((folder / "tokenizer.json").read_text())
+    names = {number: name for name, number in definition["model"]["vocab"].items()}
+    ids = {"B": BOS, "E": EOS}
+    parts = [
+        {"Sequence": {"id": "A", "type_id": 0}}
+        if word == "$A"
+        else {"SpecialToken": {"id": word, "type_id": 0}}
+        for word in template.split()
+    ]
+    special = {word: {"id": word, "ids": [id], "tokens": [names[id]]} for word, id in ids.items()}
+    definition["post_processor"] = {
+        "type": "TemplateProcessing", "single": parts, "pair": parts, "special_tokens": special,
+    }  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(definition))
+    config = json.loads((folder / "config.json").read_text()) | {"bos_token_id": bos}
+    (folder / "config.json").write_text(json.dumps(config))
     return folder

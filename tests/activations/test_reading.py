@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from activations.small_stores import huggingface_model, made
+from activations.small_stores import BOS, EOS, huggingface_model, made, with_special
 from conftest import DATA
 from cutaway.activations import reading as module
 from cutaway.activations.capture import capture
@@ -24,30 +24,6 @@ from cutaway.runs.folder import Run
 from cutaway.text.reading import Reading
 
 STORIES = DATA / "stories260K"
-BOS, EOS = 5, 0
-
-
-def with_special(folder: Path, template: str, bos: int | None = BOS) -> Path:
-    """The model in a folder, its tokenizer putting tokens around a text: `B $A`, `B $A E`, ..."""
-    definition = json.loads((folder / "tokenizer.json").read_text())
-    names = {number: name for name, number in definition["model"]["vocab"].items()}
-    ids = {"B": BOS, "E": EOS}
-    parts = [
-        {"Sequence": {"id": "A", "type_id": 0}}
-        if word == "$A"
-        else {"SpecialToken": {"id": word, "type_id": 0}}
-        for word in template.split()
-    ]
-    special = {
-        word: {"id": word, "ids": [id], "tokens": [names[id]]} for word, id in ids.items()
-    }
-    definition["post_processor"] = {
-        "type": "TemplateProcessing", "single": parts, "pair": parts, "special_tokens": special,
-    }  # fmt: skip
-    (folder / "tokenizer.json").write_text(json.dumps(definition))
-    config = json.loads((folder / "config.json").read_text()) | {"bos_token_id": bos}
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 @pytest.fixture(scope="module")
