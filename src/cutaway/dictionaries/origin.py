@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from cutaway.activations.reading import special_tokens
 from cutaway.activations.store import ActivationStore
 from cutaway.base.display import notice
-from cutaway.base.errors import UserError
 from cutaway.dictionaries.base import Dictionary
 from cutaway.nets.model import Model, ModelReference
 from cutaway.text.reading import Reading
@@ -94,18 +94,19 @@ def reading(dictionary: Dictionary, model: Model) -> Reading:
     """How text is read for it: as in training, whatever the tokenizer would do by itself.
 
     What is recorded, or of a file from before readings (and of another library's) what it says of
-    BOS, with `end_of_text` after documents. A dictionary that says nothing is read as the model is.
+    BOS, with `end_of_text` after documents. Another library's that says nothing of BOS is read with
+    the special tokens that the model's tokenizer adds.
     """
     about = dictionary.metadata
     if about.get("reading") is not None:
         return Reading.from_json(about["reading"])
-    bos = None
-    if begins_with_bos(dictionary, model):
-        if model.bos_id is None:
-            raise UserError(f"bos: {model.reference.id} names no BOS token")
-        bos = model.bos_id
     length, end = about.get("context_length"), model.reads.end_of_text
-    found = Reading.of_before(bos, end, length)
+    found = Reading.of_before(None, end, length)
+    if begins_with_bos(dictionary, model):
+        found = replace(found, prefix=special_tokens(model, True)[0])
+    elif about.get("bos") is None and about.get("reference") is None:
+        before, after = special_tokens(model)
+        found = replace(found, prefix=before, suffix=after)
     return replace(found, skip_first=about.get("positions") != "all")
 
 

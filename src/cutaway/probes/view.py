@@ -22,6 +22,7 @@ from cutaway.base.display import finite
 from cutaway.figures.html import Section, page, part
 from cutaway.probes.probe import ProbeAbout
 from cutaway.probes.reading import TextReading
+from cutaway.text.reading import Reading
 from cutaway.text.tokenizers import Tokenizer
 
 _STEPS = 2048  # of a unit of log-odds
@@ -185,6 +186,15 @@ def _statement(about: ProbeAbout, true: bool) -> str:
     return "labelled {class}" if true else "labelled something else"
 
 
+def _read_with(reading: Reading) -> str:
+    count = {"before": len(reading.prefix), "after": len(reading.suffix)}
+    special = " and ".join(f"{n} {where}" for where, n in count.items() if n)
+    said = [f"the model sees special tokens around every window ({special})"] if special else []
+    if reading.chat is not None:
+        said.append("conversations are written with the model's chat template")
+    return f"As in the probes' training: {', '.join(said)}."
+
+
 def _explained(reading: TextReading, missing: int, text: str) -> list[str]:
     about = reading.abouts[0]
     paragraphs = []
@@ -195,6 +205,8 @@ def _explained(reading: TextReading, missing: int, text: str) -> list[str]:
                 f" The probes were trained on {trained}; where this text was among it, figures "
                 "on this page flatter them."
             )
+    if about.reading.overhead or about.reading.chat is not None:
+        paragraphs.append(f"**Reading.** {_read_with(about.reading)}")
     balanced = max(abs(a - b) for a, b in zip(about.prior, about.trained_prior)) > 1e-6
     paragraphs.append(
         "**Colour.** The probe's evidence: how far the log-odds of its probability are from those "
