@@ -155,6 +155,15 @@ def test_effects_and_pages_say_how_text_was_read(trained: Path, cutaway) -> None
     assert "Text is read with" in place.with_suffix(".html").read_text()
 
 
+@pytest.mark.parametrize("form", ["cutaway", "saelens"])
+def test_an_export_keeps_it(trained: Path, model: Model, cutaway, form: str) -> None:
+    code, _, err = cutaway("sae", "export", trained, "--format", form, "--out", form)
+    assert code == 0, err
+    dictionary, _ = opened(Path(form), None)
+    store = ActivationStore(trained.parents[1] / "store")
+    assert origin.reading(dictionary, model) == store.reading
+
+
 def test_a_store_read_otherwise_is_told(trained: Path, folder: Path, texts: Path, cutaway) -> None:
     for how in ({"bos": False}, {"separator": "none"}):
         other = made(

@@ -21,6 +21,7 @@ from typing import Any
 from cutaway.base.errors import UserError
 from cutaway.dictionaries.base import Dictionary, DictionaryShape
 from cutaway.nets.sites import parse_site
+from cutaway.text.reading import Reading
 
 FORM = "6.0.0"  # the first SAELens whose cfg.json has this form
 # what SAELens counts as metadata where it stands beside the sizes, as before 6.0
@@ -59,6 +60,8 @@ def read(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     theirs = _metadata(config)
     ours = theirs.get("cutaway") or {}
     about = {name: ours.get(name) for name in ("reference", "site", "positions")}
+    if ours.get("reading") is not None:
+        about["reading"] = Reading.from_json(ours["reading"]).to_json()
     hook = theirs.get("hook_name")
     if about["site"] is None and hook is not None:
         try:
@@ -117,6 +120,8 @@ def written(dictionary: Dictionary) -> dict[str, Any]:
     if about.get("positions") == "without 0" and not _begins_late(found):
         found["seqpos_slice"] = [1, None]
     known = {name: about.get(name) for name in ("reference", "site", "positions")}
+    if about.get("reading") is not None:
+        known["reading"] = about["reading"]
     shape = {"architecture": dictionary.architecture, "shape": dictionary.describe()}
     versions = {"sae_lens_version": FORM, "sae_lens_training_version": None}
     if config is not None and not _before_6(config):
