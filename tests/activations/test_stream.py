@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from activations.small_stores import huggingface_model, made, states
 from cutaway.activations.model_stream import ModelStream
-from cutaway.activations.store import ActivationStore, write_shard
+from cutaway.activations.shards import write_shard
+from cutaway.activations.store import ActivationStore
 from cutaway.activations.stream import ActivationStream
 from cutaway.base.errors import RunFailed, UserError
 from cutaway.base.files import write_json

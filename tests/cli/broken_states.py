@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from cutaway.activations.store import ActivationStore, mapped, write_shard
+from cutaway.activations.shards import mapped, write_shard
+from cutaway.activations.store import ActivationStore
 
 
 def make_states_and_dictionary(root: Path) -> None:

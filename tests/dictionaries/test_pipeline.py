@@ -15,7 +15,8 @@ import torch
 
 import cutaway
 from conftest import PATIENCE, command, settings_args
-from cutaway.activations.store import ActivationStore, mapped, write_shard
+from cutaway.activations.shards import mapped, write_shard
+from cutaway.activations.store import ActivationStore
 from cutaway.base.errors import RunFailed, UserError
 from cutaway.dictionaries import pipeline
 from cutaway.dictionaries.judging import held_out

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from cutaway.activations.quantise import dequantise, quantise, relative_errors
-from cutaway.activations.store import MANIFEST, SHARDS, write_shard
+from cutaway.activations.shards import write_shard
+from cutaway.activations.store import MANIFEST, SHARDS
 from cutaway.base import files, hardware
 from cutaway.base.errors import RunFailed
 from cutaway.nets.model import Model
