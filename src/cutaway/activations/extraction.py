@@ -36,6 +36,7 @@ from cutaway.base.display import notice
 from cutaway.base.doors import door
 from cutaway.base.errors import CutawayError, Interrupted, RunFailed, UserError
 from cutaway.base.progress import duration, progress
+from cutaway.nets.check import tell
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
 from cutaway.nets.sites import Site, parse_sites
@@ -319,6 +320,7 @@ class _Extraction:
     def _preflight(self, left: int, seconds: float) -> None:
         """What it takes: `left` bytes, and `seconds` for each context."""
         text = self.text
+        tell(self.model)
         eta = seconds * (text.n_contexts - self.done)
         going_on = f" (from token {self.done * text.payload:,} on)" if self.done else ""
         notice(

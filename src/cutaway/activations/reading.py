@@ -118,7 +118,7 @@ def _known(model: Model) -> str | None:
         return "both"
     if suffix:
         return "eos"
-    if model.decoder_weight is None:
+    if not model.abilities.head:
         return "bos" if prefix else "eos"
     return None
 

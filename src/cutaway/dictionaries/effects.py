@@ -136,6 +136,8 @@ def compare_logits(
     softmax does not see. Raises UserError for a position the prompt lacks and for logits that are not
     finite.
     """
+    if not model.abilities.predicts:
+        raise UserError(f"the next token's odds: {model.abilities.why_not}")
     ids = prompt_ids(model, tokens, reading)
     if not -ids.shape[1] <= position < ids.shape[1]:
         raise UserError(f"position = {position}: the prompt has {ids.shape[1]} tokens")
@@ -249,8 +251,8 @@ def sample(
     draw the same. The context is the model's last `max_length` tokens. Raises UserError for an
     encoder.
     """
-    if not model.causal:
-        raise UserError(f"{model.reference.id}: an encoder, which continues no text")
+    if not model.abilities.predicts:
+        raise UserError(f"a sample: {model.abilities.why_not}")
     if not 0 <= temperature < math.inf:
         raise UserError(f"temperature = {temperature}: expected a finite number, 0 or more")
     tokens = token_ids(tokens)

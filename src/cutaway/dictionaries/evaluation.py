@@ -26,6 +26,7 @@ from cutaway.dictionaries.effects import require_model, site_of, skips_first
 from cutaway.dictionaries.features import Batch, Text, batches
 from cutaway.dictionaries.losses import counted_tokens, losses_of, recovered_from
 from cutaway.dictionaries.scores import Reconstruction
+from cutaway.nets.check import tell
 from cutaway.nets.model import Model
 from cutaway.nets.sites import Site
 
@@ -62,7 +63,8 @@ class Evaluation:
     `baselines`: `pca`, `random`, `random_scaled`, each with the same figures.
     `ground_truth`: of synthetic states, the dictionary against what they are made of
     (`synthetic.measures.Comparison`).
-    `non_finite` states were not finite; they are in no figure.
+    `non_finite` states were not finite; they are in no figure. `left_out`: figures that this model
+    cannot give (they are NaN, null in the file), each with the reason.
     `text` names what was judged on; `held_out` whether it is known to have been kept out of the
     training (true), to be of it (false), or neither (None, in the file `unknown`).
     """
@@ -93,6 +95,7 @@ class Evaluation:
     held_out: bool | None = None
     ground_truth: dict[str, float] | None = None
     non_finite: int = 0
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; what is not finite is null."""
@@ -173,6 +176,7 @@ def evaluate(
     place = model.site(site_of(dictionary, site))
     require_model(dictionary, model.reference, model.width)
     skip = skips_first(dictionary)
+    tell(model)
     held = _taken(contexts, batch_size, tokens, skip)
     shape = dictionary.shape
     own = Learned(dictionary)
@@ -238,6 +242,7 @@ def evaluate(
         density_counts=counts.tolist(),
         threshold=None if history is None else threshold_movement(history),
         non_finite=broken,
+        left_out=model.abilities.left_out(),
         baselines={
             name: {
                 key: value

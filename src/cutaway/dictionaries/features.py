@@ -108,6 +108,7 @@ def read_features(
         "reference": dictionary.metadata.get("reference"),
         "skip_first": skip_first,
         **_reading(dictionary, contexts, tokenizer),
+        "left_out": {} if model is None else _left_out(model),
         "examples": examples,
         "context": list(context),
         "minimum": minimum,
@@ -130,6 +131,16 @@ def _reading(
     else:
         return {"reading": None, "read_with": None}
     return {"reading": found.to_json(), "read_with": found.described(tokenizer)}
+
+
+def _left_out(model: Model) -> dict[str, str]:
+    """What cannot be told of features of this model, each with the reason."""
+    if model.decoder_weight is not None:
+        return {}
+    why = model.abilities.why_not
+    return {
+        "promoted": why or f"{model.reference.id} makes logits in another way than by one matrix"
+    }
 
 
 def _require_memory(dictionary: Dictionary, examples: int, context: tuple[int, int]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cutaway.activations.capture import capture
 from cutaway.activations.splice import splice
 from cutaway.base import hardware
 from cutaway.base.display import notice
@@ -48,8 +49,11 @@ def losses_of(
     """Of `clean` and each condition: mean cross-entropy and KL(clean ‖ condition), nats.
 
     Tokens at which the model's own logits are not finite count in neither, and a notice says how
-    many they are; NaN where no token is left.
+    many they are; NaN where no token is left, and of a model without a vocabulary head.
     """
+    if not model.abilities.head:
+        _rewrite(model, site, held, conditions.values(), device, skip)
+        return dict.fromkeys(("clean", *conditions), (_NAN, _NAN))
     sums = {name: torch.zeros(2, dtype=torch.float64) for name in ("clean", *conditions)}
     predicted = compared = broken = 0
     work = sum(ids.numel() for ids, _, _ in held)
@@ -87,6 +91,26 @@ def losses_of(
         kl = float(divergence) / compared if compared else _NAN
         found[name] = (float(loss) / predicted if known else _NAN, kl)
     return found
+
+
+def _rewrite(
+    model: Model,
+    site: Site,
+    held: Sequence[Batch],
+    conditions: Iterable[Callable[[Tensor], Tensor]],
+    device: torch.device,
+    skip: bool,
+) -> None:
+    """Each condition applied to the states that count: some keep figures of what they rewrite."""
+    conditions = list(conditions)
+    with progress("rewriting", sum(ids.numel() for ids, _, _ in held), "tokens") as bar:
+        for ids, mask, documents in held:
+            states = capture(model, ids, [site], mask)[site]
+            counted, _ = counted_tokens(ids, mask, skip, documents)
+            x = states[counted.to(states.device)].to(device, torch.float32)
+            for condition in conditions if len(x) else ():
+                condition(x)
+            bar.advance(ids.numel())
 
 
 def _change(

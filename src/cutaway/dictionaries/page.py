@@ -33,7 +33,7 @@ def features_page(features: Features, *, examples: int = 8, title: str | None = 
     shape, reference = facts["dictionary"], facts["reference"] or {}
     model = Path(reference["id"]).name if reference.get("kind") == "run" else reference.get("id")
     of = f" of {model}" if model else ""
-    dead = features.dead
+    dead, left_out = features.dead, facts.get("left_out") or {}
     without = ", position 0 of each context left out" if facts["skip_first"] else ""
     sections = [
         Section(
@@ -46,6 +46,7 @@ def features_page(features: Features, *, examples: int = 8, title: str | None = 
                 "**Fires on**: tokens by lift, how many times more often the feature fires on the "
                 "token than on any. **Promotes**: tokens whose logit its decoder row raises most, "
                 "before the final norm's scaling.",
+                *(f"{what.capitalize()}: left out; {why}." for what, why in left_out.items()),
                 *([f"Text is read with {how}."] if (how := facts.get("read_with")) else []),
                 *([f"Units: {units}."] if (units := facts.get("units")) else []),
             ],

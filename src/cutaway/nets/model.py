@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -20,6 +21,7 @@ from cutaway.nets.sites import Kind, Site, parse_site
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
+    from cutaway.nets.check import Abilities
     from cutaway.text.tokenizers import Tokenizer
 
 FORMAT = 1
@@ -95,7 +97,7 @@ class Model:
 
     width d; `max_length` is the longest context T (None: no limit); `decoder_weight` (V, d) is the
     map from the final norm's output to logits, None where logits are made in another way;
-    `causal` says whether a position sees only those before it; `bos_id` is the token a text begins
+    `bos_id` is the token a text begins
     with, None where the model has none.
     """
 
@@ -110,7 +112,7 @@ class Model:
         self._anatomy = anatomy
         self.n_layers = len(anatomy.blocks)
         self.width, self.vocab_size = anatomy.width, anatomy.vocab_size
-        self.max_length, self.causal = anatomy.max_length, anatomy.causal
+        self.max_length = anatomy.max_length
         self.decoder_weight, self.bos_id = anatomy.decoder_weight, anatomy.bos_id
 
     @property
@@ -122,6 +124,18 @@ class Model:
     def dtype(self) -> torch.dtype:
         """What its states are made of."""
         return next(self.module.parameters()).dtype
+
+    @cached_property
+    def abilities(self) -> Abilities:
+        """What it can be asked, found by two short passes when that is first wanted (`nets.check`)."""
+        from cutaway.nets.check import abilities_of
+
+        return abilities_of(self)
+
+    @property
+    def causal(self) -> bool:
+        """Whether a position sees only those before it."""
+        return self.abilities.causal
 
     @property
     def reads(self) -> Tokenizer:

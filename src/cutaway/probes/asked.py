@@ -61,8 +61,10 @@ def usable_controls(
         left["mass_mean"] = "is the method itself"
     if not data.of_tokens:  # a text's state belongs to no one token
         left |= dict.fromkeys(("token_type", "current_token"), "a text's mean state has no token")
-    if data.task != "next" or not model.causal:
+    if data.task != "next":
         left["model"] = "the model's own probability is of the next token"
+    elif not model.abilities.predicts:
+        left["model"] = str(model.abilities.why_not)
     for one in asked:
         if one in left and set(asked) != set(CONTROLS):
             notice(f"controls: {one} is left out: {left[one]}")

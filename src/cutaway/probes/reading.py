@@ -165,7 +165,8 @@ def read_tokens(
     window = _window(model, about, window)
     front = about.reading.prefix
     tokens = tokens.to("cpu", torch.int64)
-    target = about.target_id if own and about.task == "next" else None
+    own = own and about.task == "next" and model.abilities.predicts
+    target = about.target_id if own else None
     classes = len(about.classes)
     shape = (len(probes), len(tokens)) + (() if classes == 2 else (classes,))
     probabilities = torch.full(shape, torch.nan)
