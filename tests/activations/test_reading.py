@@ -35,7 +35,9 @@ def folder(gpt2_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> Model:
-    return open_model(folder)
+    opened = open_model(folder)
+    assert opened.abilities.predicts  # found once, before a test makes it say other things
+    return opened
 
 
 def expecting(model: Model, separator: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,6 +153,8 @@ def _states(model: Model, tokens: Tensor) -> tuple[dict[Site, Tensor], bool]:
                 if residual(model.n_layers - 1) not in states:
                     raise
                 head = False
+        if residual(model.n_layers - 1) not in states:
+            raise UserError(f"{model.reference.id}: its forward pass does not run its last block")
     except UserError:
         raise
     except Exception as error:  # whatever a library's forward pass raises
