@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -11,6 +12,7 @@ from cutaway.base.errors import UserError, nearest
 
 STORE_DTYPES = ("float32", "bfloat16", "int8")
 MODEL_DTYPES = ("auto", "float32", "bfloat16")
+_THOUSANDS = re.compile(r"[0-9]{1,3}(,[0-9]{3})+(\.[0-9]+)?[a-z]?")
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
 _NO_FLOAT16 = (
     "float16 ends at 65504, and states of many models go beyond (position 0 first): "
@@ -102,7 +104,9 @@ class ExtractionConfig(BaseModel):
 
 def count(value: Any) -> int:
     """`10M`, `500k`, `1_000_000`, 12 → a number of tokens; UserError for anything else, or none."""
-    text = str(value).strip().lower().replace("_", "").replace(",", "")
+    text = str(value).strip().lower().replace("_", "")
+    if _THOUSANDS.fullmatch(text):  # a comma elsewhere may be meant for a point
+        text = text.replace(",", "")
     unit = text[-1:] if text[-1:].isalpha() else ""
     try:
         if isinstance(value, bool):
