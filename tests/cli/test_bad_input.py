@@ -301,7 +301,7 @@ CASES: dict[str, tuple[Make, str]] = {
             "--out",
             "new",
         ],
-        "step = '²'",
+        "step = ²",
     ),
     "a device of a raised two": (field("device", "cuda:²"), "expected auto, cpu, cuda"),
     "more parameters than can be counted": (

@@ -129,6 +129,13 @@ def test_true_in_a_list_is_no_number(study, field) -> None:
         resolve(config_of(study), {field: [True]})
 
 
+def test_a_choice_without_a_value_is_told_its_choices() -> None:
+    with pytest.raises(
+        UserError, match=r"^synthetic: needs a value, one of superposition, hierarchy$"
+    ):
+        resolve(config_of("dictionary"), {}, {"synthetic": True})
+
+
 def test_a_file_that_begins_with_itself_is_told_as_the_sweep_it_is(tmp_path) -> None:
     path = tmp_path / "round.yaml"
     path.write_text(f"preset: {path}\nseeds: 2\n")

@@ -382,7 +382,11 @@ def sample(
     loaded = load(find_run(run), step=_step(step))
     tokenizer = loaded.reads
     ids = list(tokenizer.encode(prompt)) or [tokenizer.end_of_text]
-    each = 4 * tokenizer.vocab_size + 8 * (len(ids) + length)  # logits and tokens of a text
+    context = min(loaded.model.config.block_size, len(ids) + length)
+    # of a text: its logits, tokens and states
+    each = 4 * (
+        tokenizer.vocab_size + 2 * (len(ids) + length) + 4 * context * loaded.model.config.n_embd
+    )
     asked = {"count": count, "length": length} if length > count else {"count": count}
     hardware.require_memory([hardware.Need(count * each, "texts drawn side by side", asked)])
     start = torch.tensor([ids] * count, device=loaded.model.embedding.device)

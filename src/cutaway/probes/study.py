@@ -48,8 +48,13 @@ class ProbeStudy(Study[ProbeConfig]):
         loop = sized.loop(len(inputs.sites))
         wide = inputs.model.width if sized.method == "mlp" else 0
         hidden = len(inputs.sites) * sized.mlp_width * wide
-        need = hardware.Need(16 * hidden, WEIGHTS, {"mlp_width": sized.mlp_width})
-        hardware.require_memory([need], hardware.device(sized.device))
+        rows = max(min(sized.batch_size, len(label)), len(parts["validation"].label))
+        asked = {"mlp_width": sized.mlp_width}
+        needs = [hardware.Need(16 * hidden, WEIGHTS, asked)]
+        if wide:
+            states = 4 * rows * len(inputs.sites) * sized.mlp_width
+            needs.append(hardware.Need(states, "what the hidden layer keeps of its rows", asked))
+        hardware.require_memory(needs, hardware.device(sized.device))
         task = ProbeTask(
             _probes(sized, inputs),
             inputs.sites,

@@ -328,7 +328,14 @@ def _kinds(annotation: Any) -> tuple[Any, ...]:
 
 
 def _kind(annotation: Any) -> str:
-    plain = [one for one in get_args(annotation) or (annotation,) if one is not type(None)]
+    if get_origin(annotation) is Literal:
+        return "one of " + ", ".join(map(str, get_args(annotation)))
+    if get_origin(annotation) is list:
+        return "a list"
+    if get_origin(annotation) in (Union, type(int | str)):
+        kinds = [one for one in get_args(annotation) if one is not type(None)]
+        return " or ".join(map(_kind, kinds))
+    plain = [annotation]
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     return " or ".join(names.get(one, str(one)) for one in plain)
 
