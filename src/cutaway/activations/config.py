@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from cutaway.base.errors import UserError, nearest
+from cutaway.base.errors import LARGEST_WHOLE, UserError, nearest
 
 STORE_DTYPES = ("float32", "bfloat16", "int8")
 MODEL_DTYPES = ("auto", "float32", "bfloat16")
@@ -55,6 +55,13 @@ class ExtractionConfig(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _in_one_line(cls, values: Any, handler: Any) -> Any:
+        for name, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(name)
+            whole = field is not None and field.annotation in (int, int | None)
+            if whole and isinstance(value, bool):
+                raise UserError(f"{name} = {value}: expected a whole number")
+            if whole and name != "tokens" and isinstance(value, int) and value > LARGEST_WHOLE:
+                raise UserError(f"{name}: expected a whole number below 2^63")
         try:
             return handler(values)
         except ValidationError as error:
