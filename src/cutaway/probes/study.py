@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,6 +32,7 @@ _FEW, _MOST, _LOW = 0.05, 0.99, 0.5  # shares of a class found that make a probe
 class ProbeStudy(Study[ProbeConfig]):
     name = "probe"
     headline = ("balanced_accuracy", "val_balanced_accuracy", "val_loss", "best_val_loss")
+    remarks = MappingProxyType(dict.fromkeys(headline[:2], "at even odds"))
 
     def prepare(self, config: ProbeConfig) -> Prepared:
         require_trained(config)
