@@ -16,19 +16,12 @@ from typing import Any
 
 import tokenizers
 
-from cutaway.base import hardware
+from cutaway.base import files, hardware
 from cutaway.base.columns import is_table
 from cutaway.base.display import notice
 from cutaway.base.doors import door
 from cutaway.base.errors import UserError, require_whole
-from cutaway.base.files import (
-    as_path,
-    read_json,
-    require_regular,
-    write_json,
-    write_text,
-    written_into,
-)
+from cutaway.base.files import as_path, read_json, require_regular, write_json, write_text
 from cutaway.text import long_words
 
 END_OF_TEXT = "<|endoftext|>"
@@ -155,7 +148,7 @@ class Tokenizer:
             "model_max_length": 1_000_000_000,
             "name_or_path": self.name,
         }
-        with written_into(folder):
+        with files.written_into(folder):
             folder.mkdir(parents=True, exist_ok=True)
             write_text(folder / "tokenizer.json", long_words.bounded(definition) or definition)
             write_json(folder / "tokenizer_config.json", config)
