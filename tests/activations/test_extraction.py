@@ -341,6 +341,10 @@ def test_resuming_refuses_what_would_not_fit_together(
         ({"tokens": -5}, "tokens = -5"),
         ({"tokens": "10X"}, "tokens = '10X'.*10M"),
         ({"tokens": "1.5"}, r"tokens = '1\.5'"),
+        ({"tokens": "1,5M"}, "tokens = '1,5M'.*10M"),  # not 15 million
+        ({"tokens": "10,00"}, "tokens = '10,00'"),
+        ({"batch_size": True}, "batch_size = True"),
+        ({"batch_size": 10**30}, "batch_size: expected a whole number below"),
         ({"store_dtype": "float16"}, "store_dtype = 'float16': float16 ends at 65504"),
         ({"dtype": "float16"}, "dtype = 'float16': float16 ends at 65504"),
         ({"store_dtype": "int4"}, "expected one of float32, bfloat16, int8"),

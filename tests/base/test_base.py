@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cutaway.base import display, files, hardware, progress, seeds
-from cutaway.base.errors import Interrupted, RunFailed, UserError, nearest
+from cutaway.base.errors import Interrupted, RunFailed, UserError, nearest, whole_in
 
 
 def test_streams_belong_to_their_three_names_alone() -> None:
@@ -186,3 +186,20 @@ def test_quick_work_shows_no_progress(capsys) -> None:
     with progress.progress("reading", 3, "files") as bar:
         bar.advance(3)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("0", 0),
+        ("007", 7),
+        ("0" * 5000 + "3", 3),
+        (str(2**63 - 1), 2**63 - 1),
+        *(
+            (one, None)
+            for one in ("", "²", "٣", "-1", "+1", " 1", "1_0", "1.0", str(2**63), "1" * 5000)
+        ),
+    ],
+)
+def test_a_whole_number_in_a_text_is_one_of_plain_digits(text, number) -> None:
+    assert whole_in(text) == number

@@ -278,6 +278,36 @@ CASES: dict[str, tuple[Make, str]] = {
         lambda p: ["senses", str(p.runs / "backpack"), "--word", "the", "--scale", "1=much"],
         "scale = 'much'",
     ),
+    "a sense that is a raised two": (
+        lambda p: ["senses", str(p.runs / "backpack"), "--word", "the", "--scale", "²=2"],
+        "scale = '²=2'",
+    ),
+    "a step that is a raised two": (
+        lambda p: ["sample", str(p.runs / "gpt2"), "--step", "²"],
+        "step = '²'",
+    ),
+    "a step of thousands of digits": (
+        lambda p: ["sample", str(p.runs / "gpt2"), "--step", "1" * 5000],
+        "expected best, last or a step number",
+    ),
+    "states of a step that is a raised two": (
+        lambda p: [
+            "extract",
+            str(p.runs / "gpt2"),
+            "--data",
+            "docstrings",
+            "--step",
+            "²",
+            "--out",
+            "new",
+        ],
+        "step = ²",
+    ),
+    "a device of a raised two": (field("device", "cuda:²"), "expected auto, cpu, cuda"),
+    "more parameters than can be counted": (
+        lambda p: ["params", "docstrings-tiny", "--target", "9" * 400],
+        "expected a number of parameters",
+    ),
     "a checkpoint that was not kept": (
         lambda p: [
             "words",

@@ -141,6 +141,7 @@ def test_cutaway_train_leaves_what_probe_train_does(
     code, out, err = cutaway("train", done / "config.yaml", "--out", "again")
     assert code == 0, err
     assert "balanced_accuracy 0." in out
+    assert out.count(" at even odds") == out.count("balanced_accuracy ")  # each says which decision
     for table in Run.open(done).tables():
         assert Run.open("again").read(table).equals(Run.open(done).read(table)), table
     code, _, err = cutaway(

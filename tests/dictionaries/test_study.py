@@ -394,3 +394,19 @@ def test_the_advice_of_a_real_run_counts_what_was_held_out(small, tmp_path) -> N
     lines = [line for line in run.record.notices if "of the features fired on none" in line]
     assert len(lines) == 1
     assert f"none of {held_out:,} held-out tokens" in lines[0]
+
+
+def test_a_run_whose_l0_is_no_number_is_compared_with_none() -> None:
+    from cutaway.dictionaries.experiments.comparison import BASELINE, match
+
+    def row(run: str, arm: str, l0: float) -> dict:
+        return {"run": run, "arm": arm, "seed": 0, "target_l0": 8.0, "l0": l0}
+
+    rows = [
+        row("lost", BASELINE, float("nan")),
+        row("base", BASELINE, 8.0),
+        row("arm", "other", 8.1),
+    ]
+    match(rows)
+    assert [one["matched"] for one in rows] == [False, True, True]
+    assert rows[2]["beside"] == "base"

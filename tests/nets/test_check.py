@@ -107,7 +107,9 @@ def test_it_leaves_no_hook_and_no_trace(tiny_folder: Callable[[str], Path]) -> N
     state = torch.random.get_rng_state()
     assert model.abilities.causal
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.module.modules())
+    assert not any(
+        part._forward_hooks or part._forward_pre_hooks for part in model.module.modules()
+    )
 
 
 def test_a_model_that_cannot_read_is_told_in_one_line(

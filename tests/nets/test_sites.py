@@ -54,7 +54,8 @@ def test_lists_of_sites() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["six", "", "-2", "1.5", "residual", "residual.-1", "mlp.x", "blocks.6.hook_resid_mid", "²",
+    ["six", "", "-2", "1.5", "residual", "residual.-1", "mlp.x", "blocks.6.hook_resid_mid", "²", "mlp.²",
+     "mlp.٣", "1" * 5000, "mlp." + "1" * 5000,
      "blocks.6.attn.hook_z", "head.3"],
 )  # fmt: skip
 def test_other_names_are_refused_with_what_is_accepted(name: str) -> None:

@@ -270,3 +270,11 @@ def test_nothing_is_overwritten_and_an_empty_folder_is_taken(saved: Path, tmp_pa
     (tmp_path / "empty").mkdir()
     assert ProbeData.load(data.save(tmp_path / "empty")).sha256() == data.sha256()
     assert sorted(one.name for one in tmp_path.iterdir()) == ["data", "empty"]
+
+
+@pytest.mark.parametrize("by", [(-1, 0), (0, 10**9), (10**30, 0), (0, -(10**30))])
+def test_contexts_are_not_moved_out_of_their_tokens(by, probe_data: Path) -> None:
+    part = ProbeData.load(probe_data).parts["train"]
+    with pytest.raises(UserError, match="would not lie within"):
+        part.moved(*by)
+    assert part.moved(0, 0).begin.tolist() == part.begin.tolist()

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from cutaway.base.errors import UserError
 from cutaway.studies.presets import find_preset
+from cutaway.studies.registry import config_of
 from cutaway.studies.settings import StudyConfig, overrides, resolve
 from cutaway.studies.yaml_file import read_yaml
 
@@ -89,3 +90,54 @@ def test_a_runs_config_file_repeats_the_run(gpt2_run, tmp_path, capsys) -> None:
     assert one.record.config == other.record.config
     assert one.read()["val_loss"].to_pylist() == other.read()["val_loss"].to_pylist()
     assert "done at step 100" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("study", ["[1]", "{a: 1}", "3", "true", "false", "''", "gokking"])
+def test_a_study_that_is_none_is_refused_by_the_value_that_names_it(study, tmp_path) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text(f"study: {study}\np: 7\n")
+    with pytest.raises(UserError, match=r"study = .*expected one of language"):
+        find_preset(str(path))
+
+
+def read_and_resolved(path) -> StudyConfig:
+    preset = find_preset(str(path))
+    return resolve(config_of(preset.study), preset.values)
+
+
+@pytest.mark.parametrize(
+    "text", ["n-layers: 1\nn_layers: 2\n", "study: dictionary\nsae: {d-hidden: 8, d_hidden: 4}\n"]
+)
+def test_a_field_written_in_two_ways_is_given_twice(text, tmp_path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"(n_layers|d_hidden): is given twice"):
+        read_and_resolved(path)
+
+
+def test_a_field_beside_its_section_and_in_it_is_given_twice() -> None:
+    with pytest.raises(UserError, match="batch_size: is given twice"):
+        resolve(config_of("dictionary"), {"sae_training": {"batch_size": 4}, "batch_size": 8})
+
+
+@pytest.mark.parametrize(
+    ("study", "field"),
+    [("probe", "strengths"), ("dictionary", "groups"), ("language", "extra_steps")],
+)
+def test_true_in_a_list_is_no_number(study, field) -> None:
+    with pytest.raises(UserError, match=f"{field} = .*no true or false"):
+        resolve(config_of(study), {field: [True]})
+
+
+def test_a_choice_without_a_value_is_told_its_choices() -> None:
+    with pytest.raises(
+        UserError, match=r"^synthetic: needs a value, one of superposition, hierarchy$"
+    ):
+        resolve(config_of("dictionary"), {}, {"synthetic": True})
+
+
+def test_a_file_that_begins_with_itself_is_told_as_the_sweep_it_is(tmp_path) -> None:
+    path = tmp_path / "round.yaml"
+    path.write_text(f"preset: {path}\nseeds: 2\n")
+    with pytest.raises(UserError, match="is a sweep of 2 runs"):
+        find_preset(str(path), sweep=True)

@@ -113,6 +113,11 @@ def test_the_study_is_inferred_from_varied_fields_or_the_preset(tmp_path) -> Non
         ({"sweep": {}}, "sweep: expected"),
         ({"sweep": None}, "sweep: expected"),
         ({"sweep": {"n_layer,": [[1, 2]]}}, "sweep: 'n_layer,': expected a field"),
+        (
+            {"sweep": {"n_layer, n-layer": [[1, 2]]}},
+            "sweep: 'n_layer, n-layer': names a field twice",
+        ),
+        ({"runs": [{"n_layer": 1, "n-layer": 2}]}, "runs: n_layer: is given twice"),
         ({"sweep": {"learning_rate": [float("inf")]}}, "run lrinf: learning_rate = inf"),
         ({"seeds": 0}, "seeds: the list is empty"),
         ({"runs": []}, "runs: the list is empty"),

@@ -184,3 +184,26 @@ except UserError as error:
     )
     assert run.stdout.count("\n") == 1
     assert not run.stderr
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        {"text": ["the cat"]},
+        [{"text": "the cat"}],
+        "the cat",
+        b"the cat",
+        [["the"]],
+        [None],
+        [b"a"],
+    ],
+)
+def test_a_table_or_what_is_no_text_is_not_learnt_from(trained: Tokenizer, texts) -> None:
+    for read in (lambda given: train(given, 300), trained.encode_batch):
+        with pytest.raises((UserError, TypeError), match="texts: "):
+            read(texts)
+
+
+def test_text_that_no_file_can_hold_is_not_learnt_from() -> None:
+    with pytest.raises(UserError, match="expected text in UTF-8"):
+        train(["fine", "\udcff"], 300)

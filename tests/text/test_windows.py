@@ -58,3 +58,32 @@ def test_a_text_shorter_than_a_window_is_refused_with_both_counts() -> None:
     with pytest.raises(UserError, match=r"train has 128 tokens, fewer than block_size \+ 1 = 129"):
         starts(128, 128, 4, seed=0, step=0, what="train")
     assert starts(129, 128, 4, seed=0, step=0).tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "starts", "block_size"),
+    [
+        (np.arange(50), [-1], 4),  # an index that would be read from the end
+        (np.arange(50), [46], 4),
+        (np.arange(50), [0.5], 4),
+        (np.arange(50), np.array([True, False]), 4),
+        (np.arange(50), [10**30], 4),
+        (np.arange(50), [0], 0),
+        (np.arange(50), [0], 50),
+        (np.full(50, np.nan), [0], 4),
+        (np.zeros((5, 10)), [0], 4),
+        (np.zeros(0, int), [0], 4),
+        (np.array(3), [0], 4),
+    ],
+)
+def test_windows_that_are_none_are_refused(tokens, starts, block_size) -> None:
+    with pytest.raises(UserError):
+        gather(tokens, starts, block_size)
+
+
+def test_tokens_and_places_may_be_any_column_of_whole_numbers() -> None:
+    pandas = pytest.importorskip("pandas")
+    places = pandas.Series([0, 5], index=[5, 0])
+    expected = [[0, 1, 2], [5, 6, 7]]
+    assert gather(list(range(50)), places, 2).tolist() == expected
+    assert gather(torch.arange(50), range(0, 6, 5), 2).tolist() == expected

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from cutaway.base.errors import UserError, nearest
+from cutaway.base.errors import LARGEST_WHOLE, UserError, nearest
 from cutaway.text.reading import SEPARATORS
 
 STORE_DTYPES = ("float32", "bfloat16", "int8")
 MODEL_DTYPES = ("auto", "float32", "bfloat16")
+_THOUSANDS = re.compile(r"[0-9]{1,3}(,[0-9]{3})+(\.[0-9]+)?[a-z]?")
 _UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
 _NO_FLOAT16 = (
     "float16 ends at 65504, and states of many models go beyond (position 0 first): "
@@ -58,6 +60,13 @@ class ExtractionConfig(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _in_one_line(cls, values: Any, handler: Any) -> Any:
+        for name, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(name)
+            whole = field is not None and field.annotation in (int, int | None)
+            if whole and isinstance(value, bool):
+                raise UserError(f"{name} = {value}: expected a whole number")
+            if whole and name != "tokens" and isinstance(value, int) and value > LARGEST_WHOLE:
+                raise UserError(f"{name}: expected a whole number below 2^63")
         try:
             return handler(values)
         except ValidationError as error:
@@ -114,7 +123,9 @@ class ExtractionConfig(BaseModel):
 
 def count(value: Any) -> int:
     """`10M`, `500k`, `1_000_000`, 12 → a number of tokens; UserError for anything else, or none."""
-    text = str(value).strip().lower().replace("_", "").replace(",", "")
+    text = str(value).strip().lower().replace("_", "")
+    if _THOUSANDS.fullmatch(text):  # a comma elsewhere may be meant for a point
+        text = text.replace(",", "")
     unit = text[-1:] if text[-1:].isalpha() else ""
     try:
         if isinstance(value, bool):

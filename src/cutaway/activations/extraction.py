@@ -34,7 +34,7 @@ from cutaway.activations.store import (
 from cutaway.base import files, hardware, signals
 from cutaway.base.display import notice
 from cutaway.base.doors import door
-from cutaway.base.errors import CutawayError, Interrupted, RunFailed, UserError
+from cutaway.base.errors import CutawayError, Interrupted, RunFailed, UserError, whole_in
 from cutaway.base.progress import duration, progress
 from cutaway.nets.check import tell
 from cutaway.nets.model import Model
@@ -106,7 +106,8 @@ class _Extraction:
 
     def __init__(self, config: ExtractionConfig, out: Path, resume: bool):
         self.config, self.out, self.resume = config, out, resume
-        step = int(config.step) if config.step.isdigit() else config.step
+        number = whole_in(config.step)
+        step = config.step if number is None else number
         self.model = open_model(config.model, device=config.device, dtype=config.dtype, step=step)
         self.sites = parse_sites(config.layers, self.model.n_layers)
         for site in self.sites:

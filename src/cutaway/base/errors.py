@@ -77,6 +77,14 @@ def require_whole(name: str, value: Any, least: int, most: int = LARGEST_WHOLE) 
     return number
 
 
+def whole_in(text: str) -> int | None:
+    """The whole number below 2^63 that a text writes in the digits 0 to 9; None for any other text."""
+    if not (text.isascii() and text.isdigit()) or len(text.lstrip("0")) > len(str(LARGEST_WHOLE)):
+        return None
+    number = int(text.lstrip("0") or "0")
+    return number if number <= LARGEST_WHOLE else None
+
+
 def require_finite(name: str, value: Any, least: float = -math.inf) -> float:
     """A finite number of at least `least`. UserError for others, TypeError for what is no number."""
     if isinstance(value, str | bytes):

@@ -294,6 +294,15 @@ def as_path(given: str | os.PathLike[str]) -> Path:
     return path
 
 
+@contextmanager
+def written_into(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Within it a folder is made and written; OSError becomes a UserError that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write: {error.strerror or error}") from None
+
+
 def require_writable(folder: str | os.PathLike[str], needed: int = 0) -> None:
     """Refuse, before slow work, a folder that cannot be written or whose disk is too full.
 

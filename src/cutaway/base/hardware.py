@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cutaway.base.errors import UserError
+from cutaway.base.errors import UserError, whole_in
 from cutaway.base.files import human_bytes
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ def device(name: str = "auto") -> torch.device:
         if torch.backends.mps.is_available():
             return torch.device("mps")
         raise UserError("device = 'mps': this machine or this torch build has no Metal support")
-    if kind == "cuda" and (not index or index.isdigit()):
+    if kind == "cuda" and (number := whole_in(index or "0")) is not None:
         count = torch.cuda.device_count()
-        if int(index or 0) < count:
+        if number < count:
             return torch.device(name)
         raise UserError(f"device = {name!r}: torch sees {count} CUDA devices here")
     raise UserError(f"device = {name!r}: expected auto, cpu, cuda, cuda:N or mps")

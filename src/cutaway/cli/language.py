@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from cutaway.base import display, hardware
-from cutaway.base.errors import UserError
+from cutaway.base.errors import LARGEST_WHOLE, UserError, shortened, whole_in
 from cutaway.cli.common import output_format, readable
 from cutaway.runs.store import find_run
 
@@ -78,13 +78,15 @@ def _settings_of(what: str) -> tuple[str, dict]:
 
 
 def _number(text: str) -> int:
-    match = re.fullmatch(r"([\d.]+)\s*([kmb]?)", text.strip().lower().replace("_", ""))
+    match = re.fullmatch(r"([0-9.]+)\s*([kmb]?)", text.strip().lower().replace("_", ""))
     try:
         number = int(float(match[1]) * _SUFFIXES.get(match[2], 1)) if match else 0
-    except ValueError:
+    except (ValueError, OverflowError):
         number = 0
-    if number < 1:
-        raise UserError(f"target = {text!r}: expected a number of parameters, like 500k or 1.5M")
+    if not 1 <= number <= LARGEST_WHOLE:
+        raise UserError(
+            f"target = {shortened(repr(text))}: expected a number of parameters, like 500k or 1.5M"
+        )
     return number
 
 
@@ -221,9 +223,9 @@ def backpack(run: str, step: str = "best") -> LoadedModel:
 def _step(step: str) -> int | str:
     if step in ("best", "last"):
         return step
-    if not step.isdigit():
-        raise UserError(f"step = {step!r}: expected best, last or a step number")
-    return int(step)
+    if (number := whole_in(step)) is None:
+        raise UserError(f"step = {shortened(repr(step))}: expected best, last or a step number")
+    return number
 
 
 def senses(
@@ -322,10 +324,10 @@ def senses(
 
 def _scaling(text: str, count: int) -> tuple[int, float]:
     which, equals, factor = text.partition("=")
-    if not equals or not which.strip().isdigit():
-        raise UserError(f"scale = {text!r}: expected SENSE=FACTOR, like 2=0.5")
-    _check_sense(int(which), count)
-    return int(which), _float("scale", factor)
+    if not equals or (sense := whole_in(which.strip())) is None:
+        raise UserError(f"scale = {shortened(repr(text))}: expected SENSE=FACTOR, like 2=0.5")
+    _check_sense(sense, count)
+    return sense, _float("scale", factor)
 
 
 def _check_sense(sense: int, count: int) -> None:
@@ -380,7 +382,11 @@ def sample(
     loaded = load(find_run(run), step=_step(step))
     tokenizer = loaded.reads
     ids = list(tokenizer.encode(prompt)) or [tokenizer.end_of_text]
-    each = 4 * tokenizer.vocab_size + 8 * (len(ids) + length)  # logits and tokens of a text
+    context = min(loaded.model.config.block_size, len(ids) + length)
+    # of a text: its logits, tokens and states
+    each = 4 * (
+        tokenizer.vocab_size + 2 * (len(ids) + length) + 4 * context * loaded.model.config.n_embd
+    )
     asked = {"count": count, "length": length} if length > count else {"count": count}
     hardware.require_memory([hardware.Need(count * each, "texts drawn side by side", asked)])
     start = torch.tensor([ids] * count, device=loaded.model.embedding.device)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError, Parameter, UnknownCommandError
 
 import cutaway
-from cutaway.base import display, signals
+from cutaway.base import display, environment, signals
 from cutaway.base.errors import CutawayError, Interrupted, UserError, begun, nearest, shortened
 from cutaway.cli.unexpected import LONGEST_LINE, in_one_line, within_bounds, wrong_value
 
@@ -186,4 +186,5 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    environment.tidy()
     sys.exit(run(sys.argv[1:]))

@@ -149,9 +149,10 @@ def _report(run: Run) -> None:
     from cutaway.studies.registry import study_of
 
     record = run.record
+    study = study_of(record.study)
     figures = [
-        f"{name} {record.metrics[name]:.4f}"
-        for name in study_of(record.study).headline
+        " ".join((f"{name} {record.metrics[name]:.4f}", *filter(None, [study.remarks.get(name)])))
+        for name in study.headline
         if record.metrics.get(name) is not None
     ]
     print(f"{_shown(run.path)}: {record.status} at step {record.steps_done}, {', '.join(figures)}")

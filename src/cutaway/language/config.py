@@ -176,6 +176,12 @@ class LanguageConfig(StudyConfig):
             Need(16 * parameters, WEIGHTS, self.unusual("vocab_size", *shape)),
             Need(states, "what a step keeps of its batch", self.unusual(*batch)),
             Need(
+                8 * self.batch_size * self.gradient_accumulation_steps,
+                "the places of a step's windows",
+                self.unusual("batch_size", "gradient_accumulation_steps"),
+                host=True,
+            ),
+            Need(
                 16 * self.batch_size * self.block_size,
                 "the tokens of a batch",
                 self.unusual("batch_size", "block_size"),

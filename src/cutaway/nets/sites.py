@@ -19,7 +19,7 @@ from numbers import Integral
 from typing import Literal, TypeAlias, get_args
 
 from cutaway.base.doors import door
-from cutaway.base.errors import UserError
+from cutaway.base.errors import UserError, shortened, whole_in
 
 Kind: TypeAlias = Literal["embed", "attention", "mlp", "residual"]
 _KINDS: tuple[str, ...] = get_args(Kind)  # in the order in which a forward pass meets them
@@ -27,8 +27,10 @@ _ACCEPTED = (
     "a layer (6; -1 is embed), embed, residual.6, attention.6, mlp.6, or TransformerLens's "
     "blocks.6.hook_resid_post, hook_resid_pre, hook_attn_out, hook_mlp_out"
 )
-_OWN = re.compile(r"(residual|attention|mlp)\.(\d+)")
-_TRANSFORMER_LENS = re.compile(r"blocks\.(\d+)\.hook_(resid_post|resid_pre|attn_out|mlp_out)")
+_OWN = re.compile(r"(residual|attention|mlp)\.([0-9]{1,18})")
+_TRANSFORMER_LENS = re.compile(
+    r"blocks\.([0-9]{1,18})\.hook_(resid_post|resid_pre|attn_out|mlp_out)"
+)
 _THEIRS: dict[str, Kind] = {"attn_out": "attention", "mlp_out": "mlp", "resid_post": "residual"}
 
 
@@ -95,8 +97,8 @@ def _read(text: str | int) -> Site:
     name = str(text).strip()
     if name in ("embed", "hook_embed", "-1"):
         return EMBED
-    if name.isascii() and name.isdigit():
-        return Site("residual", int(name))
+    if (number := whole_in(name)) is not None:
+        return Site("residual", number)
     if match := _OWN.fullmatch(name):
         return Site(match[1], int(match[2]))  # type: ignore[arg-type]
     if match := _TRANSFORMER_LENS.fullmatch(name):
@@ -104,4 +106,4 @@ def _read(text: str | int) -> Site:
         if match[2] == "resid_pre":
             return residual(layer - 1)
         return Site(_THEIRS[match[2]], layer)
-    raise UserError(f"layer = {str(text)!r}: expected {_ACCEPTED}")
+    raise UserError(f"layer = {shortened(repr(str(text)))}: expected {_ACCEPTED}")

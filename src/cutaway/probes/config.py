@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from cutaway.base.errors import UserError
+from cutaway.base.errors import UserError, whole_in
 from cutaway.studies.settings import StudyConfig
 from cutaway.training.config import LoopConfig
 
@@ -101,7 +101,7 @@ class ProbeConfig(StudyConfig):
     @field_validator("step")
     @classmethod
     def _names_a_checkpoint(cls, step: str) -> str:
-        if step not in ("best", "last") and not step.isdecimal():
+        if step not in ("best", "last") and whole_in(step) is None:
             raise ValueError(f"step = {step!r}: expected best, last or a step's number")
         return step
 

@@ -77,8 +77,17 @@ class Examples:
     @door
     def moved(self, begin: int = 0, end: int = 0) -> Examples:
         """The same with each context beginning and ending so many tokens later; examples read at
-        the same places from the beginning."""
-        return replace(self, begin=self.begin + begin, end=self.end + end)
+        the same places from the beginning. UserError where a context would leave the tokens."""
+        begins, ends = (
+            old + max(-len(self.tokens), min(len(self.tokens), by))
+            for old, by in ((self.begin, begin), (self.end, end))
+        )
+        if ((begins < 0) | (ends < begins) | (ends > len(self.tokens))).any():
+            raise UserError(
+                f"begin = {begin}, end = {end}: a context would not lie within the "
+                f"{len(self.tokens):,} tokens"
+            )
+        return replace(self, begin=begins, end=ends)
 
     def compact(self) -> Examples:
         """The same with `tokens` holding the contexts and nothing else, one after another."""
@@ -177,9 +186,10 @@ class ProbeData:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the data to a folder, new or empty; returns it."""
         folder = Path(folder).absolute()
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"{folder}: not empty; give a new folder with --out")
-        files.require_writable(folder)
+        with files.written_into(folder):
+            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                raise UserError(f"{folder}: not empty; give a new folder with --out")
+            files.require_writable(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         files.clear_leftovers(folder.parent, folder.name)
         made = files.temporary_beside(folder)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cutaway.activations.reading import special_tokens
 from cutaway.base.display import notice
-from cutaway.base.errors import UserError
+from cutaway.base.errors import UserError, whole_in
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
 from cutaway.nets.sites import Site, parse_sites, residual
@@ -83,7 +83,8 @@ def open_inputs(config: ProbeConfig) -> Inputs:
     """Everything a probe's settings name, opened and checked; UserError where it does not fit."""
     config.require_named()
     data = ProbeData.load(config.data).reading(config.task)
-    step = int(config.step) if config.step.isdigit() else config.step
+    number = whole_in(config.step)
+    step = config.step if number is None else number
     model = open_model(config.model, device=config.device, dtype=config.dtype, step=step)
     found = inputs_of(data, model, config.layers, bos=config.bos)
     return replace(found, forward_tokens=config.forward_tokens or TOKENS)

@@ -199,18 +199,20 @@ class Probe:
 
     @door
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write `probe.json` and `probe.safetensors` into a folder; returns it."""
+        """Write `probe.json` and `probe.safetensors` into a folder; returns it. UserError where it cannot
+        be written."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {
-            one.name: value.detach().float().cpu().contiguous()
-            for one in fields(self)
-            if isinstance(value := getattr(self, one.name), Tensor)
-        }
-        with files.replacing(folder / WEIGHTS) as path:
-            files.save_tensors(tensors, path)
-        about = {**self.about.to_json(), "weights_sha256": files.sha256(folder / WEIGHTS)}
-        files.write_json(folder / FILE, about)
+        with files.written_into(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            tensors = {
+                one.name: value.detach().float().cpu().contiguous()
+                for one in fields(self)
+                if isinstance(value := getattr(self, one.name), Tensor)
+            }
+            with files.replacing(folder / WEIGHTS) as path:
+                files.save_tensors(tensors, path)
+            about = {**self.about.to_json(), "weights_sha256": files.sha256(folder / WEIGHTS)}
+            files.write_json(folder / FILE, about)
         return folder
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,6 +32,7 @@ _FEW, _MOST, _LOW = 0.05, 0.99, 0.5  # shares of a class found that make a probe
 class ProbeStudy(Study[ProbeConfig]):
     name = "probe"
     headline = ("balanced_accuracy", "val_balanced_accuracy", "val_loss", "best_val_loss")
+    remarks = MappingProxyType(dict.fromkeys(headline[:2], "at even odds"))
 
     def prepare(self, config: ProbeConfig) -> Prepared:
         require_trained(config)
@@ -48,8 +50,13 @@ class ProbeStudy(Study[ProbeConfig]):
         loop = sized.loop(len(inputs.sites))
         wide = inputs.model.width if sized.method == "mlp" else 0
         hidden = len(inputs.sites) * sized.mlp_width * wide
-        need = hardware.Need(16 * hidden, WEIGHTS, {"mlp_width": sized.mlp_width})
-        hardware.require_memory([need], hardware.device(sized.device))
+        rows = max(min(sized.batch_size, len(label)), len(parts["validation"].label))
+        asked = {"mlp_width": sized.mlp_width}
+        needs = [hardware.Need(16 * hidden, WEIGHTS, asked)]
+        if wide:
+            states = 4 * rows * len(inputs.sites) * sized.mlp_width
+            needs.append(hardware.Need(states, "what the hidden layer keeps of its rows", asked))
+        hardware.require_memory(needs, hardware.device(sized.device))
         task = ProbeTask(
             _probes(sized, inputs),
             inputs.sites,

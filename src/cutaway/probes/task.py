@@ -236,7 +236,7 @@ class ProbeTask(Task):
         chosen = best(self.sites, lambda site: figures[f"val_balanced_accuracy.{site}"])
         return (
             f"step {step:6,d} | training {figures['train_loss']:.3f} | validation "
-            f"{figures['val_loss']:.3f} | balanced accuracy "
+            f"{figures['val_loss']:.3f} | balanced accuracy (even odds) "
             f"{figures[f'val_balanced_accuracy.{chosen}']:.1%} ({chosen})"
         )
 

@@ -2,9 +2,12 @@
 
 .jsonl .ndjson     an object per line; one without a step describes the run (see `HistoryFile`)
 .json              a list of such objects; `trainer_state.json` of Hugging Face's Trainer; TensorBoard's
-                   lists of [wall time, step, value]; an object of equally long lists
+                   lists of [wall time, step, value]; an object of equally long lists; what pandas'
+                   `to_json` writes as `split`, `columns` or `table`
 .csv .tsv          column names in the first line; `,`, `;` or tab between the columns
 .parquet           one file, any numeric columns
+
+Of these, tables in long form (`tag,step,value`) get a column for each tag (`long_form.py`).
 """
 
 from __future__ import annotations
@@ -23,11 +26,12 @@ import pyarrow.parquet as pq
 
 from cutaway.base import files, json_text
 from cutaway.base.errors import UserError
-from cutaway.runs import columns
+from cutaway.runs import columns, long_form
 
 # Keys whose object is the configuration, where a line about the run wraps it in one.
 _CONFIG_KEYS = {"meta", "config", "configuration", "args", "hparams", "hyperparameters", "settings"}
 _TRAINER_STATE = "trainer_state.json"  # of Hugging Face's Trainer
+_EARLIEST = 1e8  # seconds since 1970: no time of a clock is before, and few steps come after
 _DEEPEST = 350  # levels of a line; those of a configuration that go too deep become null
 _NUMBERS_AS_TEXT = {"nan", "inf", "-inf", "+inf", "infinity", "-infinity", "+infinity"}
 
@@ -82,8 +86,10 @@ def read_history_file(path: str | Path) -> HistoryFile:
 
 def tidied(raw: Raw, path: Path) -> HistoryFile:
     """What a file holds as a tidy history."""
-    history, told = columns.tidy(raw.table, str(path))
-    return HistoryFile(history, raw.config, raw.about, raw.notices + told, raw.table.column_names)
+    table, widening = long_form.widened(raw.table)
+    history, told = columns.tidy(table, str(path))
+    notices = raw.notices + widening + told
+    return HistoryFile(history, raw.config, raw.about, notices, raw.table.column_names)
 
 
 def read_raw(path: Path) -> Raw:
@@ -290,6 +296,8 @@ def _json(content: bytes, path: Path, notices: list[str]) -> _Content:
         raise UserError(f"{path}: not JSON: {error}") from None
     if isinstance(value, dict) and isinstance(value.get("log_history"), list):
         return _trainer_state(value, path, notices)
+    if isinstance(value, dict):
+        value = _of_pandas(value, path)
     if isinstance(value, dict) and value and all(isinstance(one, list) for one in value.values()):
         if len({len(one) for one in value.values()}) > 1:
             told = ", ".join(f"{key} has {len(one)}" for key, one in list(value.items())[:6])
@@ -300,6 +308,11 @@ def _json(content: bytes, path: Path, notices: list[str]) -> _Content:
         and value
         and all(isinstance(r, list) and len(r) == 3 for r in value)
     ):
+        if not all(_is_number(row[0]) and float(row[0]) > _EARLIEST for row in value):
+            raise UserError(
+                f"{path}: lists of three values are read as TensorBoard's [wall time, step, value], "
+                f"and {str(value[0][0])[:20]} is no time; give the columns names"
+            )
         value = [dict(zip(("Wall time", "Step", "Value"), row)) for row in value]
     if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
         raise UserError(
@@ -307,6 +320,39 @@ def _json(content: bytes, path: Path, notices: list[str]) -> _Content:
             "(an object with log_history)"
         )
     return _of_objects(value, path, notices)
+
+
+def _of_pandas(value: dict[str, Any], path: Path) -> Any:
+    """The rows of `DataFrame.to_json`, of its `split`, `columns` and `table` form; anything else as
+    it is."""
+    names, data = value.get("columns"), value.get("data")
+    if (
+        isinstance(names, list)
+        and isinstance(data, list)
+        and value.keys()
+        <= {
+            *("columns", "index", "data"),
+        }
+    ):
+        if not all(isinstance(row, list) and len(row) == len(names) for row in data):
+            raise UserError(
+                f"{path}: data: expected rows of {len(names)} values, one for each column"
+            )
+        texts = [str(name) for name in names]
+        if len(set(texts)) < len(texts):
+            raise UserError(f"{path}: columns: holds a name twice")
+        return [dict(zip(texts, row)) for row in data]
+    if isinstance(value.get("schema"), dict) and isinstance(data, list) and len(value) == 2:
+        return data
+    first = next(iter(value.values()), None)
+    if (
+        isinstance(first, dict)
+        and first
+        and all(isinstance(one, dict) and one.keys() == first.keys() for one in value.values())
+        and all(key.isdigit() for key in first)
+    ):
+        return [{name: column[row] for name, column in value.items()} for row in first]
+    return value
 
 
 def _trainer_state(state: dict[str, Any], path: Path, notices: list[str]) -> _Content:

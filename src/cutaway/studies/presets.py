@@ -62,10 +62,9 @@ def find_preset(name: str, *, sweep: bool = False) -> Preset:
 
     One run's unless `sweep`, then one of many; either is refused in the other's place.
     """
-    preset = _found(os.fspath(name))
-    if preset.is_sweep and not sweep:
-        runs = _count(preset.values)
-        raise UserError(f"{name}: is a sweep of {runs} runs; `cutaway sweep {name}` trains them")
+    preset = _found(os.fspath(name), sweep)
+    if not sweep:
+        _require_one_run(name, preset.values)
     if sweep and not preset.is_sweep:
         raise UserError(
             f"{name}: nothing to vary (no sweep:, runs: or seeds: in it); "
@@ -74,10 +73,23 @@ def find_preset(name: str, *, sweep: bool = False) -> Preset:
     return preset
 
 
-def _found(name: str) -> Preset:
+def _require_one_run(name: str, values: Mapping[str, Any]) -> None:
+    if _is_sweep(values):
+        runs = _count(values)
+        raise UserError(f"{name}: is a sweep of {runs} runs; `cutaway sweep {name}` trains them")
+
+
+def _found(name: str, sweep: bool) -> Preset:
     if name.endswith((".yaml", ".yml")) or as_path(name).is_file():
         values = read_yaml(name)
+        if not sweep:  # before its study is looked for in its own preset, and so without end
+            _require_one_run(name, values)
         study = values.pop("study", None)
+        if study is not None and study not in list(STUDIES):
+            close = nearest(str(study), STUDIES)
+            raise UserError(
+                f"{name}: study = {study!r}: expected one of {', '.join(STUDIES)}{close}"
+            )
         return Preset(Path(name).stem, study or _inferred(values), values, guessed=not study)
     known = {preset.name: preset for preset in presets(sweeps=True)}
     name = name if name in known else name.replace("_", "-")

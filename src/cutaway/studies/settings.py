@@ -30,6 +30,7 @@ from pydantic import (
 )
 
 from cutaway.base.errors import LARGEST_WHOLE, UserError, nearest, shortened
+from cutaway.studies.yaml_file import field_names
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -224,6 +225,8 @@ def resolve(model: type[C], file: Mapping[str, Any], over: Mapping[str, Any] | N
         field = model.model_fields.get(name)
         if field and isinstance(value, bool) and bool not in _kinds(field.annotation):
             raise UserError(f"{name}: needs a value, {_kind(field.annotation)}")
+        if isinstance(value, list) and any(isinstance(one, bool) for one in value):
+            raise UserError(f"{name} = {value}: expected no true or false in this list")
     try:
         return model.model_validate({**file, **over})
     except ValidationError as error:
@@ -231,13 +234,17 @@ def resolve(model: type[C], file: Mapping[str, Any], over: Mapping[str, Any] | N
 
 
 def flattened(model: type[BaseModel], file: Mapping[str, Any]) -> dict[str, Any]:
-    """A file's values with those of the model's `sections` put beside the others."""
+    """A file's values with those of the model's `sections` put beside the others.
+
+    Raises UserError for a field that is given in two places.
+    """
     flat: dict[str, Any] = {}
     for name, value in file.items():
-        if name in getattr(model, "sections", ()) and isinstance(value, Mapping):
-            flat |= {str(key).replace("-", "_"): one for key, one in value.items()}
-        else:
-            flat[name] = value
+        grouped = name in getattr(model, "sections", ()) and isinstance(value, Mapping)
+        inner = field_names(value) if grouped else {name: value}
+        if twice := flat.keys() & inner.keys():
+            raise UserError(f"{min(map(str, twice))}: is given twice, in two places of the file")
+        flat |= inner
     return flat
 
 
@@ -321,7 +328,14 @@ def _kinds(annotation: Any) -> tuple[Any, ...]:
 
 
 def _kind(annotation: Any) -> str:
-    plain = [one for one in get_args(annotation) or (annotation,) if one is not type(None)]
+    if get_origin(annotation) is Literal:
+        return "one of " + ", ".join(map(str, get_args(annotation)))
+    if get_origin(annotation) is list:
+        return "a list"
+    if get_origin(annotation) in (Union, type(int | str)):
+        kinds = [one for one in get_args(annotation) if one is not type(None)]
+        return " or ".join(map(_kind, kinds))
+    plain = [annotation]
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     return " or ".join(names.get(one, str(one)) for one in plain)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -40,10 +40,11 @@ class Prepared:
 
 class Study(Generic[C]):
     """A kind of training. `name` is its key in the registry, `headline` the final figures told
-    when a run ends."""
+    when a run ends, `remarks` what is told behind one of them: of which decision it is."""
 
     name: str
     headline: Sequence[str] = ()
+    remarks: Mapping[str, str] = {}
 
     def prepare(self, config: C) -> Prepared:
         """Read, check and build everything; raises UserError for what cannot work."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,24 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     _require_plain(values, path)
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected `field: value` lines, found {type(values).__name__}")
-    return {str(key).replace("-", "_"): value for key, value in values.items()}
+    try:
+        return field_names(values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def field_names(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """The mapping with its keys as fields are named: `n-embd` is `n_embd`.
+
+    Raises UserError for a field that is given in both ways of writing.
+    """
+    named: dict[str, Any] = {}
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if name in named:
+            raise UserError(f"{name}: is given twice, with hyphens and with underscores")
+        named[name] = value
+    return named
 
 
 def _require_few_brackets(text: str, path: Path) -> None:

@@ -26,7 +26,7 @@ from types import FrameType
 from typing import Any
 
 from cutaway.base import signals
-from cutaway.base.errors import UserError
+from cutaway.base.errors import UserError, whole_in
 from cutaway.base.hardware import threads
 from cutaway.runs.folder import Run
 from cutaway.sweeps.board import Board
@@ -260,8 +260,8 @@ def _last_state(job: Job, pid: int, reason: str, stopped: bool) -> End:
 def _share(jobs: int) -> int:
     """Threads for each of `jobs` workers: an equal share of the cores, never more than OMP_NUM_THREADS."""
     share = max(1, threads() // jobs)
-    limit = os.environ.get("OMP_NUM_THREADS", "")
-    return min(share, int(limit)) if limit.isdigit() and int(limit) else share
+    limit = whole_in(os.environ.get("OMP_NUM_THREADS", ""))
+    return min(share, limit) if limit else share
 
 
 @contextmanager

@@ -33,7 +33,8 @@ from cutaway.base.doors import door
 from cutaway.base.errors import UserError, nearest
 from cutaway.studies.presets import find_preset, hinted
 from cutaway.studies.registry import config_of
-from cutaway.studies.settings import StudyConfig, resolve
+from cutaway.studies.settings import StudyConfig, flattened, resolve
+from cutaway.studies.yaml_file import field_names
 
 _SHORT = {"learning_rate": "lr", "weight_decay": "wd", "seed": "s"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=-]*")
@@ -117,6 +118,7 @@ def expand(
     name = shared.pop("name", name)
     _require_name(name, "name")
     axes = _axes({key: shared.pop(key) for key in ("runs", "sweep", "seeds") if key in shared})
+    shared = flattened(config_of(study), shared)
     varied = list(dict.fromkeys(f for axis in axes for point in axis for f in point.fields))
     for field in varied:
         if field in over:
@@ -130,7 +132,8 @@ def expand(
         found = find_preset(str(base))
         if found.study != study:
             raise UserError(f"preset = {base!r}: a preset of {found.study}, not of {study}")
-        shared = {k: v for k, v in found.values.items() if k != "name"} | shared
+        base = flattened(config_of(study), found.values)
+        shared = {k: v for k, v in base.items() if k != "name"} | shared
     count = math.prod(map(len, axes))
     if count > MOST_RUNS:
         raise UserError(f"{name}: describes {count:,} runs; a sweep has at most {MOST_RUNS:,}")
@@ -200,6 +203,8 @@ def _grid_axis(key: str, values: Any) -> list[_Point]:
     fields = [part.strip().replace("-", "_") for part in key.split(",")]
     if not all(fields):
         raise UserError(f"sweep: {key!r}: expected a field, or fields with commas between")
+    if len(set(fields)) < len(fields):
+        raise UserError(f"sweep: {key!r}: names a field twice")
     if len(fields) == 1:
         return [_Point({fields[0]: value}) for value in _filled(fields[0], values)]
     points = []
@@ -221,7 +226,10 @@ def _filled(key: str, values: Any) -> list[Any]:
 def _entry(entry: Any) -> _Point:
     if not isinstance(entry, Mapping):
         raise UserError(f"runs: {entry!r}: expected the fields this run changes, as field: value")
-    fields = {str(key).replace("-", "_"): value for key, value in entry.items()}
+    try:
+        fields = field_names(entry)
+    except UserError as error:
+        raise UserError(f"runs: {error}") from None
     own = {key: fields.pop(key, None) for key in _OWN}
     for key, given in own.items():
         if given is not None:

@@ -8,7 +8,7 @@ import operator
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -16,10 +16,11 @@ from typing import Any
 
 import tokenizers
 
-from cutaway.base import hardware
+from cutaway.base import files, hardware
+from cutaway.base.columns import is_table
 from cutaway.base.display import notice
 from cutaway.base.doors import door
-from cutaway.base.errors import UserError
+from cutaway.base.errors import UserError, require_whole
 from cutaway.base.files import as_path, read_json, require_regular, write_json, write_text
 from cutaway.text import long_words
 
@@ -106,6 +107,7 @@ class Tokenizer:
 
     def encodings(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
         """The library's own encodings, on all cores and with the interpreter free meanwhile."""
+        _require_texts(texts)
         texts, backend = list(texts), self._backend
         for text in texts:
             if not isinstance(text, str):
@@ -145,12 +147,13 @@ class Tokenizer:
 
     @door
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write `tokenizer.json` and `tokenizer_config.json`; transformers' AutoTokenizer reads them."""
+        """Write `tokenizer.json` and `tokenizer_config.json`; transformers' AutoTokenizer reads them.
+
+        UserError where the folder cannot be written.
+        """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         end = self._backend.id_to_token(self.end_of_text)
         definition = self._backend.to_str()
-        write_text(folder / "tokenizer.json", long_words.bounded(definition) or definition)
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": end,
@@ -160,7 +163,10 @@ class Tokenizer:
             "model_max_length": 1_000_000_000,
             "name_or_path": self.name,
         }
-        write_json(folder / "tokenizer_config.json", config)
+        with files.written_into(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(folder / "tokenizer.json", long_words.bounded(definition) or definition)
+            write_json(folder / "tokenizer_config.json", config)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Tokenizer:
@@ -194,6 +200,24 @@ class Tokenizer:
         return f"Tokenizer({self.name!r}, vocab_size={self.vocab_size})"
 
 
+def _require_texts(texts: Iterable[str]) -> None:
+    """Several texts: no single one, and no table, whose column names would be read."""
+    if isinstance(texts, str | bytes):
+        raise TypeError("texts: expected several texts, got one")
+    if isinstance(texts, Mapping) or is_table(texts):
+        raise UserError("texts: a table, expected one column of it")
+
+
+def _checked(text: Any) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"texts: expected text, got {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"texts: {text[:40]!r}: expected text in UTF-8") from None
+    return text
+
+
 @door
 def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Byte-level BPE of `vocab_size` tokens learnt from `texts`, with GPT-2's pretokenizer.
@@ -203,8 +227,8 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     notice. Long texts are best handed over in passages (`text.cuts.cut`): the library reads 256
     at a time; words of more than 512 characters are learnt from in pieces. Raises UserError under 257 tokens. Source: Sennrich et al. 2016; Radford et al. 2019.
     """
-    if isinstance(texts, str):
-        raise TypeError("texts: expected several texts, got one")
+    _require_texts(texts)
+    require_whole("vocab_size", vocab_size, 0)
     if vocab_size < SMALLEST_VOCABULARY:
         raise UserError(
             f"vocab_size = {vocab_size}: a byte-level tokenizer has at least {SMALLEST_VOCABULARY} "
@@ -222,7 +246,7 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         special_tokens=[END_OF_TEXT],
         initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
     )
-    cut = (piece for text in texts for piece in long_words.pieces(text))
+    cut = (piece for text in map(_checked, texts) for piece in long_words.pieces(text))
     backend.train_from_iterator(cut, trainer)
     reached = backend.get_vocab_size()
     if reached < vocab_size:

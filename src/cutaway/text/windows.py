@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cutaway.base.columns import column
 from cutaway.base.doors import door
 from cutaway.base.errors import UserError, require_whole
 from cutaway.base.seeds import numpy_generator
@@ -47,12 +48,36 @@ def spaced_windows(
     return np.arange(count, dtype=np.int64) * (places - 1) // (count - 1)
 
 
+@door
 def gather(tokens: np.ndarray, starts: np.ndarray, block_size: int) -> torch.Tensor:
-    """The windows at `starts` as int64 (count, block_size + 1)."""
+    """The windows at `starts` (count,) of the tokens (n,), as int64 (count, block_size + 1).
+
+    Raises UserError for arrays of anything but whole numbers, and for windows outside the tokens.
+    """
     import torch
 
+    tokens, starts = _whole("tokens", tokens), _whole("starts", starts)
+    require_whole("block_size", block_size, 1)
+    places = _places(len(tokens), block_size, "tokens")
+    if len(starts) and not (starts.min() >= 0 and starts.max() < places):
+        raise UserError(
+            f"starts = {starts.min()} to {starts.max()}: expected 0 to {places - 1}, where windows of "
+            f"block_size + 1 = {block_size + 1:,} tokens fit"
+        )
     windows = np.lib.stride_tricks.sliding_window_view(tokens, block_size + 1)
     return torch.from_numpy(windows[starts].astype(np.int64))
+
+
+def _whole(name: str, given: np.ndarray) -> np.ndarray:
+    """An array of whole numbers (n,); a memory-mapped one is not read."""
+    if isinstance(given, np.ndarray) and given.ndim == 1 and given.dtype.kind in "iu":
+        return given
+    values = column(given, name)
+    if any(
+        isinstance(one, bool) or not isinstance(one, int) or abs(one) >= 2**63 for one in values
+    ):
+        raise UserError(f"{name}: expected whole numbers below 2^63")
+    return np.array(values, dtype=np.int64)
 
 
 def _places(n_tokens: int, block_size: int, what: str) -> int:

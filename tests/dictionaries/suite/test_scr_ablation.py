@@ -77,6 +77,8 @@ def test_the_strongest_are_ranked_and_those_without_effect_left_out():
     assert strongest(effect, 2).tolist() == [3, 1]
     assert strongest(effect, 500).tolist() == [3, 1, 5, 2]
     assert strongest(torch.zeros(4), 2).tolist() == []
+    effect[4] = torch.nan
+    assert strongest(effect, 2).tolist() == [3, 1]  # NaN outranks nothing
 
 
 def test_random_features_are_among_the_active_and_each_comes_once():

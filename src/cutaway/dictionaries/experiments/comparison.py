@@ -113,7 +113,11 @@ def match(rows: Sequence[dict[str, Any]]) -> None:
     its `run`, `arm`, `seed`, `target_l0` and `l0`."""
     wanted = set()
     for row in rows:
-        base = [one for one in rows if one["arm"] == BASELINE and one["seed"] == row["seed"]]
+        base = [
+            one
+            for one in rows
+            if one["arm"] == BASELINE and one["seed"] == row["seed"] and math.isfinite(one["l0"])
+        ]
         nearest = min(base, key=lambda one: abs(one["l0"] - row["l0"]), default=None)
         near = nearest is not None and _near(row["l0"], nearest["l0"])
         row["matched"] = near

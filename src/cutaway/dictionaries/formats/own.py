@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cutaway.base import files, hardware
 from cutaway.base.display import notice
-from cutaway.base.errors import UserError
+from cutaway.base.errors import UserError, whole_in
 from cutaway.base.files import as_path
 from cutaway.dictionaries import origin
 from cutaway.dictionaries.base import Dictionary, DictionaryShape
@@ -273,7 +273,8 @@ def _of_run(path: Path, step: int | str) -> Dictionary:
     if not isinstance(about, dict):
         raise UserError(f"{path / RUN}: names no dictionary (resolved.dictionary = {about!r})")
     shape = _shape(about.get("shape"), path / RUN)
-    checkpoint = checkpoint_of(run, int(step) if str(step).isdigit() else step)
+    number = whole_in(str(step))
+    checkpoint = checkpoint_of(run, step if number is None else number)
     place = checkpoint.path / "model.safetensors"
     dictionary = _filled(shape, checkpoint.tensors["model"], place)
     origin = {"run": str(run.path), "step": checkpoint.step}

@@ -121,7 +121,8 @@ def effects(
 
 def strongest(effect: Tensor, n: int) -> Tensor:
     """The n features of largest effect, strongest first; none of effect exactly 0, so fewer than
-    n where n is above the number of those (and of all features)."""
+    n where n is above the number of those (and of all features), and none whose effect is NaN."""
+    effect = effect.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
     order = effect.sort(descending=True, stable=True).indices
     return order[effect[order] != 0][:n]
 
