@@ -306,7 +306,8 @@ def table(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
         figures: dict[str, dict[str, Any]] = {one.architecture: own, **one.baselines}
         for name, values in figures.items():
             row: dict[str, Any] = {"site": one.site, "coder": name.replace("_", " ")}
-            rows.append(row | {head: values.get(key) for key, head in columns.items()})
+            known = {key: None if key in one.left_out else values.get(key) for key in columns}
+            rows.append(row | {head: known[key] for key, head in columns.items()})
     return rows
 
 
