@@ -41,6 +41,17 @@ class ModelReference:
     tokenizer_sha256: str | None
     n_layers: int
     width: int
+    quantisation: str | None = None  # how a GGUF file stored it: `4 bits (Q4_K_M)`
+
+    @property
+    def dequantised(self) -> str:
+        """`dequantised from 4 bits (Q4_K_M)`, to stand beside figures; empty for other models."""
+        return dequantised(self.quantisation)
+
+    @property
+    def named(self) -> str:
+        """The model's id and, where it is so, that its weights were dequantised."""
+        return named(self.id, self.quantisation)
 
     def same_model(self, other: ModelReference) -> bool:
         """Whether both mean the same weights and the same tokens, wherever they lie."""
@@ -51,7 +62,10 @@ class ModelReference:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a JSON file."""
-        return {"format": FORMAT, **asdict(self)}
+        content = {"format": FORMAT, **asdict(self)}
+        if self.quantisation is None:  # as files from before this field have it
+            del content["quantisation"]
+        return content
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any] | str) -> ModelReference:
@@ -67,6 +81,16 @@ class ModelReference:
             return cls(**{key: value for key, value in content.items() if key in known})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"model reference: not one ({error})") from None
+
+
+def dequantised(quantisation: str | None) -> str:
+    """How the weights were stored before they were dequantised, in words; empty for dense ones."""
+    return f"dequantised from {quantisation}" if quantisation else ""
+
+
+def named(name: str, quantisation: str | None) -> str:
+    """A model's name with what stands beside every figure of a quantised one."""
+    return f"{name}, {dequantised(quantisation)}" if quantisation else name
 
 
 @dataclass(frozen=True)
