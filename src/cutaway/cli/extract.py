@@ -82,7 +82,9 @@ def extract(
     if "model" not in settings | changes:
         raise UserError("extract: name a model: a run, a folder or a Hugging Face id")
     store = extraction.extract(settings | changes, out, resume=resume)
-    display.show(_rows(store), format, title=f"{out}: {store.rows:,} rows" if not json else None)
+    weights = store.reference.dequantised
+    title = f"{out}: {store.rows:,} rows" + (f", weights {weights}" if weights else "")
+    display.show(_rows(store), format, title=title if not json else None)
 
 
 def _rows(store: ActivationStore) -> list[dict[str, Any]]:
@@ -100,6 +102,7 @@ def _rows(store: ActivationStore) -> list[dict[str, Any]]:
             else None,
             "relative_error": summary[str(site)]["relative_error"],
             "non_finite": summary[str(site)]["non_finite"],
+            **({"weights": weights} if (weights := store.reference.dequantised) else {}),
         }
         for site in store.sites
     ]

@@ -180,8 +180,11 @@ def effect(
             f"that do, the strongest first: {others}"
         )
     rows = [*moved.raised, *reversed(moved.lowered)]
+    weights = network.reference.dequantised
     if format == "json":
         samples = {"without": before, "with": after}
+        if weights:
+            samples["weights"] = weights
         display.show([{"divergence": moved.divergence, **samples, "tokens": rows}], format)
     elif format == "csv":
         display.show(rows, format, columns=_CHANGES)
@@ -189,6 +192,8 @@ def effect(
         display.show(shown(rows))
         print("change: of the logit less the mean over the vocabulary, nats")
         print(f"\nKL(before ‖ after) of the next token: {moved.divergence:.4f} nats")
+        if weights:
+            print(f"weights of {network.reference.id}: {weights}")
     elif not idle:
         display.notice("the next token's odds do not change")
     if format == "table" and (rows or before != after):

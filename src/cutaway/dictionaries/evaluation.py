@@ -27,6 +27,7 @@ from cutaway.dictionaries.features import Batch, Text, batches
 from cutaway.dictionaries.losses import counted_tokens, losses_of, recovered_from
 from cutaway.dictionaries.scores import Reconstruction
 from cutaway.nets.model import Model
+from cutaway.nets.quantised import dequantised
 from cutaway.nets.sites import Site
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ class Evaluation:
     `baselines`: `pca`, `random`, `random_scaled`, each with the same figures.
     `ground_truth`: of synthetic states, the dictionary against what they are made of
     (`synthetic.measures.Comparison`).
-    `non_finite` states were not finite; they are in no figure.
+    `non_finite` states were not finite; they are in no figure. `quantisation`: how the model's
+    weights were stored before they were dequantised (`nets.model.ModelReference`).
     `text` names what was judged on; `held_out` whether it is known to have been kept out of the
     training (true), to be of it (false), or neither (None, in the file `unknown`).
     """
@@ -93,10 +95,13 @@ class Evaluation:
     held_out: bool | None = None
     ground_truth: dict[str, float] | None = None
     non_finite: int = 0
+    quantisation: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; what is not finite is null."""
         plain = {"format": FORMAT, **finite(asdict(self)), "density_edges": list(DENSITY_EDGES)}
+        if self.quantisation is None:
+            del plain["quantisation"]
         return plain | {"held_out": "unknown" if self.held_out is None else self.held_out}
 
     @classmethod
@@ -238,6 +243,7 @@ def evaluate(
         density_counts=counts.tolist(),
         threshold=None if history is None else threshold_movement(history),
         non_finite=broken,
+        quantisation=model.reference.quantisation,
         baselines={
             name: {
                 key: value
@@ -301,7 +307,8 @@ def table(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
         figures: dict[str, dict[str, Any]] = {one.architecture: own, **one.baselines}
         for name, values in figures.items():
             row: dict[str, Any] = {"site": one.site, "coder": name.replace("_", " ")}
-            rows.append(row | {head: values.get(key) for key, head in columns.items()})
+            row |= {head: values.get(key) for key, head in columns.items()}
+            rows.append(row | ({"weights": of} if (of := dequantised(one.quantisation)) else {}))
     return rows
 
 

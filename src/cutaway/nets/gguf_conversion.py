@@ -78,9 +78,8 @@ def convert(header: Header, folder: Path) -> dict[str, Any]:
     link.unlink()
     size = sum(path.stat().st_size for path in folder.iterdir())
     kind = quantisation(header)
-    said = "" if kind is None else f", dequantised from {kind}"
     notice(
-        f"{header.path}: converted once to {dtype}{said}; {human_bytes(size)} in the cache "
+        f"{header.path}: converted once to {dtype}; {human_bytes(size)} in the cache "
         f"{folder.parent}"
     )
     return {

@@ -7,6 +7,7 @@ specification in `docs/gguf.md` of the ggml repository.
 
 from __future__ import annotations
 
+import itertools
 import math
 import mmap
 import re
@@ -203,7 +204,7 @@ class _Reader:
                 )
             found.append(StoredTensor(name, shape, label, start + offset, length))
         in_order = sorted(found, key=lambda tensor: tensor.offset)
-        for one, following in zip(in_order, in_order[1:], strict=False):
+        for one, following in itertools.pairwise(in_order):
             if one.offset + one.bytes > following.offset:
                 raise self.damaged(f"tensors {one.name!r} and {following.name!r} overlap")
         return tuple(found)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from cutaway.base import json_text
 from cutaway.base.columns import tensor
 from cutaway.base.errors import UserError
+from cutaway.nets.quantised import dequantised, named
 from cutaway.nets.sites import Kind, Site, parse_site
 
 if TYPE_CHECKING:
@@ -81,16 +82,6 @@ class ModelReference:
             return cls(**{key: value for key, value in content.items() if key in known})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"model reference: not one ({error})") from None
-
-
-def dequantised(quantisation: str | None) -> str:
-    """How the weights were stored before they were dequantised, in words; empty for dense ones."""
-    return f"dequantised from {quantisation}" if quantisation else ""
-
-
-def named(name: str, quantisation: str | None) -> str:
-    """A model's name with what stands beside every figure of a quantised one."""
-    return f"{name}, {dequantised(quantisation)}" if quantisation else name
 
 
 @dataclass(frozen=True)

@@ -240,6 +240,8 @@ def _from_gguf(path: Path, device: str, dtype: str) -> Model:
     found = gguf.converted(path)
     model = _from_folder(found.folder, str(path), None, device, dtype, found.sha256)
     model.reference = replace(model.reference, quantisation=found.quantisation)
+    if model.reference.quantisation is not None:
+        notice(model.reference.named)  # stands beside all figures that a command prints
     return model
 
 
