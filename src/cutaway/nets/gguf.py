@@ -93,12 +93,11 @@ def converted(path: Path, cache: str | os.PathLike[str] | None = None) -> Conver
 
     root = cache_folder(cache).absolute() / "gguf"
     gguf_header.require_whole(path)
-    sha256 = _remembered(root, path)
     header = None
-    if sha256 is None:  # look at it before reading all of it
+    if _remembered(root, path) is None and (not _missing() or not any(root.glob("*/"))):
         _require_extra(path)
-        header = gguf_header.read(path)
-        sha256 = checksum(root, path)
+        header = gguf_header.read(path)  # before reading all of the file
+    sha256 = checksum(root, path)
     folder = root / sha256
     if (found := _opened(root, folder, sha256)) is not None:
         return found
@@ -192,13 +191,16 @@ def _locked(lock: Path, path: Path) -> Any:
         raise UserError(f"{lock}: {error.strerror or error}") from None
 
 
+def _missing() -> list[str]:
+    return [package for package in _PACKAGES if importlib.util.find_spec(package) is None]
+
+
 def _require_extra(path: Path) -> None:
-    for package in _PACKAGES:
-        if importlib.util.find_spec(package) is None:
-            raise UserError(
-                f"{path}: converting a GGUF file needs the package {package}: "
-                "pip install 'cutaway[gguf]'"
-            )
+    if missing := _missing():
+        raise UserError(
+            f"{path}: converting a GGUF file needs the package {missing[0]}: "
+            "pip install 'cutaway[gguf]'"
+        )
 
 
 # -- checksums -----------------------------------------------------------------------------

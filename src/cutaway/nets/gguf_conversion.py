@@ -244,9 +244,13 @@ def _require_all_placed(header: Header, module: PreTrainedModel) -> None:
     blocks = module.config.get_text_config().num_hidden_layers
     tied = bool(getattr(module.config.get_text_config(), "tie_word_embeddings", False))
 
+    several = header.setting(
+        "nextn_predict_layers"
+    )  # further blocks, for predicting several tokens
+
     def counts(name: str) -> bool:
-        number = _BLOCK_NUMBER.match(name)
-        beyond = number is not None and int(number[1]) >= blocks  # of predicting several tokens
+        number = _BLOCK_NUMBER.match(name) if several else None
+        beyond = number is not None and int(number[1]) >= blocks
         return not (beyond or name.endswith(_NO_WEIGHTS) or (tied and name == "output.weight"))
 
     given = sum(tensor.elements for tensor in header.tensors if counts(tensor.name))

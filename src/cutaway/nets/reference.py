@@ -108,7 +108,7 @@ def open_model(
     if isinstance(place, Path):
         if (place / "run.json").is_file():
             return _from_run(place, device, dtype, step)
-        if place.is_file():
+        if not place.is_dir():
             return _from_gguf(place, device, dtype)
         return _from_folder(place, str(place), None, device, dtype)
     from cutaway.nets import huggingface
