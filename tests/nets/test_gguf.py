@@ -17,13 +17,12 @@ import torch
 pytest.importorskip("gguf")
 pytest.importorskip("accelerate")
 
-from nets import gguf_files
 from conftest import DATA, PATIENCE
-from nets.gguf_files import write
-
 from cutaway.base.errors import UserError
 from cutaway.nets import ModelReference, open_model
 from cutaway.nets.gguf import converted
+from nets import gguf_files
+from nets.gguf_files import write
 
 TOKENS = torch.arange(40).reshape(2, 20)
 

@@ -15,11 +15,10 @@ import pytest
 pytest.importorskip("gguf")
 pytest.importorskip("accelerate")
 
-from nets import gguf_files
-from nets.gguf_files import write
-
 from cutaway.base.errors import UserError
 from cutaway.nets import open_model
+from nets import gguf_files
+from nets.gguf_files import write
 
 START = 24  # bytes before the first setting
 

@@ -50,7 +50,7 @@ def train(
     """Fit a probe at every layer asked for and judge it beside controls.
 
     Args:
-        model: A run, a folder in Hugging Face's layout, or a hub id.
+        model: A run, a folder in Hugging Face's layout, a GGUF file, or a hub id.
         settings: Fields of the probe's config, as --field value (`cutaway train --help`).
         data: The folder `cutaway probe data` made.
         layers: auto (first, quartiles, last), all, or 0,5,11, mlp.3, ... [auto]

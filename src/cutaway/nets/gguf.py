@@ -46,6 +46,12 @@ class Converted:
     quantisation: str | None
 
 
+def has_layout(folder: Path) -> bool:
+    """Whether a folder is in Hugging Face's layout; not so where its weights are in a GGUF file alone."""
+    alone = any(folder.glob("*.gguf")) and not any(folder.glob("*.safetensors*"))
+    return (folder / "config.json").is_file() and not alone
+
+
 def find(place: Path) -> Path | None:
     """The GGUF file that a path means: itself, or the only one in a folder; None where there is none.
 

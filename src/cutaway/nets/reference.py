@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cutaway.runs.folder import Run
     from cutaway.text.tokenizers import Tokenizer
 
+_told: set[str] = set()  # GGUF files whose quantisation this process has announced
 DTYPES = ("auto", "float32", "bfloat16")
 
 
@@ -137,7 +138,7 @@ def _place(model: str | Path) -> Path | str:
         if (folder / "run.json").is_file():
             return folder.absolute()
     folder = Path(model)
-    if (folder / "config.json").is_file() and not _only_gguf(folder):
+    if gguf.has_layout(folder):
         return folder.absolute()
     if (folder / "dictionary.json").is_file():
         raise UserError(f"model = '{model}': is a dictionary, not a model")
@@ -152,11 +153,6 @@ def _place(model: str | Path) -> Path | str:
     if isinstance(model, Path) or name.count("/") > 1 or name.startswith((".", "/", "~", "runs/")):
         find_run(model)  # says that there is none, and which name is near
     return name
-
-
-def _only_gguf(folder: Path) -> bool:
-    """Whether a folder with a configuration has its weights in a GGUF file alone."""
-    return any(folder.glob("*.gguf")) and not any(folder.glob("*.safetensors*"))
 
 
 def _from_run(path: Path, device: str, dtype: str, step: int | str) -> Model:
@@ -240,7 +236,8 @@ def _from_gguf(path: Path, device: str, dtype: str) -> Model:
     found = gguf.converted(path)
     model = _from_folder(found.folder, str(path), None, device, dtype, found.sha256)
     model.reference = replace(model.reference, quantisation=found.quantisation)
-    if model.reference.quantisation is not None:
+    if model.reference.quantisation is not None and found.sha256 not in _told:
+        _told.add(found.sha256)
         notice(model.reference.named)  # stands beside all figures that a command prints
     return model
 
