@@ -22,6 +22,7 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/instruments.py
 	$(BIN)/python benchmarks/tokenising.py
 	$(BIN)/python benchmarks/starting.py
+	$(BIN)/python benchmarks/opening.py
 	$(BIN)/python benchmarks/grokking.py
 	$(BIN)/python benchmarks/ensembles.py
 	$(BIN)/python benchmarks/curvature.py

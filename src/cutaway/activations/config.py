@@ -27,7 +27,7 @@ class ExtractionConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
 
     model: str
-    """A run, a folder in Hugging Face layout, or a Hugging Face id."""
+    """A run, a folder in Hugging Face layout, a GGUF file, or a Hugging Face id."""
     data: str = "docstrings"
     """Text: a source by name, a file or a folder (`cutaway corpus ls`)."""
     layers: str = "all"

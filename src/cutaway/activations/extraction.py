@@ -323,9 +323,11 @@ class _Extraction:
         text = self.text
         tell(self.model)
         eta = seconds * (text.n_contexts - self.done)
+        dequantised = self.model.reference.dequantised
+        weights = f"weights {dequantised}; " if dequantised else ""
         going_on = f" (from token {self.done * text.payload:,} on)" if self.done else ""
         notice(
-            f"{text.n_tokens:,} tokens in contexts of {text.context_length}{going_on}, "
+            f"{weights}{text.n_tokens:,} tokens in contexts of {text.context_length}{going_on}, "
             f"{len(self.sites)} sites × {self.model.width} in {self.config.store_dtype}: "
             f"{files.human_bytes(left)} to write, {files.human_bytes(files.free_bytes(self.out))} "
             f"free; about {duration(eta)} by the first batch; "

@@ -42,7 +42,8 @@ def extract(
     What it takes (tokens, bytes, time) is said first; what does not fit the disk is refused.
 
     Args:
-        model: A run, a folder in Hugging Face layout, or a Hugging Face id; with --resume not needed.
+        model: A run, a folder in Hugging Face layout, a GGUF file, or a Hugging Face id; with --resume
+            not needed.
         out: The store's folder.
         data: Text: a source by name, a file or a folder (`cutaway corpus ls`) [docstrings].
         layers: all, or sites: 0,6,11, embed, mlp.3, attention.3, blocks.6.hook_resid_post [all].
@@ -85,9 +86,11 @@ def extract(
     changes = {name: value for name, value in given.items() if value is not None}
     settings = extraction.recorded(out) if resume else {}
     if "model" not in settings | changes:
-        raise UserError("extract: name a model: a run, a folder or a Hugging Face id")
+        raise UserError("extract: name a model: a run, a folder, a GGUF file or a Hugging Face id")
     store = extraction.extract(settings | changes, out, resume=resume)
-    display.show(_rows(store), format, title=f"{out}: {store.rows:,} rows" if not json else None)
+    weights = store.reference.dequantised
+    title = f"{out}: {store.rows:,} rows" + (f", weights {weights}" if weights else "")
+    display.show(_rows(store), format, title=title if not json else None)
 
 
 def _rows(store: ActivationStore) -> list[dict[str, Any]]:
@@ -105,6 +108,7 @@ def _rows(store: ActivationStore) -> list[dict[str, Any]]:
             else None,
             "relative_error": summary[str(site)]["relative_error"],
             "non_finite": summary[str(site)]["non_finite"],
+            **({"weights": weights} if (weights := store.reference.dequantised) else {}),
         }
         for site in store.sites
     ]

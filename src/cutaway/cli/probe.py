@@ -50,7 +50,7 @@ def train(
     """Fit a probe at every layer asked for and judge it beside controls.
 
     Args:
-        model: A run, a folder in Hugging Face's layout, or a hub id.
+        model: A run, a folder in Hugging Face's layout, a GGUF file, or a hub id.
         settings: Fields of the probe's config, as --field value (`cutaway train --help`).
         data: The folder `cutaway probe data` made.
         layers: auto (first, quartiles, last), all, or 0,5,11, mlp.3, ... [auto]
@@ -172,13 +172,16 @@ def evaluate(
     )
     met = share_in_training(probes, found[0].about, examples)
     # a score that is not defined, such as the precision of a class never predicted, is missing
-    rows = display.finite([{**row, "in_training": met} for row in judged(found, network, examples)])
+    weights = network.reference.dequantised
+    beside = {"in_training": met, **({"weights": weights} if weights else {})}
+    rows = display.finite([{**row, **beside} for row in judged(found, network, examples)])
     if (named or met is not None) and (line := familiar_line(met)):
         display.notice(line)
     shown = None
     if format == "table":
         shown = [one for one in _COLUMNS if one != "strength"]
         shown += ["in_training"] if met is None or met > 0 else []
+        shown += ["weights"] if weights else []
     display.show(rows, format, columns=shown)
     if format == "table":
         display.notice(DECISIONS)
@@ -206,17 +209,25 @@ def _choose_method(given: dict[str, Any], file: dict[str, Any]) -> None:
 
 
 def _show(run: Run, format: Any) -> None:
+    from cutaway.nets.quantised import dequantised
     from cutaway.probes.findings import DECISIONS, named
 
     tables = {}
     for name in ("layers", "controls"):
         rows = run.read(name)
         tables[name] = [] if rows is None else display.finite(list(map(named, rows.to_pylist())))
+    of = run.record.parents[0] if run.record.parents else {}
+    weights = dequantised(of.get("quantisation"))
+    if weights:
+        tables = {
+            name: [row | {"weights": weights} for row in rows] for name, rows in tables.items()
+        }
     layers, controls = tables.values()
     if format == "json":
         print(dumps(tables, indent=2))
         return
-    display.show(layers, format, columns=_COLUMNS if format == "table" else None)
+    columns = [*_COLUMNS, *(["weights"] if weights else [])]
+    display.show(layers, format, columns=columns if format == "table" else None)
     if format == "table":
         if controls:
             display.show(controls, format, columns=_CONTROL_COLUMNS, title="controls")

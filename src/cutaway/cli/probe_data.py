@@ -54,7 +54,8 @@ def data(
     and drawn as text has them for validation and test.
 
     Args:
-        model: Whose tokenizer: a run, a folder in Hugging Face layout or with a tokenizer, or an id.
+        model: Whose tokenizer: a run, a folder in Hugging Face layout or with a tokenizer, a GGUF file,
+            or an id.
         data: Text: a source by name, a file or a folder (`cutaway corpus ls`) [docstrings].
         target_token: The token to predict, with its space [" the"].
         context_length: Tokens of a window, or of a labelled text at most [256 for windows, or what
@@ -186,8 +187,10 @@ def inspect(
 def tokenizer_of(model: str) -> tuple[Tokenizer, int | None]:
     """The tokenizer of what a user names, and the longest context its model reads, where known.
 
-    Weights are neither loaded nor fetched. UserError for what has no tokenizer.
+    Weights are neither loaded nor fetched; a GGUF file, which holds both, is converted. UserError for
+    what has no tokenizer.
     """
+    from cutaway.nets import gguf
     from cutaway.text import tokenizers
 
     for folder in (Path(model), Path("runs") / model):
@@ -205,6 +208,9 @@ def tokenizer_of(model: str) -> tuple[Tokenizer, int | None]:
         found = tokenizers.pretrained(folder)
         found.name = id
         return found, _longest(folder / "config.json")
+    if not gguf.has_layout(Path(model)) and (file := gguf.find(Path(model))) is not None:
+        folder = gguf.converted(file).folder
+        return tokenizers.Tokenizer.load(folder), _longest(folder / "config.json")
     if Path(model).is_dir():
         return tokenizers.Tokenizer.load(model), _longest(Path(model) / "config.json")
     found = tokenizers.pretrained(model)

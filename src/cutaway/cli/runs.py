@@ -68,6 +68,7 @@ def show(run: str, *, runs: Runs = Path("runs"), json: bool = False, csv: bool =
         json: Print JSON.
         csv: Print CSV.
     """
+    from cutaway.nets.quantised import dequantised
     from cutaway.runs.folder import Run
     from cutaway.runs.store import find_run
 
@@ -76,6 +77,9 @@ def show(run: str, *, runs: Runs = Path("runs"), json: bool = False, csv: bool =
     name, path = display.readable_path(opened.name), display.readable_path(opened.path)
     facts = {"run": name, "path": path, **opened.record.model_dump(mode="json")}
     facts |= {"status": opened.status, "name": name}
+    stored = {parent.get("quantisation") for parent in opened.record.parents} - {None}
+    if stored:
+        facts["weights"] = ", ".join(sorted(map(dequantised, stored)))
     facts["tables"] = {name: _rows_of(opened, name) for name in opened.tables()}
     facts["checkpoints"] = {
         "steps": opened.checkpoints.steps(),

@@ -85,7 +85,7 @@ def pipeline(
     """From a model to features one can read: extract, train per layer, evaluate, write pages.
 
     Args:
-        model: A run, a folder in Hugging Face layout, or a Hugging Face id.
+        model: A run, a folder in Hugging Face layout, a GGUF file, or a Hugging Face id.
         settings: Fields of the dictionary's config, as --field value (`cutaway train --help`).
         out: Where everything goes.
         data: Text: a source by name, a file or a folder (`cutaway corpus ls`) [docstrings].

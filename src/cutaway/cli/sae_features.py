@@ -187,8 +187,11 @@ def effect(
             f"that do, the strongest first: {others}"
         )
     rows = [*moved.raised, *reversed(moved.lowered)]
+    weights = network.reference.dequantised
     if format == "json":
         samples = {"without": before, "with": after}
+        if weights:
+            samples["weights"] = weights
         figures = {"divergence": moved.divergence, **samples, "tokens": rows}
         display.show([{**figures, "reading": reading.to_json()}], format)
     elif format == "csv":
@@ -198,6 +201,8 @@ def effect(
         print("change: of the logit less the mean over the vocabulary, nats")
         print(f"the prompt is read with {reading.described(network.tokenizer)}")
         print(f"\nKL(before ‖ after) of the next token: {moved.divergence:.4f} nats")
+        if weights:
+            print(f"weights of {network.reference.id}: {weights}")
     elif not idle:
         display.notice("the next token's odds do not change")
     if format == "table" and (rows or before != after):

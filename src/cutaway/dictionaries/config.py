@@ -47,7 +47,7 @@ class DictionaryConfig(SyntheticFields, OrthogonalityFields, StudyConfig):
     streaming: bool = False
     """States straight from `model` over `data`, without a store."""
     model: str | None = None
-    """Where streaming: a run, a folder in Hugging Face layout, or a Hugging Face id."""
+    """Where streaming: a run, a folder in Hugging Face layout, a GGUF file, or a Hugging Face id."""
     data: str = "docstrings"
     """Where streaming: text, a source by name, a file or a folder."""
     tokens: int = Field(1_000_000, ge=1)

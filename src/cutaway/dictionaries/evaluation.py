@@ -28,6 +28,7 @@ from cutaway.dictionaries.losses import counted_tokens, losses_of, recovered_fro
 from cutaway.dictionaries.scores import Reconstruction
 from cutaway.nets.check import tell
 from cutaway.nets.model import Model
+from cutaway.nets.quantised import dequantised
 from cutaway.nets.sites import Site
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ class Evaluation:
     `ground_truth`: of synthetic states, the dictionary against what they are made of
     (`synthetic.measures.Comparison`).
     `non_finite` states were not finite; they are in no figure. `left_out`: figures that this model
-    cannot give (they are NaN, null in the file), each with the reason.
+    cannot give (they are NaN, null in the file), each with the reason. `quantisation`: how the model's
+    weights were stored before they were dequantised (`nets.model.ModelReference`).
     `text` names what was judged on; `held_out` whether it is known to have been kept out of the
     training (true), to be of it (false), or neither (None, in the file `unknown`).
     """
@@ -96,10 +98,13 @@ class Evaluation:
     ground_truth: dict[str, float] | None = None
     non_finite: int = 0
     left_out: dict[str, str] = field(default_factory=dict)
+    quantisation: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; what is not finite is null."""
         plain = {"format": FORMAT, **finite(asdict(self)), "density_edges": list(DENSITY_EDGES)}
+        if self.quantisation is None:
+            del plain["quantisation"]
         return plain | {"held_out": "unknown" if self.held_out is None else self.held_out}
 
     @classmethod
@@ -243,6 +248,7 @@ def evaluate(
         threshold=None if history is None else threshold_movement(history),
         non_finite=broken,
         left_out=model.abilities.left_out(),
+        quantisation=model.reference.quantisation,
         baselines={
             name: {
                 key: value
@@ -307,7 +313,8 @@ def table(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
         for name, values in figures.items():
             row: dict[str, Any] = {"site": one.site, "coder": name.replace("_", " ")}
             known = {key: None if key in one.left_out else values.get(key) for key in columns}
-            rows.append(row | {head: known[key] for key, head in columns.items()})
+            row |= {head: known[key] for key, head in columns.items()}
+            rows.append(row | ({"weights": of} if (of := dequantised(one.quantisation)) else {}))
     return rows
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from cutaway.base.files import write_text
 from cutaway.dictionaries.features_table import Features
+from cutaway.nets.quantised import dequantised
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,6 +35,7 @@ def features_page(features: Features, *, examples: int = 8, title: str | None = 
     model = Path(reference["id"]).name if reference.get("kind") == "run" else reference.get("id")
     of = f" of {model}" if model else ""
     dead, left_out = features.dead, facts.get("left_out") or {}
+    weights = dequantised(reference.get("quantisation"))
     without = ", position 0 of each context left out" if facts["skip_first"] else ""
     sections = [
         Section(
@@ -61,7 +63,8 @@ def features_page(features: Features, *, examples: int = 8, title: str | None = 
     return page(
         title or f"{facts['site']}{of}",
         sections,
-        subtitle=f"{shape['architecture']} dictionary, {shape['d_model']:,} → {shape['d_hidden']:,}",
+        subtitle=f"{shape['architecture']} dictionary, {shape['d_model']:,} → {shape['d_hidden']:,}"
+        + (f"; weights of {model} {weights}" if weights else ""),
         parts=("tokens", "features"),
     )
 

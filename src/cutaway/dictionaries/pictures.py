@@ -22,6 +22,7 @@ from cutaway.figures.bars import horizontal_bars
 from cutaway.figures.curves import Series, curves
 from cutaway.figures.panels import Panel, panels
 from cutaway.figures.recorded import decades, recorded, rows
+from cutaway.nets.quantised import dequantised
 from cutaway.nets.sites import parse_site
 from cutaway.stats.ties import rank
 
@@ -216,7 +217,7 @@ def density(evaluations: Sequence[Evaluation]) -> Figure:
         x_label="share of tokens a feature fires on",
         y_label="share of features, per half decade",
         log_x=True,
-        title="Density of features",
+        title=f"Density of features{_weights(evaluations)}",
         width="page",
     )
     figure.axes[0].xaxis.set_major_formatter(lambda value, place: ticks.scientific(value))
@@ -248,8 +249,14 @@ def ev_against_l0(evaluations: Sequence[Evaluation]) -> Figure:
             series.append(Series(kind if site == best else "", *_columns(points), color=color))
     own = {one.site: (one.l0, one.explained_variance) for one in evaluations}
     names = {point: site for site, point in own.items()} if len(own) > 1 else {}
-    title = "Explained variance by features per token"
+    title = f"Explained variance by features per token{_weights(evaluations)}"
     return against_l0(series, NAMES["l0"], "explained variance", title, names)
+
+
+def _weights(evaluations: Sequence[Evaluation]) -> str:
+    """How the weights of the models were stored, for a title; empty where none was quantised."""
+    words = sorted({dequantised(one.quantisation) for one in evaluations if one.quantisation})
+    return f" ({', '.join(words)})" if words else ""
 
 
 def layer_bars(evaluations: Sequence[Evaluation], target: float | None = None) -> Figure:
@@ -300,7 +307,7 @@ def layer_bars(evaluations: Sequence[Evaluation], target: float | None = None) -
                     levels=levels,
                 )
             )
-    figure = panels(charts, title="Dictionaries by layer")
+    figure = panels(charts, title=f"Dictionaries by layer{_weights(evaluations)}")
     for axes, chart in zip(figure.axes, charts, strict=True):
         ticks.plain(axes, "x", whole=True)
         if chart.y_label == NAMES["l0"]:  # names are in the legend, so that limits may move
@@ -320,7 +327,11 @@ def _bars(evaluations: Sequence[Evaluation]) -> Figure:
                 labels.append(f"{word}, L0 {one.baselines[key]['l0']:.3g}")
                 values.append(one.baselines[key]["explained_variance"])
     return horizontal_bars(
-        labels, values, x_label="explained variance", title=", ".join(sites), width="page"
+        labels,
+        values,
+        x_label="explained variance",
+        title=", ".join(sites) + _weights(evaluations),
+        width="page",
     )
 
 

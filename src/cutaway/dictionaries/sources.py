@@ -125,7 +125,12 @@ def _from_store(configs: Sequence[DictionaryConfig]) -> Source:
         train=open_stream(batch_size=batch_size),
         validation=open_stream(batch_size=min(_EVALUATED, first.eval_tokens), part="validation"),
         sites=sites,
-        parent={"kind": "activations", "id": str(first.activations), "sha256": digest},
+        parent={
+            "kind": "activations",
+            "id": str(first.activations),
+            "sha256": digest,
+            **_stored(store.reference.quantisation),
+        },
         about={
             "reference": store.reference.to_json(),
             **_reading(first),
@@ -185,7 +190,12 @@ def _from_model(configs: Sequence[DictionaryConfig]) -> Source:
         train=train,
         validation=open_stream(batch_size=min(_EVALUATED, first.eval_tokens), part="validation"),
         sites=sites,
-        parent={"kind": "model", "id": reference.id, "sha256": reference.weights_sha256},
+        parent={
+            "kind": "model",
+            "id": reference.id,
+            "sha256": reference.weights_sha256,
+            **_stored(reference.quantisation),
+        },
         about={
             "reference": reference.to_json(),
             **_reading(first),
@@ -240,6 +250,11 @@ def _synthetic(configs: Sequence[DictionaryConfig]) -> Source:
 def _with(reading: Reading, config: DictionaryConfig) -> Reading:
     """A store's reading as a dictionary trains on it."""
     return replace(reading, skip_first=config.skip_first)
+
+
+def _stored(quantisation: str | None) -> dict[str, Any]:
+    """How the model's weights were stored, for the record of what it was trained on."""
+    return {} if quantisation is None else {"quantisation": quantisation}
 
 
 def _reading(config: DictionaryConfig) -> dict[str, Any]:

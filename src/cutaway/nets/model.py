@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from cutaway.base import json_text
 from cutaway.base.columns import tensor
 from cutaway.base.errors import UserError
+from cutaway.nets.quantised import dequantised, named
 from cutaway.nets.sites import Kind, Site, parse_site
 
 if TYPE_CHECKING:
@@ -43,6 +44,17 @@ class ModelReference:
     tokenizer_sha256: str | None
     n_layers: int
     width: int
+    quantisation: str | None = None  # how a GGUF file stored it: `4 bits (Q4_K_M)`
+
+    @property
+    def dequantised(self) -> str:
+        """`dequantised from 4 bits (Q4_K_M)`, to stand beside figures; empty for other models."""
+        return dequantised(self.quantisation)
+
+    @property
+    def named(self) -> str:
+        """The model's id and, where it is so, that its weights were dequantised."""
+        return named(self.id, self.quantisation)
 
     def same_model(self, other: ModelReference) -> bool:
         """Whether both mean the same weights and the same tokens, wherever they lie."""
@@ -53,7 +65,10 @@ class ModelReference:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a JSON file."""
-        return {"format": FORMAT, **asdict(self)}
+        content = {"format": FORMAT, **asdict(self)}
+        if self.quantisation is None:  # as files from before this field have it
+            del content["quantisation"]
+        return content
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any] | str) -> ModelReference:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from cutaway.base.display import notice
 from cutaway.base.doors import door
 from cutaway.base.errors import UserError
 from cutaway.base.files import as_path
+from cutaway.nets import gguf
 from cutaway.nets.architectures import build
 from cutaway.nets.gpt2 import GPT2, LanguageModel
 from cutaway.nets.model import Anatomy, Model, ModelReference
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from cutaway.runs.folder import Run
     from cutaway.text.tokenizers import Tokenizer
 
+_told: set[str] = set()  # GGUF files whose quantisation this process has announced
 DTYPES = ("auto", "float32", "bfloat16")
 
 
@@ -95,9 +97,10 @@ def open_model(
 ) -> Model:
     """The model a user names, in eval mode, ready for `logits`, `capture` and `splice`.
 
-    `model` is a run's folder, or its name under `runs/`; a folder in Hugging Face's layout; or a
-    hub id (`gpt2`, or `EleutherAI/pythia-70m@step3000` for a revision), which the local cache
-    serves where there is no network. `step` is for runs: `best`, `last` or one that was kept.
+    `model` is a run's folder, or its name under `runs/`; a folder in Hugging Face's layout; a GGUF
+    file, or a folder that holds one (converted once into the cache, see `nets.gguf`); or a hub id
+    (`gpt2`, or `EleutherAI/pythia-70m@step3000` for a revision), which the local cache serves where
+    there is no network. `step` is for runs: `best`, `last` or one that was kept.
     `dtype` is `float32`, `bfloat16`, or `auto`: float32 unless the file holds 16 bits and the
     device has bfloat16 arithmetic. Raises UserError with one line for everything else.
     """
@@ -106,6 +109,8 @@ def open_model(
     if isinstance(place, Path):
         if (place / "run.json").is_file():
             return _from_run(place, device, dtype, step)
+        if not place.is_dir():
+            return _from_gguf(place, device, dtype)
         return _from_folder(place, str(place), None, device, dtype)
     from cutaway.nets import huggingface
 
@@ -125,7 +130,7 @@ def _require_dtype(dtype: str) -> None:
 
 
 def _place(model: str | Path) -> Path | str:
-    """The folder that `model` means, or the hub id that it then must be."""
+    """The folder or GGUF file that `model` means, or the hub id that it then must be."""
     from cutaway.runs.store import find_run
 
     model = as_path(model) if isinstance(model, Path) else str(model)
@@ -133,14 +138,16 @@ def _place(model: str | Path) -> Path | str:
         if (folder / "run.json").is_file():
             return folder.absolute()
     folder = Path(model)
-    if (folder / "config.json").is_file():
+    if gguf.has_layout(folder):
         return folder.absolute()
     if (folder / "dictionary.json").is_file():
         raise UserError(f"model = '{model}': is a dictionary, not a model")
+    if (file := gguf.find(folder)) is not None:
+        return file
     if folder.exists():
         raise UserError(
             f"model = '{model}': neither a run (no run.json) nor a model in Hugging Face's layout "
-            "(no config.json)"
+            "(no config.json) nor a GGUF file"
         )
     name = os.fspath(model)
     if isinstance(model, Path) or name.count("/") > 1 or name.startswith((".", "/", "~", "runs/")):
@@ -202,7 +209,10 @@ def _own_anatomy(network: LanguageModel, tokenizer: Tokenizer | None) -> Anatomy
     )
 
 
-def _from_folder(folder: Path, id: str, revision: str | None, device: str, dtype: str) -> Model:
+def _from_folder(
+    folder: Path, id: str, revision: str | None, device: str, dtype: str, sha256: str | None = None
+) -> Model:
+    """`sha256` stands for weights and tokenizer that come from one file, already hashed."""
     from cutaway.nets import huggingface
 
     module = huggingface.load_module(folder, dtype, hardware.device(device))
@@ -213,17 +223,30 @@ def _from_folder(folder: Path, id: str, revision: str | None, device: str, dtype
         id=id,
         revision=revision,
         step=None,
-        weights_sha256=_sha256_of(huggingface.weight_files(folder)),
-        tokenizer_sha256=_tokenizer_sha256(folder, tokenizer),
+        weights_sha256=sha256 or _sha256_of(huggingface.weight_files(folder)),
+        tokenizer_sha256=_tokenizer_sha256(folder, tokenizer, sha256),
         n_layers=len(anatomy.blocks),
         width=anatomy.width,
     )
     return Model(module, anatomy, reference, tokenizer)
 
 
-def _tokenizer_sha256(folder: Path, tokenizer: Tokenizer | None) -> str | None:
-    if tokenizer is None:
-        return None
+def _from_gguf(path: Path, device: str, dtype: str) -> Model:
+    """Hashes are of the .gguf file, which holds the weights and the tokenizer."""
+    found = gguf.converted(path)
+    model = _from_folder(found.folder, str(path), None, device, dtype, found.sha256)
+    model.reference = replace(model.reference, quantisation=found.quantisation)
+    if model.reference.quantisation is not None and found.sha256 not in _told:
+        _told.add(found.sha256)
+        notice(model.reference.named)  # stands beside all figures that a command prints
+    return model
+
+
+def _tokenizer_sha256(
+    folder: Path, tokenizer: Tokenizer | None, known: str | None = None
+) -> str | None:
+    if tokenizer is None or known is not None:
+        return None if tokenizer is None else known
     whole = folder / "tokenizer.json"
     return _sha256_of([whole]) if whole.is_file() else tokenizer.sha256()
 

@@ -40,7 +40,7 @@ def untrained(model: Model, source: str | Path, seed: int = 0) -> Model:
             raise UserError(f"model = '{source}': is not the model that was read before")
         found.module.load_state_dict(_fresh(found.module, known.kind, seed))
     found.abilities = model.abilities  # of the architecture, not of its weights
-    found.reference = replace(known, weights_sha256=f"untrained:{seed}")
+    found.reference = replace(known, weights_sha256=f"untrained:{seed}", quantisation=None)
     return found
 
 

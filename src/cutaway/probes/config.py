@@ -26,7 +26,7 @@ class ProbeConfig(StudyConfig):
     settled: ClassVar[frozenset[str]] = StudyConfig.settled | {"dtype", "bos"}
 
     model: str | None = None
-    """A run, a folder in Hugging Face layout, or a Hugging Face id."""
+    """A run, a folder in Hugging Face layout, a GGUF file, or a Hugging Face id."""
     data: str | None = None
     """The folder of probe data (`cutaway probe data`)."""
     layers: str = "auto"

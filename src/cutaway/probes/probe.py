@@ -24,6 +24,7 @@ from cutaway.base.doors import door
 from cutaway.base.errors import UserError
 from cutaway.base.files import as_path
 from cutaway.nets.model import ModelReference
+from cutaway.nets.quantised import named
 from cutaway.nets.sites import Site, parse_site
 from cutaway.probes.report_rows import asked_words, model_words
 from cutaway.text.reading import PLAIN, Reading
@@ -128,7 +129,8 @@ class Probe:
         score = about.scores.get("balanced_accuracy")
         if score is not None:
             told.append(f"balanced accuracy {score:.3f}")
-        return f"Probe({about.site} of {model_words(about.reference.id)}: {', '.join(told)})"
+        of = named(model_words(about.reference.id), about.reference.quantisation)
+        return f"Probe({about.site} of {of}: {', '.join(told)})"
 
     @property
     def width(self) -> int:

@@ -18,6 +18,7 @@ from cutaway.figures import look, ticks
 from cutaway.figures.curves import Series, Style, curves
 from cutaway.figures.panels import Panel, panels
 from cutaway.figures.text import label as shown
+from cutaway.nets.quantised import named
 from cutaway.nets.sites import parse_site
 from cutaway.probes.confusion_picture import confusion_figure
 from cutaway.probes.reliability_picture import reliability_diagram
@@ -91,7 +92,8 @@ def probes_figures(
 def probe_title(about: ProbeAbout) -> str:
     """The title of `accuracy_by_layer` for a probe's task and model."""
     asked = asked_words(about.task, about.target, about.classes)
-    return f"{_BY_LAYER}: {asked}, {model_words(about.reference.id)}"
+    name = model_words(about.reference.id)
+    return f"{_BY_LAYER}: {asked}, {named(name, about.reference.quantisation)}"
 
 
 def accuracy_by_layer(
@@ -199,7 +201,8 @@ def _of_record(record: RunRecord | None) -> str:
     if known.get("task") and known.get("classes"):
         said.append(asked_words(known["task"], known.get("target"), known["classes"]))
     if record.parents and record.parents[0].get("id"):
-        said.append(model_words(record.parents[0]["id"]))
+        of = record.parents[0]
+        said.append(named(model_words(of["id"]), of.get("quantisation")))
     return ", ".join(said)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from cutaway.base import files
 from cutaway.base.display import finite
 from cutaway.figures.html import Section, page, part
+from cutaway.nets.quantised import named
 from cutaway.probes.probe import ProbeAbout
 from cutaway.probes.reading import TextReading
 from cutaway.text.reading import Reading
@@ -59,7 +60,8 @@ def write_view(
     layers = len(reading.abouts)
     methods = ", ".join(dict.fromkeys(about.method for about in reading.abouts))
     subtitle = f"{len(reading.tokens):,} tokens{f' of {text}' if text else ''}, read by "
-    subtitle += f"{layers} probe{'s'[: layers > 1]} ({methods}) of {model}"
+    subtitle += f"{layers} probe{'s'[: layers > 1]} ({methods}) of "
+    subtitle += named(model, first.reference.quantisation)
     sections = [
         Section("The text", body=part("probabilities", data)),
         Section("How to read it", _explained(reading, missing, text)),
