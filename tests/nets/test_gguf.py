@@ -117,7 +117,8 @@ def test_the_tokenizer_comes_along_with_bos_and_chat_template(tmp_path, add_bos)
     names = gguf_files.alphabet()
     plain = [names.index("Ġthe"), names.index("a")]
     bos, eos = names.index(gguf_files.BOS), names.index(gguf_files.EOS)
-    assert model.tokens(" thea").tolist() == [plain]
+    assert model.tokens(" thea").tolist() == [[bos] * add_bos + plain]
+    assert model.tokens(" thea", special=False).tolist() == [plain]
     assert (model.bos_id, model.tokenizer.end_of_text) == (bos, eos)
     theirs = AutoTokenizer.from_pretrained(folder)
     assert theirs(" thea").input_ids == [bos] * add_bos + plain

@@ -148,6 +148,21 @@ def test_texts_as_long_as_the_model_reads_leave_room_for_special_tokens(
         inputs_of(data.reading(), model, "1")
 
 
+def test_what_is_cut_by_default_leaves_that_room(
+    cutaway, folder: Path, model: Model, tmp_path: Path
+) -> None:
+    long = [f"{text} " * 12 for text in TEXTS]
+    assert fit(model, long, LABELS, layers="1", controls="none").probes
+    rows = [{"text": t, "label": label} for t, label in zip(long, LABELS, strict=True)]
+    (tmp_path / "long.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for ask in (["--labels", "long.jsonl"], ["--data", "long.jsonl", "--target-token", " the"]):
+        code, _, err = cutaway("probe", "data", folder, *ask, "--out", ask[0].strip("-"))
+        assert code == 0, err
+        train = ["--layers", "1", "--controls", "none", "--out", f"{ask[0].strip('-')}-probes"]
+        code, _, err = cutaway("probe", "train", folder, "--data", ask[0].strip("-"), *train)
+        assert code == 0, err
+
+
 def test_a_run_of_probes_goes_on_as_it_was_begun(
     cutaway, folder: Path, model: Model, tmp_path: Path
 ) -> None:

@@ -115,7 +115,8 @@ def data(
     files.require_writable(out)
     tokenizer, longest = tokenizer_of(model)
     shared = {"train_ratio": train_ratio, "seed": seed}
-    length = _length(context_length, longest, model, windows=labels is None)
+    special = sum(map(len, tokenizer.special))  # which stand around every text that is read
+    length = _length(context_length, longest, model, special, windows=labels is None)
     if labels is not None:
         named = (text_column, label_column, group_column, split_column)
         columns = Columns(text_column or "text", label_column or "label", *named[2:])
@@ -263,12 +264,15 @@ def _cached(id: str) -> Path | None:
     return None
 
 
-def _length(given: int | None, longest: int | None, model: str, *, windows: bool) -> int | None:
-    """The context length: as given, as the model allows, 256 for windows."""
+def _length(
+    given: int | None, longest: int | None, model: str, special: int, *, windows: bool
+) -> int | None:
+    """The context length: as given, as the model allows beside special tokens, 256 for windows."""
     if given is not None:
         if longest is not None and given > longest:
             raise UserError(f"context_length = {given}: {model} reads at most {longest}")
         return given
+    longest = longest and longest - special
     if not windows:
         return longest
     if longest is not None and longest < CONTEXT_LENGTH:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from cutaway.activations.reading import special_tokens
 from cutaway.base import display
 from cutaway.base.columns import Column, is_table, numbers
 from cutaway.base.doors import door
@@ -125,7 +126,7 @@ def fit(
     else:
         data = _data_of(
             texts, labels, model, groups=groups, text=text, label=label, group=group, split=split,
-            read=read, train_ratio=train_ratio, seed=seed,
+            bos=bos, read=read, train_ratio=train_ratio, seed=seed,
         )  # fmt: skip
     found = probe_layers(inputs_of(data.reading(), model, layers, bos=bos), asked)
     for line in (*found.failures, *found.warnings):
@@ -168,12 +169,14 @@ def _data_of(
     label: str,
     group: str | None,
     split: Any,
+    bos: bool | None,
     **settings: Any,
 ) -> ProbeData:
     """The probe data of what `fit` was given, in a file or at hand."""
     named = split if isinstance(split, str) else None
     columns = Columns(text, label, group, named)
-    settings["context_length"] = model.max_length
+    special = sum(map(len, special_tokens(model, bos)))
+    settings["context_length"] = model.max_length and model.max_length - special
     files: dict[str, Any] = {}
     if isinstance(texts, Mapping) and isinstance(next(iter(texts.values()), None), str | Path):
         files = {part: one for part, one in texts.items() if part != "train"}
