@@ -80,7 +80,7 @@ def no_file_over(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.parametrize("size", [100, 3000, 12_000])
+@pytest.mark.parametrize("size", [100, 2400, 2700, 3000, 3300, 12_000])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_one_line_and_no_torn_file(
     command: str, size: int, cutaway, request, tmp_path, monkeypatch
@@ -94,7 +94,8 @@ def test_one_line_and_no_torn_file(
     assert len([line for line in err.splitlines() if line.startswith("cutaway: ")]) == bool(code)
     out = tmp_path / "out"
     if (out / "run.json").is_file():
-        assert Run.open(out).record.status in ("done", "failed")
+        # a record that itself has no room for the reason stays as it was: then nobody writes the run
+        assert Run.open(out).status in ("done", "failed", "interrupted")
         assert verify(out).damages == []
     assert not list(tmp_path.rglob("*.tmp"))
 
