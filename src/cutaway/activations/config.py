@@ -48,6 +48,10 @@ class ExtractionConfig(BaseModel):
     separator: str = "auto"
     """What stands between packed documents: bos, eos, both, none, or auto (what the tokenizer and the
     model's family say; where they do not, what the model reads best)."""
+    chat: bool = False
+    """The data are conversations, read with the model's chat template."""
+    reply_only: bool = False
+    """Where chat: only the states of replies are kept."""
     shard_rows: int | None = Field(None, ge=1)
     """Most rows of a shard; default what 256 MB hold, less where there are few tokens."""
     step: str = "best"

@@ -19,7 +19,7 @@ from cutaway.activations.collecting import Collector, ShardWriter
 from cutaway.activations.config import ExtractionConfig
 from cutaway.activations.forward import Forward
 from cutaway.activations.quantise import DTYPES
-from cutaway.activations.reading import context_length_of, decided
+from cutaway.activations.reading import context_length_of, decided, pack
 from cutaway.activations.store import (
     FORMAT,
     MANIFEST,
@@ -37,13 +37,10 @@ from cutaway.base.doors import door
 from cutaway.base.errors import CutawayError, Interrupted, RunFailed, UserError, whole_in
 from cutaway.base.progress import duration, progress
 from cutaway.nets.check import tell
-from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
 from cutaway.nets.sites import Site, parse_sites
 from cutaway.runs.folder import Run
-from cutaway.text.packing import PackedText, packed
 from cutaway.text.reading import Reading
-from cutaway.text.sources import source
 
 SHARD_BYTES = 256_000_000  # what a shard holds at most; two of them are in memory
 _SHARDS = 8  # shards at least, so that short extractions too can go on where they stood
@@ -139,6 +136,8 @@ class _Extraction:
             context_length=context_length_of(self.model, config.context_length),
             bos=config.bos,
             separator=config.separator,
+            chat=config.chat,
+            reply_only=config.reply_only,
         )
 
     def _require_memory(self) -> None:
@@ -373,26 +372,3 @@ class _Extraction:
         files.write_json(self.out / MANIFEST, manifest)
         run.save_record(steps_done=self.text.n_contexts, steps_attempted=self.text.n_contexts)
         run.finish({"rows": rows, "rows_left_out": out, "relative_error": error})
-
-
-def pack(
-    model: Model,
-    data: str,
-    tokens: int,
-    context_length: int | None,
-    *,
-    bos: bool | None = None,
-    reading: Reading | None = None,
-) -> PackedText:
-    """A source's text in contexts that `model` reads, as `reading` says, or `reading.decided` with
-    `bos`. UserError for what does not fit the model."""
-    length = context_length_of(model, context_length)
-    if reading is None:
-        reading = decided(model, data, context_length=length, bos=bos)
-    text = packed(source(data), model.reads, length, tokens=tokens, reading=reading)
-    if text.largest_id >= model.vocab_size:
-        raise UserError(
-            f"{model.reference.id}: its tokenizer gave id {text.largest_id}, and the model has ids "
-            f"0 to {model.vocab_size - 1}; the tokenizer belongs to another model"
-        )
-    return text

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -17,8 +18,10 @@ from torch import Tensor
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.nets.model import Model
+from cutaway.text.conversations import conversations, template_of
+from cutaway.text.packing import PackedText, packed
 from cutaway.text.reading import SEPARATORS, Reading
-from cutaway.text.sources import source
+from cutaway.text.sources import Source, source
 
 LONGEST = 1024  # default context length of models that read more
 _MEASURED = 4096  # tokens of text that are read in each way
@@ -61,16 +64,29 @@ def decided(
     bos: bool | None = None,
     separator: str = "auto",
     skip_first: bool = True,
+    chat: bool = False,
+    reply_only: bool = False,
 ) -> Reading:
     """How a source's text is read for a model: see `Reading`.
 
     `bos` as in `special_tokens`; `separator` is `bos`, `eos`, `both`, `none` or `auto`. Tells with a
-    notice what `auto` measured. UserError for a separator the model has no token for.
+    notice what `auto` measured. With `chat` the data are conversations: the model's template says
+    what stands in and between them, and with `reply_only` only the states of replies count. UserError
+    for a separator the model has no token for, and for a model without a template.
     """
+    if reply_only and not chat:
+        raise UserError("reply_only: goes with chat, which says what a reply is")
     if separator not in SEPARATORS:
         raise UserError(f"separator = {separator!r}: expected one of {', '.join(SEPARATORS)}")
     prefix, suffix = special_tokens(model, bos)
     plain = Reading(prefix, suffix, context_length=context_length, skip_first=skip_first)
+    if chat:
+        if separator != "auto":
+            raise UserError(
+                f"separator = {separator!r}: the chat template says what stands between"
+            )
+        template = template_of(model.reads)
+        return replace(plain, before=prefix, chat=template.sha256, reply_only=reply_only)
     if separator != "auto":
         return with_separator(plain, model, separator)
     if (known := _known(model)) is not None:
@@ -96,6 +112,33 @@ def with_separator(reading: Reading, model: Model, separator: str) -> Reading:
         reading.context_length,
         reading.skip_first,
     )
+
+
+def pack(
+    model: Model,
+    data: str,
+    tokens: int,
+    context_length: int | None,
+    *,
+    bos: bool | None = None,
+    reading: Reading | None = None,
+) -> PackedText:
+    """A source's text in contexts that `model` reads, as `reading` says, or `reading.decided` with
+    `bos`. UserError for what does not fit the model."""
+    length = context_length_of(model, context_length)
+    if reading is None:
+        reading = decided(model, data, context_length=length, bos=bos)
+    if reading.chat is not None:
+        texts: Source = conversations(data, model.reads, reading.chat)
+    else:
+        texts = source(data)
+    text = packed(texts, model.reads, length, tokens=tokens, reading=reading)
+    if text.largest_id >= model.vocab_size:
+        raise UserError(
+            f"{model.reference.id}: its tokenizer gave id {text.largest_id}, and the model has ids "
+            f"0 to {model.vocab_size - 1}; the tokenizer belongs to another model"
+        )
+    return text
 
 
 # -- inside ----------------------------------------------------------------------------------------

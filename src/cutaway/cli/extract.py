@@ -14,6 +14,8 @@ from cutaway.cli.common import output_format
 if TYPE_CHECKING:
     from cutaway.activations.store import ActivationStore
 
+Flag = Annotated[bool, Parameter(negative=())]
+
 
 def extract(
     model: str | None = None,
@@ -30,6 +32,8 @@ def extract(
     context_length: int | None = None,
     bos: Annotated[bool | None, Parameter(negative="--no-bos")] = None,
     separator: str | None = None,
+    chat: Flag = False,
+    reply_only: Flag = False,
     shard_rows: int | None = None,
     step: str | None = None,
     device: str | None = None,
@@ -56,6 +60,8 @@ def extract(
             [those the tokenizer adds by itself].
         separator: Between packed documents: bos, eos, both, none or auto [auto: as the model was
             trained, measured where nothing says it].
+        chat: The data are conversations (rows with `messages`), read with the model's chat template.
+        reply_only: Keep the states of replies only.
         shard_rows: Most rows of a shard [what 256 MB hold].
         step: Which checkpoint of a run: best, last or a step [best].
         device: auto, cpu, cuda, cuda:N or mps [auto].
@@ -79,6 +85,8 @@ def extract(
         "context_length": context_length,
         "bos": bos,
         "separator": separator,
+        "chat": chat or None,
+        "reply_only": reply_only or None,
         "shard_rows": shard_rows,
         "step": step,
         "device": device,

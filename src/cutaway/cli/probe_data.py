@@ -192,7 +192,7 @@ def tokenizer_of(model: str) -> tuple[Tokenizer, int | None]:
     what has no tokenizer.
     """
     from cutaway.nets import gguf
-    from cutaway.text import tokenizers
+    from cutaway.text import loading, tokenizers
 
     for folder in (Path(model), Path("runs") / model):
         if (folder / "run.json").is_file():
@@ -206,7 +206,7 @@ def tokenizer_of(model: str) -> tuple[Tokenizer, int | None]:
 
         id, _, revision = model.partition("@")
         folder = snapshot(id, revision)
-        found = tokenizers.pretrained(folder)
+        found = loading.pretrained(folder)
         found.name = id
         return found, _longest(folder / "config.json")
     if not gguf.has_layout(Path(model)) and (file := gguf.find(Path(model))) is not None:
@@ -214,7 +214,7 @@ def tokenizer_of(model: str) -> tuple[Tokenizer, int | None]:
         return tokenizers.Tokenizer.load(folder), _longest(folder / "config.json")
     if Path(model).is_dir():
         return tokenizers.Tokenizer.load(model), _longest(Path(model) / "config.json")
-    found = tokenizers.pretrained(model)
+    found = loading.pretrained(model)
     place = None if Path(model).exists() else _cached(model)
     return found, None if place is None else _longest(place / "config.json")
 

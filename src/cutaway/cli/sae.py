@@ -77,6 +77,8 @@ def pipeline(
     context_length: int | None = None,
     bos: Annotated[bool | None, Parameter(negative="--no-bos")] = None,
     separator: str | None = None,
+    chat: Flag = False,
+    reply_only: Flag = False,
     device: str | None = None,
     resume: Flag = False,
     json: bool = False,
@@ -100,6 +102,8 @@ def pipeline(
         context_length: Tokens in a context [what the model reads, at most 1024].
         bos: Special tokens around contexts: BOS, or none with --no-bos [the tokenizer's own].
         separator: Between documents: bos, eos, both, none or auto [auto].
+        chat: The data are conversations, read with the model's chat template.
+        reply_only: Learn from the states of replies only.
         device: auto, cpu, cuda, cuda:N or mps.
         resume: Go on with what was stopped, as it was begun; what is done is skipped.
         json: Print JSON.
@@ -127,6 +131,8 @@ def pipeline(
         "context_length": context_length,
         "bos": bos,
         "separator": separator,
+        "chat": chat or None,
+        "reply_only": reply_only or None,
         "device": device,
     }
     extraction = {name: value for name, value in given.items() if value is not None}

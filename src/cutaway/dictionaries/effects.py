@@ -329,8 +329,11 @@ def require_model(dictionary: Dictionary, reference: ModelReference, width: int)
 
 def prompt_ids(model: Model, prompt: Tensor | str, reading: Reading | None = None) -> Tensor:
     """One prompt's ids (1, T): tokens as they are; a text with the special tokens before it that
-    `reading` has, or without one those the tokenizer adds, and nothing after it."""
-    if isinstance(prompt, str):
+    `reading` has, or without one those the tokenizer adds, and nothing after it. Where that reads
+    conversations the text is what a user says, and the model is about to reply."""
+    if isinstance(prompt, str) and reading is not None and reading.chat is not None:
+        tokens = model.reply_to(prompt, reading)
+    elif isinstance(prompt, str):
         ids = model.tokens(prompt, special=False)
         front = torch.tensor([_before(model, reading)], dtype=torch.int64, device=ids.device)
         tokens = torch.cat([front, ids], 1)

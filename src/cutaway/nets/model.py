@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
     from cutaway.nets.check import Abilities
+    from cutaway.text.reading import Reading
     from cutaway.text.tokenizers import Tokenizer
 
 FORMAT = 1
@@ -175,6 +176,23 @@ class Model:
         if special:
             before, after = self.reads.special
             ids = [*before, *ids, *after]
+        return torch.tensor([ids], dtype=torch.int64, device=self.device)
+
+    def reply_to(self, text: str, reading: Reading) -> Tensor:
+        """A user's message in the model's chat template, up to where its reply begins, (1, T).
+
+        UserError where the tokenizer has another template than `reading`, or none.
+        """
+        from cutaway.text.conversations import template_of
+
+        template = template_of(self.reads)
+        if template.sha256 != reading.chat:
+            raise UserError(f"{self.reference.id}: its chat template is another than in training")
+        written = template.written([{"role": "user", "content": text}], prompt=True)
+        ids = self.reads.encode_marked(written)[0].tolist()
+        front = list(reading.prefix)
+        if ids[: len(front)] != front:
+            ids = front + ids
         return torch.tensor([ids], dtype=torch.int64, device=self.device)
 
     def logits(

@@ -13,7 +13,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         # The function token_files stays in its module: on the package it and the module would
         # take turns under one name.
         "token_files": ["TokenFiles"],
-        "tokenizers": ["Tokenizer", "pretrained", "train"],
+        "loading": ["pretrained"],
+        "tokenizers": ["Tokenizer", "train"],
         "windows": ["gather", "spaced_windows", "starts"],
     },
 )

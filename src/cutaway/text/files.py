@@ -91,6 +91,20 @@ class FilesSource:
             for path, _ in self._listed
         )
 
+    def records(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Every row of JSON lines, JSON and Parquet files, with where it stands. UserError for others
+        and where there is none."""
+        some = False
+        for path, id in self._listed:
+            file = self._file(path, id)
+            if file.kind not in ("json", "parquet"):
+                raise UserError(f"{path}: expected rows (.jsonl, .json or .parquet), not text")
+            for one in _json_rows(file) if file.kind == "json" else _parquet_rows(file, None):
+                some = True
+                yield one
+        if not some:
+            raise UserError(f"{self.path}: no row in it")
+
     def _file(self, path: Path, id: str) -> _File:
         """A file's kind and encoding, found out once."""
         if id not in self._files:
@@ -275,10 +289,12 @@ def _parquet(path: Path) -> dict[str, Any]:
     return kinds
 
 
-def _parquet_rows(file: _File, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _parquet_rows(
+    file: _File, columns: Sequence[str] | None
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
     number = 0
     with _opened_parquet(file.path) as parquet:
-        for batch in parquet.iter_batches(batch_size=64, columns=list(columns)):
+        for batch in parquet.iter_batches(batch_size=64, columns=columns and list(columns)):
             for row in batch.to_pylist():
                 number += 1
                 yield f"{file.id}:{number}", row

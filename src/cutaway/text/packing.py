@@ -23,6 +23,7 @@ from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.base.files import flush_to_disk, read_json, require_writable, write_json
 from cutaway.base.progress import progress
+from cutaway.text.conversations import ConversationSource
 from cutaway.text.encoding import encoded, token_dtype
 from cutaway.text.reading import Reading
 from cutaway.text.repeats import Side, side
@@ -69,6 +70,8 @@ class PackedText:
     Records of then, of a source that ended too soon, hold it."""
     exhausted: bool
     """Whether the source ended before the tokens that were asked for."""
+    replies: np.ndarray | None = None
+    """Of conversations, which of `ids` are of replies."""
 
     def known_as(self, recorded: str | None) -> bool:
         """Whether a recorded fingerprint is of these tokens, by this rule or by that of before."""
@@ -120,6 +123,8 @@ class PackedText:
         reading = self.reading
         if reading.before:
             documents[places - self.starts[owners] < len(reading.before)] = -1
+        if reading.reply_only and self.replies is not None:
+            documents[~self.replies[places]] = -1
         if reading.overhead:
             tokens = _between(reading.prefix, tokens, reading.suffix)
             sides = (0, 0), (len(reading.prefix), len(reading.suffix))
@@ -179,10 +184,13 @@ def packed(
         raise UserError(f"context_length = {context_length}: expected {least} or more")
     wanted = -(-tokens // payload) * payload
     content = source.fingerprint()
+    if (reading.chat is not None) != isinstance(source, ConversationSource):
+        raise UserError(f"{source.name}: chat reads conversations, and only chat does")
     around = reading.before, reading.after
     key = _key(content, tokenizer, around, wanted)
     folder = cache_folder(cache) / "packed" / key[:32]
-    ids, starts = _opened(folder, key) or _made(folder, key, source, tokenizer, around, wanted)
+    found = _opened(folder, key) or _made(folder, key, source, tokenizer, around, wanted)
+    ids, starts, replies = found
     if len(ids) < payload:
         raise UserError(
             f"{source.name}: {len(ids):,} tokens, fewer than one context of {payload:,}; "
@@ -190,7 +198,11 @@ def packed(
         )
     whole = len(ids) // payload * payload
     kept = key if len(ids) == wanted else _key(content, tokenizer, around, whole)
-    text = PackedText(*(source.name, ids, starts, reading, kept, key), exhausted=len(ids) < wanted)
+    text = PackedText(
+        *(source.name, ids, starts, reading, kept, key),
+        exhausted=len(ids) < wanted,
+        replies=replies,
+    )
     if text.exhausted:
         notice(
             f"{source.name}: {text.n_tokens:,} tokens in full contexts, {tokens:,} were asked for"
@@ -206,6 +218,7 @@ def asked_for(source: Source, tokenizer: Tokenizer, tokens: int, payload: int) -
 
 
 _Around: TypeAlias = "tuple[tuple[int, ...], tuple[int, ...]]"
+_Kept: TypeAlias = "tuple[np.ndarray, np.ndarray, np.ndarray | None]"  # ids, starts, replies
 
 
 def _between(prefix: Sequence[int], tokens: np.ndarray, suffix: Sequence[int]) -> np.ndarray:
@@ -229,8 +242,8 @@ def _key(content: str, tokenizer: Tokenizer, around: _Around, tokens: int) -> st
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def _opened(folder: Path, key: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Tokens and document starts, or None where they are missing or damaged."""
+def _opened(folder: Path, key: str) -> _Kept | None:
+    """What is kept in a folder, or None where it is missing or damaged."""
     try:
         manifest = read_json(folder / "manifest.json")
         if manifest["format"] != FORMAT or manifest["fingerprint"] != key:
@@ -241,14 +254,17 @@ def _opened(folder: Path, key: str) -> tuple[np.ndarray, np.ndarray] | None:
         if (folder / "documents.bin").stat().st_size != manifest["documents"] * 8:
             return None
         ids = np.memmap(folder / "tokens.bin", dtype, mode="r", shape=(count,))
-        return ids, np.fromfile(folder / "documents.bin", "<i8")
+        replies = None
+        if manifest.get("replies"):
+            replies = np.memmap(folder / "replies.bin", np.bool_, mode="r", shape=(count,))
+        return ids, np.fromfile(folder / "documents.bin", "<i8"), replies
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _made(
     folder: Path, key: str, source: Source, tokenizer: Tokenizer, around: _Around, wanted: int
-) -> tuple[np.ndarray, np.ndarray]:
+) -> _Kept:
     from filelock import FileLock
 
     require_writable(folder, needed=4 * min(wanted, source.size() or wanted))
@@ -262,7 +278,10 @@ def _made(
         temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         try:
             temporary.mkdir()
-            _write(temporary, key, source, tokenizer, around, wanted)
+            if isinstance(source, ConversationSource):
+                _write_conversations(temporary, key, source, tokenizer, around, wanted)
+            else:
+                _write(temporary, key, source, tokenizer, around, wanted)
             os.rename(temporary, folder)
         except OSError as error:
             raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from None
@@ -307,10 +326,56 @@ def _write(
                 bar.update(count)
                 if count == wanted:
                     break
+    _finish(folder, key, source, tokenizer, dtype, starts, count)
+
+
+def _write_conversations(
+    folder: Path,
+    key: str,
+    source: ConversationSource,
+    tokenizer: Tokenizer,
+    around: _Around,
+    wanted: int,
+) -> None:
+    """The same of conversations, and which tokens are of replies."""
+    dtype = token_dtype(tokenizer.vocab_size)
+    before, after = (np.array(ids, np.int64) for ids in around)
+    starts: list[int] = []
+    count = 0
+    with (
+        open(folder / "tokens.bin", "wb") as file,
+        open(folder / "replies.bin", "wb") as marks,
+        progress("encoding", wanted, "tokens") as bar,
+    ):
+        for one in source.encoded(tokenizer):
+            starts.append(count)
+            whole = np.concatenate([before, one.ids, after])[: wanted - count]
+            spoken = np.pad(one.replies, (len(before), len(after)))[: wanted - count]
+            file.write(whole.astype(dtype).data)
+            marks.write(spoken.data)
+            count += len(whole)
+            bar.update(count)
+            if count == wanted:
+                break
+    _finish(folder, key, source, tokenizer, dtype, starts, count, replies=True)
+
+
+def _finish(
+    folder: Path,
+    key: str,
+    source: Source,
+    tokenizer: Tokenizer,
+    dtype: np.dtype,
+    starts: list[int],
+    count: int,
+    *,
+    replies: bool = False,
+) -> None:
+    """Put everything on the disk, and the manifest that says what it is."""
     if count == 0:
         raise UserError(f"{source.name}: empty corpus, no text in it")
     np.array(starts, "<i8").tofile(folder / "documents.bin")
-    for name in ("tokens.bin", "documents.bin"):
+    for name in ("tokens.bin", "documents.bin", *(["replies.bin"] if replies else [])):
         flush_to_disk(folder / name)
     manifest = {
         "format": FORMAT,
@@ -320,6 +385,7 @@ def _write(
         "dtype": dtype.str,
         "tokens": count,
         "documents": len(starts),
+        "replies": replies,
     }
     write_json(folder / "manifest.json", manifest)
     flush_to_disk(folder)

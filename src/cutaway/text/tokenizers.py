@@ -6,14 +6,12 @@ import hashlib
 import json
 import operator
 import os
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
 
 from cutaway.base import files, hardware
@@ -21,16 +19,14 @@ from cutaway.base.columns import is_table
 from cutaway.base.display import notice
 from cutaway.base.doors import door
 from cutaway.base.errors import UserError, require_whole
-from cutaway.base.files import as_path, read_json, require_regular, write_json, write_text
+from cutaway.base.files import as_path, write_json, write_text
 from cutaway.text import long_words
+from cutaway.text.chat import CHAT_FILE, ChatTemplate
 
 END_OF_TEXT = "<|endoftext|>"
 SMALLEST_VOCABULARY = 257  # every byte, and the end of text
-_TIMEOUT = 10  # seconds to wait for the hub's first answer
 _PER_TOKEN = 100  # bytes the trainer takes for each token asked for, before it has learnt any
 TRAINING_PASSAGE = 32_000  # characters of one text for the trainer, which holds 256 at a time
-# Where a tokenizer does not say which token ends a text.
-_ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>", "[SEP]")
 
 
 class Tokenizer:
@@ -49,6 +45,7 @@ class Tokenizer:
         self.pieces = 0
         self.end_of_text = end_of_text
         self.name = name
+        self.chat_template: ChatTemplate | None = None
 
     @cached_property
     def special(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -117,6 +114,24 @@ class Tokenizer:
             self.pieces += sum(map(long_words.count, texts))
         return backend.encode_batch_fast(texts, add_special_tokens=False)
 
+    @cached_property
+    def special_texts(self) -> tuple[str, ...]:
+        """The texts of its special tokens."""
+        added = json.loads(self._backend.to_str())["added_tokens"]
+        return tuple(token["content"] for token in added if token["special"] and token["content"])
+
+    def encode_marked(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """The ids (T,) of a text whose special tokens are meant as such, and where each token stands
+        in it, (T, 2) characters."""
+        encoding = self._marked.encode(text, add_special_tokens=False)
+        return np.array(encoding.ids, np.int64), np.array(encoding.offsets, np.int64).reshape(-1, 2)
+
+    @cached_property
+    def _marked(self) -> tokenizers.Tokenizer:
+        backend = tokenizers.Tokenizer.from_str(self._backend.to_str())
+        backend.encode_special_tokens = False
+        return backend
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, special tokens written out; incomplete UTF-8 as U+FFFD."""
         numbers = list(map(operator.index, ids))
@@ -163,17 +178,21 @@ class Tokenizer:
             "model_max_length": 1_000_000_000,
             "name_or_path": self.name,
         }
+        if (chat := self.chat_template) is not None:
+            config["special_tokens_of_chat"] = dict(chat.tokens)
         with files.written_into(folder):
             folder.mkdir(parents=True, exist_ok=True)
             write_text(folder / "tokenizer.json", long_words.bounded(definition) or definition)
             write_json(folder / "tokenizer_config.json", config)
+            if chat is not None:
+                write_text(folder / CHAT_FILE, chat.source)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Tokenizer:
         """A tokenizer that `save` wrote, or any folder that `pretrained` takes."""
-        loaded = _from_folder(as_path(folder))
-        loaded.name = _config(Path(folder)).get("name_or_path") or loaded.name
-        return loaded
+        from cutaway.text import loading
+
+        return loading.saved(as_path(folder))
 
     @cached_property
     def _for_long_words(self) -> tokenizers.Tokenizer | None:
@@ -190,11 +209,13 @@ class Tokenizer:
             "definition": self._backend.to_str(),
             "end_of_text": self.end_of_text,
             "name": self.name,
+            "chat_template": self.chat_template,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         backend = tokenizers.Tokenizer.from_str(state["definition"])
         self.__init__(backend, state["end_of_text"], state["name"])  # type: ignore[misc]
+        self.chat_template = state.get("chat_template")
 
     def __repr__(self) -> str:
         return f"Tokenizer({self.name!r}, vocab_size={self.vocab_size})"
@@ -238,7 +259,7 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         [hardware.Need(_PER_TOKEN * vocab_size, "the vocabulary", {"vocab_size": vocab_size})]
     )
     backend = tokenizers.Tokenizer(tokenizers.models.BPE())
-    _make_byte_level(backend)
+    make_byte_level(backend)
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
@@ -257,23 +278,6 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return Tokenizer(backend, 0, f"bpe-{reached}")
 
 
-def pretrained(spec: str | os.PathLike[str]) -> Tokenizer:
-    """A tokenizer by Hugging Face id (`gpt2`), by folder, or by file.
-
-    A folder holds `tokenizer.json`, or GPT-2's `encoder.json` and `vocab.bpe`, or `vocab.json`
-    and `merges.txt`; a file is one of these. From the hub only what is not yet in its local
-    cache is fetched. Raises UserError for anything else.
-    """
-    path = as_path(spec)
-    if path.is_dir():
-        return _from_folder(path)
-    if path.is_file():
-        return _from_folder(path.parent, only=path.name)
-    if isinstance(spec, os.PathLike) or spec.count("/") > 1 or spec.startswith((".", "/", "~")):
-        raise UserError(f"tokenizer = {str(spec)!r}: no such file or folder")
-    return _from_hub(spec)
-
-
 def _as_plain_text(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     backend.encode_special_tokens = True
     backend.no_padding()
@@ -281,125 +285,9 @@ def _as_plain_text(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     return backend
 
 
-def _make_byte_level(backend: tokenizers.Tokenizer) -> None:
+def make_byte_level(backend: tokenizers.Tokenizer) -> None:
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = tokenizers.decoders.ByteLevel()
-
-
-_PAIRS = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
-
-
-def _from_folder(folder: Path, only: str | None = None) -> Tokenizer:
-    """From the files in a folder; `only` is the one file the user named."""
-    names = [name for pair in _PAIRS for name in pair]
-    if only is not None and only not in names and not only.endswith(".json"):
-        raise UserError(
-            f"tokenizer = '{folder / only}': expected tokenizer.json or one of {', '.join(names)}"
-        )
-    whole = folder / (only if only and only not in names else "tokenizer.json")
-    try:
-        if only not in names and os.path.lexists(whole):
-            require_regular(whole)
-            with _plainly_named(whole) as (file,):
-                backend = tokenizers.Tokenizer.from_file(file)
-            return Tokenizer(backend, _end(backend, folder), folder.name)
-        for vocabulary, merges in _PAIRS:
-            if (folder / vocabulary).is_file() and (folder / merges).is_file():
-                return _from_merges(folder, vocabulary, merges)
-    except UserError:
-        raise
-    except Exception as error:  # the library raises plain Exception
-        raise UserError(f"tokenizer = '{folder}': not a readable tokenizer: {error}") from None
-    raise UserError(
-        f"tokenizer = '{folder}': no tokenizer.json, no encoder.json with vocab.bpe, "
-        "no vocab.json with merges.txt in it"
-    )
-
-
-def _from_merges(folder: Path, vocabulary: str, merges: str) -> Tokenizer:
-    with _plainly_named(folder / vocabulary, folder / merges) as (first, second):
-        model = tokenizers.models.BPE.from_file(first, second)
-    backend = tokenizers.Tokenizer(model)
-    _make_byte_level(backend)
-    if END_OF_TEXT in backend.get_vocab():
-        backend.add_special_tokens([END_OF_TEXT])
-    return Tokenizer(backend, _end(backend, folder), folder.name)
-
-
-@contextmanager
-def _plainly_named(*paths: Path) -> Iterator[list[str]]:
-    """The files under names in UTF-8, as the library takes them: copies where theirs are not."""
-    try:
-        named = [str(path) for path in paths]
-        "".join(named).encode()
-    except UnicodeEncodeError:
-        with tempfile.TemporaryDirectory() as folder:
-            yield [str(shutil.copy(path, Path(folder, f"{n}"))) for n, path in enumerate(paths)]
-    else:
-        yield named
-
-
-def _from_hub(id: str) -> Tokenizer:
-    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(_TIMEOUT))
-    from huggingface_hub import HfApi, hf_hub_download
-
-    def fetched(*, cached: bool) -> Path | None:
-        for names in (("tokenizer.json",), *reversed(_PAIRS)):
-            try:
-                found = [hf_hub_download(id, name, local_files_only=cached) for name in names]
-            except FileNotFoundError:  # both "not in this repository" and "not in the cache"
-                continue
-            if names == ("tokenizer.json",):
-                _optional(hf_hub_download, id, cached)
-            return Path(found[0]).parent
-        return None
-
-    try:
-        folder = fetched(cached=True)
-        if folder is None:
-            # One quick question first: without a network the download would retry for long.
-            HfApi().model_info(id, timeout=_TIMEOUT)
-            folder = fetched(cached=False)
-    except Exception as error:  # network, permissions, a malformed id
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"tokenizer = {id!r}: no such folder here, and the Hugging Face hub did not give it "
-            f"({reason})"
-        ) from None
-    if folder is None:
-        raise UserError(f"tokenizer = {id!r}: no tokenizer.json in this repository")
-    loaded = _from_folder(folder)
-    loaded.name = id
-    return loaded
-
-
-def _optional(download: Any, id: str, cached: bool) -> None:
-    try:
-        download(id, "tokenizer_config.json", local_files_only=cached)
-    except FileNotFoundError:
-        pass
-
-
-def _end(backend: tokenizers.Tokenizer, folder: Path) -> int:
-    """The id of the token that ends a text: the configuration's word, else a known name."""
-    said = _config(folder).get("eos_token")
-    said = said.get("content") if isinstance(said, dict) else said
-    for token in (said, *_ENDS):
-        if isinstance(token, str) and (id := backend.token_to_id(token)) is not None:
-            return id
-    raise UserError(
-        f"tokenizer = '{folder}': no end-of-text token; name it as eos_token in tokenizer_config.json"
-    )
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        config = read_json(folder / "tokenizer_config.json")
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / 'tokenizer_config.json'}: not readable: {error}") from None
-    return config if isinstance(config, dict) else {}
 
 
 @lru_cache
