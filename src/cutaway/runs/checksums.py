@@ -52,6 +52,8 @@ class Checksums:
 def read(folder: Path) -> Checksums | None:
     """The list in `folder`; None where there is none. `DamagedChecksums` for one that changed."""
     path = folder / FILE
+    if path.is_symlink():
+        raise DamagedChecksums(f"{path}: damaged, a link in its place")
     try:
         content = files.read_json(path)
     except FileNotFoundError:
@@ -96,7 +98,7 @@ def finish(folder: str | os.PathLike[str]) -> None:
 
     Does nothing in the folder of a run that still lives, which is sealed when its life ends.
     """
-    folder = Path(folder).absolute()
+    folder = Path(os.path.realpath(folder))
     owner = _owner(folder / FILE)
     if owner is None and not _inside_a_run(folder):
         files.write_text(folder / MARK, f"{FILE} lists the files of this folder.\n")
@@ -112,6 +114,7 @@ def finish(folder: str | os.PathLike[str]) -> None:
 
 def removed(folder: Path) -> None:
     """A folder with a list of its own is gone: the list above, which names it, no longer does."""
+    folder = _really(folder)
     owner = _owner(folder)
     if owner is None:
         return
@@ -136,7 +139,7 @@ def entry(path: Path) -> Entry:
 @contextlib.contextmanager
 def kept(path: Path) -> Iterator[None]:
     """Keeps the list that speaks of `path` in step while the block replaces that file."""
-    path = Path(os.path.abspath(path))
+    path = _really(path)
     owner = _owner(path)
     if owner is None or left_out(path.relative_to(owner)):
         yield
@@ -145,6 +148,16 @@ def kept(path: Path) -> Iterator[None]:
     _change(owner, {}, lambda one: one == name)
     yield
     _change(owner, {name: entry(path)})
+
+
+def linked(folder: Path, name: str) -> Path | None:
+    """The first link on the way from `folder` to what is called `name` in it; None without one."""
+    below = folder
+    for part in Path(name).parts:
+        below = below / part
+        if below.is_symlink():
+            return below
+    return None
 
 
 def left_out(name: Path) -> bool:
@@ -172,6 +185,8 @@ def _damage(folder: Path, name: str, expected: Any) -> str | None:
     path = folder / name
     try:
         files.require_inside(folder, name)
+        if linked(folder, name):
+            return f"{path}: damaged, a link in its place"
         with files.open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size != expected["bytes"]:
@@ -221,6 +236,12 @@ def _known(folder: Path, name: str, known: Mapping[str, Entry]) -> Entry | None:
     if recorded is None or (folder / name).stat().st_size != recorded["bytes"]:
         return None
     return {"bytes": recorded["bytes"], "sha256": recorded["sha256"]}
+
+
+def _really(path: str | os.PathLike[str]) -> Path:
+    """Where a file lies when links to folders are followed, which may be in another folder's list."""
+    folder, name = os.path.split(os.path.abspath(path))
+    return Path(os.path.realpath(folder), name)
 
 
 def _owner(path: Path) -> Path | None:

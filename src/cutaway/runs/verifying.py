@@ -107,6 +107,9 @@ def _compare(folder: Path, sums: checksums.Checksums, found: Verified, depth: in
         except UserError as error:
             found.damages.append(str(error))
             continue
+        if checksums.linked(folder, name):
+            found.damages.append(f"{inside}: damaged, a link in its place")
+            continue
         if not inside.is_dir():
             found.damages.append(f"{inside}: missing")
             continue
