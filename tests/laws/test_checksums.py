@@ -186,6 +186,27 @@ def test_evaluation_and_features_are_entered(cutaway, dictionary_run: Path, tmp_
     assert {"evaluation.json", "features/features.json"} <= set(listed)
 
 
+def test_a_folder_that_cannot_be_read_is_named_and_the_others_are_checked(
+    grokking_run: Path, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(grokking_run, tmp_path / "runs" / name)
+    shut, scandir = tmp_path / "runs" / "shut", os.scandir
+    shut.mkdir()
+    (tmp_path / "runs" / "b" / "config.yaml").unlink()
+
+    def refusing(path):
+        if Path(path) == shut:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert sorted(verifying.verify(tmp_path / "runs").damages) == [
+        f"{tmp_path}/runs/b/config.yaml: missing",
+        f"{shut}: cannot read: Permission denied",
+    ]
+
+
 def test_a_link_in_the_place_of_a_folder_is_named(swept: Path, tmp_path) -> None:
     copy = Path(shutil.copytree(swept, tmp_path / "copy"))
     inside = [path for path in copy.rglob("*") if path.is_dir()]

@@ -52,7 +52,7 @@ class Checksums:
 def read(folder: Path) -> Checksums | None:
     """The list in `folder`; None where there is none. `DamagedChecksums` for one that changed."""
     path = folder / FILE
-    if path.is_symlink():
+    if os.path.islink(path):
         raise DamagedChecksums(f"{path}: damaged, a link in its place")
     try:
         content = files.read_json(path)
@@ -155,7 +155,7 @@ def linked(folder: Path, name: str) -> Path | None:
     below = folder
     for part in Path(name).parts:
         below = below / part
-        if below.is_symlink():
+        if os.path.islink(below):
             return below
     return None
 
@@ -174,7 +174,7 @@ def differences(folder: Path, sums: Checksums) -> tuple[list[str], list[str]]:
     for name, expected in sorted(sums.files.items()):
         if (damage := _damage(folder, name, expected)) is not None:
             damages.append(damage)
-    listed, _ = scan(folder, special=True)
+    listed, _ = scan(folder, special=True, unreadable=damages)
     return damages, [name for name in listed if name not in sums.files]
 
 
@@ -204,29 +204,39 @@ def _damage(folder: Path, name: str, expected: Any) -> str | None:
     return None
 
 
-def scan(folder: Path, special: bool = False) -> tuple[list[str], list[str]]:
+def scan(
+    folder: Path, special: bool = False, unreadable: list[str] | None = None
+) -> tuple[list[str], list[str]]:
     """(files, folders): every file below, by path, and the folders that speak for themselves.
 
-    With `special` also what has no content to compare: links, pipes, devices.
+    With `special` also what has no content to compare: links, pipes, devices. `unreadable`, where
+    given, gets a line about each folder that cannot be read; without it that is an OSError.
     """
     listed: list[str] = []
     folders: list[str] = []
     waiting = [(folder, "")]
     while waiting:
         place, prefix = waiting.pop()
-        with os.scandir(place) as found:
-            for one in found:
-                name = f"{prefix}{one.name}"
-                if left_out(Path(one.name)):
-                    continue
-                if one.is_dir(follow_symlinks=False):
-                    below = Path(one.path)
-                    if (below / _RECORD).exists() or _is_list(below / FILE):
-                        folders.append(name)
-                    else:
-                        waiting.append((below, name + "/"))
-                elif special or one.is_file(follow_symlinks=False):
-                    listed.append(name)
+        try:
+            with os.scandir(place) as found:
+                inside = list(found)
+        except OSError as error:
+            if unreadable is None:
+                raise
+            unreadable.append(f"{place}: cannot read: {error.strerror}")
+            continue
+        for one in inside:
+            name = f"{prefix}{one.name}"
+            if left_out(Path(one.name)):
+                continue
+            if one.is_dir(follow_symlinks=False):
+                below = Path(one.path)
+                if os.path.exists(below / _RECORD) or _is_list(below / FILE):
+                    folders.append(name)
+                else:
+                    waiting.append((below, name + "/"))
+            elif special or one.is_file(follow_symlinks=False):
+                listed.append(name)
     return sorted(listed), sorted(folders)
 
 
