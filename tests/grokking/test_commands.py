@@ -91,6 +91,30 @@ def test_runs_and_histories_of_others_share_a_picture(grokking_run, tmp_path) ->
         assert said in out.read_text()
 
 
+def test_a_run_that_cannot_be_drawn_is_named_and_the_others_are_drawn(
+    grokking_run, tmp_path, capsys
+) -> None:
+    (tmp_path / "junk").mkdir()
+    out = tmp_path / "acc.svg"
+    words = ["plot", "test_acc", str(grokking_run), str(tmp_path / "junk"), "--out", str(out)]
+    assert run(words) == 0
+    assert f"not drawn: {tmp_path / 'junk'}: holds no run" in capsys.readouterr().err
+    assert "test accuracy" in out.read_text()
+    out.unlink()
+    assert run(["plot", "test_acc", str(tmp_path / "junk"), "--out", str(out)]) == 2
+    assert not out.exists()
+
+
+def test_a_mistyped_run_is_an_error_before_anything_is_drawn(
+    grokking_run, tmp_path, capsys
+) -> None:
+    out = tmp_path / "acc.svg"
+    gone = str(tmp_path / "gone")
+    assert run(["plot", "test_acc", str(grokking_run), gone, "--out", str(out)]) == 2
+    assert capsys.readouterr().err.startswith(f"cutaway: {gone}: no run")
+    assert not out.exists()
+
+
 def test_runs_of_two_studies_have_no_unit_of_either(backpack_run, grokking_run, tmp_path) -> None:
     out = tmp_path / "loss.svg"
     arguments = ["plot", "loss", str(backpack_run), str(grokking_run), "--out", str(out)]

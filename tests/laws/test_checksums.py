@@ -50,7 +50,7 @@ def every_file(folder: Path) -> list[Path]:
 
 
 def harms(path: Path) -> Iterator[Callable[[], object]]:
-    """A bit flipped in the middle, a byte cut off, the file deleted, and a folder in its place."""
+    """A bit flipped in the middle, a byte cut off, the file deleted, a link to an equal file."""
     content = path.read_bytes()
     if content:
         flipped = bytearray(content)
@@ -58,6 +58,15 @@ def harms(path: Path) -> Iterator[Callable[[], object]]:
         yield lambda: path.write_bytes(flipped)
         yield lambda: path.write_bytes(content[:-1])
     yield path.unlink
+    yield lambda: _linked(path, content)
+
+
+def _linked(path: Path, content: bytes) -> None:
+    """The link's target is left out of lists, so that nothing but the link can be noticed."""
+    target = path.with_name(".DS_Store")
+    target.write_bytes(content)
+    path.unlink()
+    path.symlink_to(target.name)
 
 
 def test_every_study_has_a_folder_here() -> None:
@@ -75,6 +84,8 @@ def test_whatever_happens_to_a_file_is_named_and_nothing_else(finished: Path) ->
         for harm in harms(path):
             harm()
             damages = verifying.verify(finished).damages
+            path.unlink(missing_ok=True)
+            path.with_name(".DS_Store").unlink(missing_ok=True)
             path.write_bytes(content)
             assert damages, path
             assert all(line.startswith(f"{path}: ") for line in damages), damages
@@ -173,6 +184,53 @@ def test_evaluation_and_features_are_entered(cutaway, dictionary_run: Path, tmp_
     assert verifying.verify(copy) == verifying.Verified()
     listed = checksums.read(copy).files
     assert {"evaluation.json", "features/features.json"} <= set(listed)
+
+
+def test_a_folder_that_cannot_be_read_is_named_and_the_others_are_checked(
+    grokking_run: Path, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(grokking_run, tmp_path / "runs" / name)
+    shut, scandir = tmp_path / "runs" / "shut", os.scandir
+    shut.mkdir()
+    (tmp_path / "runs" / "b" / "config.yaml").unlink()
+
+    def refusing(path):
+        if Path(path) == shut:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert sorted(verifying.verify(tmp_path / "runs").damages) == [
+        f"{tmp_path}/runs/b/config.yaml: missing",
+        f"{shut}: cannot read: Permission denied",
+    ]
+
+
+def test_a_link_in_the_place_of_a_folder_is_named(swept: Path, tmp_path) -> None:
+    copy = Path(shutil.copytree(swept, tmp_path / "copy"))
+    inside = [path for path in copy.rglob("*") if path.is_dir()]
+    assert copy / "s0" in inside
+    for folder in inside:
+        away = folder.rename(folder.with_name(".elsewhere.tmp"))  # left out of lists
+        folder.symlink_to(away.name)
+        damages = verifying.verify(copy).damages
+        folder.unlink()
+        away.rename(folder)
+        assert damages, folder
+        assert all(line.startswith(str(folder)) for line in damages), damages
+    assert not verifying.verify(copy).damages
+
+
+def test_what_is_written_through_a_link_is_listed_where_it_lies(
+    cutaway, gpt2_run: Path, tmp_path
+) -> None:
+    copy = Path(shutil.copytree(gpt2_run, tmp_path / "copy"))
+    (tmp_path / "disk").mkdir()
+    (copy / "far").symlink_to(tmp_path / "disk")
+    assert cutaway("export", copy, "--out", copy / "far" / "hf")[0] == 0
+    assert verifying.verify(copy).damages == []
+    assert verifying.verify(tmp_path / "disk" / "hf") == verifying.Verified()
 
 
 def test_a_list_of_others_is_left_alone(tmp_path: Path) -> None:

@@ -195,6 +195,23 @@ def test_a_run_that_goes_while_its_folder_is_listed_is_not_there_and_disables_no
     assert "skipped" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["ls"], ["ls", "--json"], ["sql", "SELECT 1"]])
+def test_a_root_that_cannot_be_read_is_an_error_not_an_empty_one(
+    words: list[str], finished: RunStore, cutaway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path) == str(finished.root):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    code, out, err = cutaway("runs", *words, "--runs", finished.root)
+    assert (code, out) == (2, "")
+    assert err == f"cutaway: {finished.root}: cannot read: Permission denied\n"
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may enter every folder")
 def test_a_folder_that_may_be_listed_and_not_entered_is_named(
     finished: RunStore, capsys: pytest.CaptureFixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ def plot(
     """Draw loss curves, any recorded figure, all pictures of a run, or those of a sweep.
 
     Runs may also be histories recorded by others: JSON lines, CSV, Parquet, training_log.json.
+    A run among several that cannot be drawn is named and left out; one that is not there is an error.
 
     Args:
         what: loss, the name of a column of the history, all, or sweep.
@@ -72,9 +74,9 @@ def plot(
         figure = histories.metric_curves(
             logs, what, named, words=words, log_x=log_x, log_y=bool(log_y), title=title
         )
+    for line in refused:
+        display.notice(f"not drawn: {line}")
     display.notice(f"wrote {save(figure, out)}")
-    if refused:
-        raise UserError(f"drawn without: {'; '.join(refused)}")
 
 
 def _drawable(
@@ -88,6 +90,8 @@ def _drawable(
         try:
             opened += _all_of(reference)
         except UserError as error:
+            if not any(os.path.lexists(place) for place in (reference, Path("runs", reference))):
+                raise  # mistyped, not odd
             opened.append(error)
     if labels is not None and len(labels) != len(opened):
         raise UserError(

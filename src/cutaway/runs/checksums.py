@@ -52,6 +52,8 @@ class Checksums:
 def read(folder: Path) -> Checksums | None:
     """The list in `folder`; None where there is none. `DamagedChecksums` for one that changed."""
     path = folder / FILE
+    if os.path.islink(path):
+        raise DamagedChecksums(f"{path}: damaged, a link in its place")
     try:
         content = files.read_json(path)
     except FileNotFoundError:
@@ -96,7 +98,7 @@ def finish(folder: str | os.PathLike[str]) -> None:
 
     Does nothing in the folder of a run that still lives, which is sealed when its life ends.
     """
-    folder = Path(folder).absolute()
+    folder = Path(os.path.realpath(folder))
     owner = _owner(folder / FILE)
     if owner is None and not _inside_a_run(folder):
         files.write_text(folder / MARK, f"{FILE} lists the files of this folder.\n")
@@ -112,6 +114,7 @@ def finish(folder: str | os.PathLike[str]) -> None:
 
 def removed(folder: Path) -> None:
     """A folder with a list of its own is gone: the list above, which names it, no longer does."""
+    folder = _really(folder)
     owner = _owner(folder)
     if owner is None:
         return
@@ -136,7 +139,7 @@ def entry(path: Path) -> Entry:
 @contextlib.contextmanager
 def kept(path: Path) -> Iterator[None]:
     """Keeps the list that speaks of `path` in step while the block replaces that file."""
-    path = Path(os.path.abspath(path))
+    path = _really(path)
     owner = _owner(path)
     if owner is None or left_out(path.relative_to(owner)):
         yield
@@ -145,6 +148,16 @@ def kept(path: Path) -> Iterator[None]:
     _change(owner, {}, lambda one: one == name)
     yield
     _change(owner, {name: entry(path)})
+
+
+def linked(folder: Path, name: str) -> Path | None:
+    """The first link on the way from `folder` to what is called `name` in it; None without one."""
+    below = folder
+    for part in Path(name).parts:
+        below = below / part
+        if os.path.islink(below):
+            return below
+    return None
 
 
 def left_out(name: Path) -> bool:
@@ -161,7 +174,7 @@ def differences(folder: Path, sums: Checksums) -> tuple[list[str], list[str]]:
     for name, expected in sorted(sums.files.items()):
         if (damage := _damage(folder, name, expected)) is not None:
             damages.append(damage)
-    listed, _ = scan(folder, special=True)
+    listed, _ = scan(folder, special=True, unreadable=damages)
     return damages, [name for name in listed if name not in sums.files]
 
 
@@ -172,6 +185,8 @@ def _damage(folder: Path, name: str, expected: Any) -> str | None:
     path = folder / name
     try:
         files.require_inside(folder, name)
+        if linked(folder, name):
+            return f"{path}: damaged, a link in its place"
         with files.open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size != expected["bytes"]:
@@ -189,29 +204,39 @@ def _damage(folder: Path, name: str, expected: Any) -> str | None:
     return None
 
 
-def scan(folder: Path, special: bool = False) -> tuple[list[str], list[str]]:
+def scan(
+    folder: Path, special: bool = False, unreadable: list[str] | None = None
+) -> tuple[list[str], list[str]]:
     """(files, folders): every file below, by path, and the folders that speak for themselves.
 
-    With `special` also what has no content to compare: links, pipes, devices.
+    With `special` also what has no content to compare: links, pipes, devices. `unreadable`, where
+    given, gets a line about each folder that cannot be read; without it that is an OSError.
     """
     listed: list[str] = []
     folders: list[str] = []
     waiting = [(folder, "")]
     while waiting:
         place, prefix = waiting.pop()
-        with os.scandir(place) as found:
-            for one in found:
-                name = f"{prefix}{one.name}"
-                if left_out(Path(one.name)):
-                    continue
-                if one.is_dir(follow_symlinks=False):
-                    below = Path(one.path)
-                    if (below / _RECORD).exists() or _is_list(below / FILE):
-                        folders.append(name)
-                    else:
-                        waiting.append((below, name + "/"))
-                elif special or one.is_file(follow_symlinks=False):
-                    listed.append(name)
+        try:
+            with os.scandir(place) as found:
+                inside = list(found)
+        except OSError as error:
+            if unreadable is None:
+                raise
+            unreadable.append(f"{place}: cannot read: {error.strerror}")
+            continue
+        for one in inside:
+            name = f"{prefix}{one.name}"
+            if left_out(Path(one.name)):
+                continue
+            if one.is_dir(follow_symlinks=False):
+                below = Path(one.path)
+                if os.path.exists(below / _RECORD) or _is_list(below / FILE):
+                    folders.append(name)
+                else:
+                    waiting.append((below, name + "/"))
+            elif special or one.is_file(follow_symlinks=False):
+                listed.append(name)
     return sorted(listed), sorted(folders)
 
 
@@ -221,6 +246,12 @@ def _known(folder: Path, name: str, known: Mapping[str, Entry]) -> Entry | None:
     if recorded is None or (folder / name).stat().st_size != recorded["bytes"]:
         return None
     return {"bytes": recorded["bytes"], "sha256": recorded["sha256"]}
+
+
+def _really(path: str | os.PathLike[str]) -> Path:
+    """Where a file lies when links to folders are followed, which may be in another folder's list."""
+    folder, name = os.path.split(os.path.abspath(path))
+    return Path(os.path.realpath(folder), name)
 
 
 def _owner(path: Path) -> Path | None:

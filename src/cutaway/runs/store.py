@@ -157,9 +157,16 @@ def unknown(reference: str | os.PathLike[str], root: Path) -> UserError:
 def find_all(root: Path, tell: Callable[[str], None] | None = None) -> list[Found]:
     """Every run under `root`, at any depth, by one look into each folder.
 
-    `tell`, where given, gets a line about each folder that cannot be read.
+    `tell`, where given, gets a line about each folder inside that cannot be read. `UserError` where
+    that is the root itself.
     """
     runs: list[Found] = []
+    try:
+        os.scandir(root).close()
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"{readable_path(root)}: cannot read: {error.strerror}") from None
     _look(root, "", (), False, runs, tell)
     return sorted(runs, key=lambda found: found.name)
 

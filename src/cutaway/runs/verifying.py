@@ -91,7 +91,7 @@ def _verify(folder: Path, depth: int) -> Verified:
         found.damages.append(f"{folder / checksums.FILE}: missing")
     _say(folder, run, found)
     _by_parts(folder, run, found)
-    for inside in _below(folder) if depth else ():
+    for inside in _below(folder, found) if depth else ():
         found.add(_verify(inside, depth - 1))
     return found
 
@@ -107,7 +107,10 @@ def _compare(folder: Path, sums: checksums.Checksums, found: Verified, depth: in
         except UserError as error:
             found.damages.append(str(error))
             continue
-        if not inside.is_dir():
+        if checksums.linked(folder, name):
+            found.damages.append(f"{inside}: damaged, a link in its place")
+            continue
+        if not os.path.isdir(inside):
             found.damages.append(f"{inside}: missing")
             continue
         if not any(os.path.lexists(inside / one) for one in (record.FILE, checksums.FILE)):
@@ -165,9 +168,9 @@ def _by_parts(folder: Path, run: Run | None, found: Verified) -> None:
         found.damages += parts[study](folder)
 
 
-def _below(folder: Path) -> list[Path]:
+def _below(folder: Path, found: Verified) -> list[Path]:
     """The nearest folders inside that are verified for themselves."""
-    _, folders = checksums.scan(folder)
+    _, folders = checksums.scan(folder, unreadable=found.damages)
     return [folder / name for name in folders]
 
 
