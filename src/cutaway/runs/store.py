@@ -162,7 +162,8 @@ def find_all(root: Path, tell: Callable[[str], None] | None = None) -> list[Foun
     """
     runs: list[Found] = []
     try:
-        os.scandir(root).close()
+        with os.scandir(root):
+            pass
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
