@@ -18,8 +18,8 @@ from cutaway.activations.store import ActivationStore
 from cutaway.base.errors import UserError
 from cutaway.dictionaries.effects import prompt_ids
 from cutaway.nets.reference import open_model
-from cutaway.text.chat import ChatTemplate, encoded, messages_of
-from cutaway.text.conversations import ConversationSource, template_of
+from cutaway.text.chat import ChatTemplate, messages_of
+from cutaway.text.conversations import Chosen, ConversationSource, template_of
 from cutaway.text.tokenizers import Tokenizer
 
 CHATML = (
@@ -116,18 +116,19 @@ def test_ids_are_those_transformers_makes(tmp_path: Path, template: str, bos: bo
     ours = Tokenizer.load(place)
     talk = TALK[1:] if template is TRIMMED else TALK
     ids = theirs.apply_chat_template(talk, tokenize=True, return_dict=False)
-    (found,) = encoded([talk], template_of(ours), ours)
+    chosen = Chosen("talks", template_of(ours), ours)
+    (found,) = chosen.encoded([("talks:1", {"messages": talk})])
     assert found is not None
-    prefix = list(ours.special[0])
-    begins = bool(prefix) and ids[: len(prefix)] == prefix
-    assert found.ids.tolist() == (ids[len(prefix) :] if begins else ids)
+    assert [*chosen.front, *found.ids.tolist()] == ids
+    assert bool(chosen.front) == (template is CHATML)
 
 
 @pytest.mark.parametrize("template", [CHATML, TRIMMED])
 def test_replies_are_the_tokens_the_assistant_said(tmp_path: Path, template: str) -> None:
     """Also where a reply repeats what the user said, and where the template drops the system."""
     ours = Tokenizer.load(chat_model(tmp_path / "m", template))
-    (found,) = encoded([TALK], template_of(ours), ours)
+    chosen = Chosen("talks", template_of(ours), ours)
+    (found,) = chosen.encoded([("talks:1", {"messages": TALK})])
     assert found is not None
     runs = np.split(np.arange(len(found.ids)), np.flatnonzero(np.diff(found.replies)) + 1)
     said = [ours.decode(found.ids[run].tolist()).strip() for run in runs if found.replies[run[0]]]
