@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, datetime, time
-from functools import lru_cache
+from functools import lru_cache, wraps
 from types import FrameType
 from typing import Any, ClassVar
 
@@ -26,8 +26,15 @@ from cutaway.base.errors import UserError
 
 LONGEST = 10_000_000  # characters of a text that a template makes
 _STEPS = 5_000_000  # lines of Python that a template may take for one conversation
+_TEMPLATE = "<template>"  # the file that jinja names for what it compiles
 _BITS = 4096  # of a whole number
-_WIDE = re.compile(r"%[^a-zA-Z%]*(\*|\d{6})")  # a format that asks for very many characters
+# a format that asks for very many characters, or for as many as a value says
+_WIDE = re.compile(r"%[^a-zA-Z%]*(\*|\d{5})|\{[^{}]*(\{|\d{5})")
+# functions of texts and lists whose results may be much longer than what they are given
+_GROWING = frozenset(
+    ("batch", "center", "expandtabs", "format", "format_map", "indent", "join", "ljust", "replace",
+     "rjust", "translate", "wordwrap", "zfill")
+)  # fmt: skip
 
 
 class Refusal(UserError):
@@ -56,7 +63,7 @@ def rendered(source: str, values: Mapping[str, Any], day: str | None = None) -> 
                 parts.append(part)
         return "".join(parts)
     except (_Stopped, SecurityError, TemplateSyntaxError, RecursionError, MemoryError) as error:
-        said = "goes beyond the memory" if isinstance(error, MemoryError) else _first_line(error)
+        said = "takes too much memory" if isinstance(error, MemoryError) else _first_line(error)
         raise UserError(f"the model's chat template: {said}") from None
     except Exception as error:  # somebody else's program: errors of every kind
         raise Refusal(f"the model's chat template refuses it: {_first_line(error)}") from None
@@ -88,12 +95,14 @@ def _bounded() -> Iterator[None]:
 
     def each(frame: FrameType, event: str, value: Any) -> Any:
         nonlocal left
-        if event == "line":
-            left -= 1
-            if left < 0:
-                raise _Stopped("does not end")
-        elif event == "return":
+        if event == "return":
             _require_short(value)
+            return each
+        left -= 1
+        if left < 0:
+            raise _Stopped("does not end")
+        if event == "call":  # of jinja's own functions only the calls are counted
+            frame.f_trace_lines = frame.f_code.co_filename == _TEMPLATE
         return each
 
     before = sys.gettrace()
@@ -129,6 +138,52 @@ class _Environment(ImmutableSandboxedEnvironment):
         if operator == "%" and isinstance(left, str) and _WIDE.search(left):
             raise _Stopped("formats too wide a text")
         return super().call_binop(context, operator, left, right)
+
+    def wrap_str_format(self, value: Any) -> Any:
+        wrapped = super().wrap_str_format(value)
+        if wrapped is not None:  # `value` is the method of a text
+            _require_modest("format", value.__self__, [])
+        return wrapped
+
+    def call(self, context: Any, called: Any, /, *given: Any, **named: Any) -> Any:
+        owner, name = getattr(called, "__self__", None), getattr(called, "__name__", "")
+        if name in _GROWING and isinstance(owner, str | list | tuple):
+            _require_modest(name, owner, [*given, *named.values()])
+        return super().call(context, called, *given, **named)
+
+
+def _modest(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that refuses to make very much of little."""
+
+    @wraps(function)
+    def checked(*given: Any, **named: Any) -> Any:
+        values = [list(one) if isinstance(one, Iterator) else one for one in given]
+        at = next((n for n, one in enumerate(values) if isinstance(one, str | list | tuple)), None)
+        if at is not None:
+            _require_modest(name, values[at], [*values[at + 1 :], *named.values()])
+        return function(*values, **named)
+
+    return checked
+
+
+def _require_modest(name: str, subject: Any, given: list[Any]) -> None:
+    """Refuse what a function in `_GROWING` would make of `subject`, where that may be very long."""
+    if name.startswith("format"):
+        if isinstance(subject, str) and _WIDE.search(subject):
+            raise _Stopped("formats too wide a text")
+        return
+    texts = [one for one in given if isinstance(one, str)]
+    most = max([1, *map(len, texts), *(abs(one) for one in given if isinstance(one, int))])
+    lists = [one for one in (subject, *given) if isinstance(one, list | tuple)]
+    if name == "join" and lists:
+        most = max([1, *map(len, texts), len(subject) if isinstance(subject, str) else 1])
+        made = len(lists[0]) * most + sum(len(one) for one in lists[0] if isinstance(one, str))
+    elif name == "replace" and isinstance(subject, str) and len(texts) > 1:
+        made = subject.count(texts[0]) * len(texts[1])
+    else:
+        made = max(1, len(subject)) * most
+    if made > 10 * LONGEST or name == "translate":
+        raise _Stopped("makes too long a text or list")
 
 
 def _require_product(length: int, times: int) -> None:
@@ -209,8 +264,11 @@ def _compiled(source: str) -> jinja2.Template:
         lstrip_blocks=True,
         extensions=[_Generation, jinja2.ext.loopcontrols],
     )
-    environment.filters["tojson"] = _json
+    filters = environment.filters
+    filters |= {name: _modest(name, filters[name]) for name in _GROWING & filters.keys()}
+    filters["tojson"] = _json
     environment.globals["raise_exception"] = _raise_exception
+    del environment.globals["lipsum"]  # random text
     environment.globals["dict"] = _Dictionary()
     environment.globals["namespace"] = _Namespace
     return environment.from_string(source)
