@@ -55,7 +55,7 @@ def chat_model(folder: Path, template: str | None = CHATML, *, bos: bool = False
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     shape = json.loads((folder / "config.json").read_text())
     wide = first + len(TOKENS)
-    shape |= {"vocab_size": wide, "bos_token_id": first}
+    shape |= {"vocab_size": wide, "bos_token_id": first, "max_position_embeddings": 128}
     _widened(folder, shape, wide)
     return folder
 
