@@ -11,80 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from activations.tiny_models import save_model, small_tokenizer
 from conftest import settings_args
 from cutaway.activations.reading import decided, pack
 from cutaway.activations.store import ActivationStore
 from cutaway.base.errors import UserError
 from cutaway.dictionaries.effects import prompt_ids
 from cutaway.nets.reference import open_model
-from cutaway.text.chat import ChatTemplate, encoded, messages_of
-from cutaway.text.conversations import ConversationSource, template_of
+from cutaway.text.chat import ChatTemplate, messages_of
+from cutaway.text.conversations import Chosen, ConversationSource, template_of
 from cutaway.text.tokenizers import Tokenizer
-
-CHATML = (
-    "{{ bos_token }}{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + "
-    "message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-TRIMMED = (
-    "{%- if messages[0]['role'] == 'system' -%}{%- set messages = messages[1:] -%}{%- endif -%}"
-    "{%- for m in messages -%}{%- if m['role'] not in ['user', 'assistant'] -%}"
-    "{{ raise_exception('no such role: ' + m['role']) }}{%- endif -%}"
-    "<turn>{{ m['role'] }}\n{{ m['content'] | trim }}</turn>\n{%- endfor -%}"
-    "{%- if add_generation_prompt -%}<turn>assistant\n{%- endif -%}"
-)
-TOKENS = ["<s>", "<|im_start|>", "<|im_end|>", "<turn>", "</turn>"]
-TALK = [
-    {"role": "system", "content": "be brief"},
-    {"role": "user", "content": "the cat sees the river"},
-    {"role": "assistant", "content": "  the king sees the sea "},
-    {"role": "user", "content": "the king"},
-    {"role": "assistant", "content": "the king"},
-]
-
-
-def chat_model(folder: Path, template: str | None = CHATML, *, bos: bool = False) -> Path:
-    """A tiny Llama whose tokenizer has special tokens and a chat template."""
-    save_model("llama", folder, tokenizer=small_tokenizer())
-    definition = json.loads((folder / "tokenizer.json").read_text())
-    first = max(definition["model"]["vocab"].values()) + 1
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    definition["added_tokens"] += [
-        {"id": first + place, "content": token, "special": True, **flags}
-        for place, token in enumerate(TOKENS)
-    ]
-    if bos:
-        definition["post_processor"] = {
-            "type": "TemplateProcessing",
-            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
-            "special_tokens": {"<s>": {"id": "<s>", "ids": [first], "tokens": ["<s>"]}},
-        }  # fmt: skip
-    (folder / "tokenizer.json").write_text(json.dumps(definition))
-    config = json.loads((folder / "tokenizer_config.json").read_text())
-    config |= {"bos_token": "<s>", "eos_token": "<|im_end|>"}
-    if template is not None:
-        config["chat_template"] = template
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    shape = json.loads((folder / "config.json").read_text())
-    wide = first + len(TOKENS)
-    shape |= {"vocab_size": wide, "bos_token_id": first}
-    _widened(folder, shape, wide)
-    return folder
-
-
-def _widened(folder: Path, shape: dict[str, Any], wide: int) -> None:
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    weights = load_file(folder / "model.safetensors")
-    for name, weight in weights.items():
-        if name.endswith(("embed_tokens.weight", "lm_head.weight")):
-            more = 0.1 * torch.randn(wide - len(weight), weight.shape[1])
-            weights[name] = torch.cat([weight, more])
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(shape))
+from text.chat_models import CHATML, TALK, TRIMMED, chat_model
 
 
 @pytest.fixture(scope="module")
@@ -116,18 +52,19 @@ def test_ids_are_those_transformers_makes(tmp_path: Path, template: str, bos: bo
     ours = Tokenizer.load(place)
     talk = TALK[1:] if template is TRIMMED else TALK
     ids = theirs.apply_chat_template(talk, tokenize=True, return_dict=False)
-    (found,) = encoded([talk], template_of(ours), ours)
+    chosen = Chosen("talks", template_of(ours), ours)
+    (found,) = chosen.encoded([("talks:1", {"messages": talk})])
     assert found is not None
-    prefix = list(ours.special[0])
-    begins = bool(prefix) and ids[: len(prefix)] == prefix
-    assert found.ids.tolist() == (ids[len(prefix) :] if begins else ids)
+    assert [*chosen.front, *found.ids.tolist()] == ids
+    assert bool(chosen.front) == (template is CHATML)
 
 
 @pytest.mark.parametrize("template", [CHATML, TRIMMED])
 def test_replies_are_the_tokens_the_assistant_said(tmp_path: Path, template: str) -> None:
     """Also where a reply repeats what the user said, and where the template drops the system."""
     ours = Tokenizer.load(chat_model(tmp_path / "m", template))
-    (found,) = encoded([TALK], template_of(ours), ours)
+    chosen = Chosen("talks", template_of(ours), ours)
+    (found,) = chosen.encoded([("talks:1", {"messages": TALK})])
     assert found is not None
     runs = np.split(np.arange(len(found.ids)), np.flatnonzero(np.diff(found.replies)) + 1)
     said = [ours.decode(found.ids[run].tolist()).strip() for run in runs if found.replies[run[0]]]

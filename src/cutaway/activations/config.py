@@ -108,6 +108,13 @@ class ExtractionConfig(BaseModel):
                 raise UserError(
                     f"{name} = {value!r}: {why or 'expected one of ' + ', '.join(known)}"
                 )
+        if self.reply_only and not self.chat:
+            raise UserError("reply_only: goes with chat, which says what a reply is")
+        if self.chat and self.separator != "auto":
+            raise UserError(
+                f"separator = {self.separator!r}: the chat template says what stands between "
+                "conversations; leave it out"
+            )
         return self
 
     def anchored(self) -> ExtractionConfig:

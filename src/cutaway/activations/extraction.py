@@ -79,8 +79,8 @@ def recorded(out: str | Path) -> dict[str, Any]:
     record = Run.open(out).record
     if record.study != STUDY:
         raise UserError(f"{out}: holds a {record.study} run, not an extraction")
-    # before separators were recorded end_of_text followed each document
-    return {"separator": "eos", **record.config}
+    # before separators were recorded end_of_text followed each document, and there was no chat
+    return {"separator": "eos", "chat": False, "reply_only": False, **record.config}
 
 
 def _opened(config: ExtractionConfig, out: Path) -> Run:

@@ -36,8 +36,8 @@ class ModelStream(Stream):
     `validation_fraction`, cut at a document. `buffer_contexts` contexts are in memory at a time
     and mix with each other, and as many again are being computed. In a refill with states that are
     not finite, other rows of it stand in for these, and it is said; so they do, without a word, for
-    special tokens before documents. How text is read is `reading`, or decided by `bos` and
-    `separator` (`reading.decided`). Raises UserError for what cannot be streamed.
+    special tokens before documents and what is no reply. How text is read is `reading`, or decided by `bos`,
+    `separator`, `chat` and `reply_only` (`reading.decided`). Raises UserError for what cannot be streamed.
     """
 
     @door
@@ -55,6 +55,8 @@ class ModelStream(Stream):
         context_length: int | None = None,
         bos: bool | None = None,
         separator: str = "auto",
+        chat: bool = False,
+        reply_only: bool = False,
         reading: Reading | None = None,
         buffer_contexts: int | None = None,
         forward_batch: int = 8,
@@ -71,6 +73,7 @@ class ModelStream(Stream):
         if reading is None:
             length = context_length_of(model, context_length)
             how = {"bos": bos, "separator": separator, "skip_first": skip_first}
+            how |= {"chat": chat, "reply_only": reply_only}
             reading = decided(model, data, context_length=length, **how)
         self.text = pack(model, data, tokens, context_length, reading=reading)
         self._range = self._contexts_of(part, validation_fraction)

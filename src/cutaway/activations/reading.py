@@ -18,7 +18,7 @@ from torch import Tensor
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.nets.model import Model
-from cutaway.text.conversations import conversations, template_of
+from cutaway.text.conversations import conversations, leading, template_of
 from cutaway.text.packing import PackedText, packed
 from cutaway.text.reading import SEPARATORS, Reading
 from cutaway.text.sources import Source, source
@@ -83,15 +83,36 @@ def decided(
     if chat:
         if separator != "auto":
             raise UserError(
-                f"separator = {separator!r}: the chat template says what stands between"
+                f"separator = {separator!r}: the chat template says what stands between "
+                "conversations; leave it out"
             )
-        template = template_of(model.reads)
-        return replace(plain, before=prefix, chat=template.sha256, reply_only=reply_only)
+        return of_chat(model, bos, plain, reply_only=reply_only)
     if separator != "auto":
         return with_separator(plain, model, separator)
     if (known := _known(model)) is not None:
         return with_separator(plain, model, known)
     return _measured(plain, model, data)
+
+
+def of_chat(model: Model, bos: bool | None, plain: Reading, *, reply_only: bool) -> Reading:
+    """The reading of conversations in the model's chat template, with the length and positions of
+    `plain`.
+
+    Contexts and conversations begin with BOS where the template begins a conversation with it
+    (`bos` None); contexts in any case (True), neither (False). UserError where there is no template.
+    """
+    template = template_of(model.reads)
+    front = leading(model.reads)
+    return replace(
+        plain,
+        prefix=special_tokens(model, True)[0] if bos else () if bos is False else front,
+        suffix=(),
+        before=() if bos is False else front,
+        after=(),
+        chat=template.sha256,
+        chat_date=template.today,
+        reply_only=reply_only,
+    )
 
 
 def with_separator(reading: Reading, model: Model, separator: str) -> Reading:
@@ -129,7 +150,7 @@ def pack(
     if reading is None:
         reading = decided(model, data, context_length=length, bos=bos)
     if reading.chat is not None:
-        texts: Source = conversations(data, model.reads, reading.chat)
+        texts: Source = conversations(data, model.reads, reading)
     else:
         texts = source(data)
     text = packed(texts, model.reads, length, tokens=tokens, reading=reading)

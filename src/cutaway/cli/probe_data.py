@@ -43,6 +43,8 @@ def data(
     split_column: str | None = None,
     label: str | None = None,
     read: Literal["mean", "last", "first"] | None = None,
+    chat: Annotated[bool, Parameter(negative=())] = False,
+    reply_only: Annotated[bool, Parameter(negative=())] = False,
     seed: int = 0,
     out: Annotated[Path, Parameter(name=["--out", "--output-dir"])] = Path("probe-data"),
     json: bool = False,
@@ -79,6 +81,9 @@ def data(
         label: Of a CoNLL file: this entity type or not, PER say [all types].
         read: Of labelled texts: the mean over a text's tokens, the last one, or first:
             where it begins ([CLS] of encoders) [mean].
+        chat: The table's rows hold conversations (column messages, or --text-column), which are read
+            with the model's chat template.
+        reply_only: Read the last reply of each conversation only.
         seed: Of the split and the draws.
         out: The folder to write; a new or empty one.
         json: Print JSON.
@@ -87,6 +92,7 @@ def data(
     from cutaway.probes.labelled import label_data
     from cutaway.probes.places import require_ratio
     from cutaway.runs import places
+    from cutaway.text.conversations import Chosen, template_of
     from cutaway.text.labelled_tables import Columns
 
     format = output_format(json, csv)
@@ -102,6 +108,8 @@ def data(
         {
             "label": label,
             "read": read,
+            "chat": chat or None,
+            "reply_only": reply_only or None,
             "validation_labels": validation_labels,
             "test_labels": test_labels,
             "text_column": text_column,
@@ -110,12 +118,20 @@ def data(
             "split_column": split_column,
         },
     )
+    if reply_only and not chat:
+        raise UserError("reply_only: goes with chat, which says what a reply is")
     require_ratio(train_ratio)
     places.require_output(out, "probe data")
     files.require_writable(out)
     tokenizer, longest = tokenizer_of(model)
     shared = {"train_ratio": train_ratio, "seed": seed}
     special = sum(map(len, tokenizer.special))  # which stand around every text that is read
+    conversations = None
+    if chat:
+        template = template_of(tokenizer)
+        template = template.dated(template.today)
+        conversations = Chosen(str(labels), template, tokenizer)
+        special = len(conversations.front)
     length = _length(context_length, longest, model, special, windows=labels is None)
     if labels is not None:
         named = (text_column, label_column, group_column, split_column)
@@ -128,6 +144,8 @@ def data(
             columns=columns if any(named) else None,
             label=label,
             read=read,
+            chat=conversations,
+            reply_only=reply_only,
             context_length=length,
             **shared,
         )

@@ -36,7 +36,7 @@ def view(
     Args:
         probes: A run of `probe train`, or a folder of probes.
         model: The model they are of, where it moved [the one they were trained on].
-        data: Text: a source by name, a file or a folder (`cutaway corpus ls`) [documents that the probes' training
+        data: Text (of probes of conversations, a file of some): a source by name, a file or a folder (`cutaway corpus ls`) [documents that the probes' training
             did not see, where these can be found; else docstrings].
         text_file: Text: one file, whatever its ending.
         text: Text: this.
@@ -46,19 +46,24 @@ def view(
         out: The file to write.
     """
     from cutaway.activations.config import count
+    from cutaway.probes.conversations import tokens_of_conversations
     from cutaway.probes.reading import model_of, open_probes, read_tokens, tokens_of
     from cutaway.probes.view import write_view
 
     wanted = _TOKENS if tokens is None else count(tokens)
-    texts, name = _texts(probes, data, text_file, text, language)
+    found = open_probes(probes)
+    how = found[0].about.reading
+    texts, name = _texts(probes, data, text_file, text, language, chat=how.chat is not None)
     if out.is_dir():
         raise UserError(f"out = '{out}': is a folder; name a file, like {out / 'view.html'}")
     if out.exists() and out.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"out = '{out}': is there already, and no page; name another file")
     files.require_writable(out.parent)
-    found = open_probes(probes)
     network = model_of(found, model, device=device)
-    ids, starts = tokens_of(texts, network.reads, wanted)
+    if how.chat is not None:
+        ids, starts = tokens_of_conversations(texts, network.reads, how, wanted)
+    else:
+        ids, starts = tokens_of(texts, network.reads, wanted)
     reading = read_tokens(network, found, ids, starts=starts)
     page = write_view(reading, network.reads, out, text=name)
     if tokens is not None and page.tokens < wanted:
@@ -72,9 +77,16 @@ def view(
 
 
 def _texts(
-    probes: Path, data: str | None, text_file: Path | None, text: str | None, language: str | None
-) -> tuple[Iterable[str], str]:
-    """The documents that are asked for, and what to call them."""
+    probes: Path,
+    data: str | None,
+    text_file: Path | None,
+    text: str | None,
+    language: str | None,
+    *,
+    chat: bool,
+) -> tuple[str | Iterable[str], str]:
+    """The documents that are asked for, and what to call them; with `chat` the name of a file of
+    conversations, or a text that a user says."""
     from cutaway.probes.held_out import held_out
     from cutaway.text import decoding
     from cutaway.text.sources import source
@@ -83,6 +95,13 @@ def _texts(
         data = None
     if sum(one is not None for one in (data, text_file, text)) > 1:
         raise UserError("--data, --text-file and --text: choose one")
+    if chat and data is not None and language is None:
+        return data, data
+    if chat and text is None and text_file is None:
+        raise UserError(
+            f"{probes}: these probes read conversations; name some with --data FILE, or what a user "
+            "says with --text"
+        )
     if text is None and text_file is None:
         if data is None and language is None and (found := held_out(probes)):
             chosen = found

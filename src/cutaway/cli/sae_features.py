@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
 
 from cutaway.base import display, files
 from cutaway.base.errors import UserError
@@ -110,6 +112,7 @@ def effect(
     value: float = 0.0,
     mode: Literal["set", "scale", "add"] = "set",
     prompt: str,
+    chat: Annotated[bool, Parameter(negative=())] = False,
     model: str | None = None,
     site: str | None = None,
     length: int = 40,
@@ -128,6 +131,8 @@ def effect(
         value: What its activation is set to, scaled by, or what is added to it (raw units).
         mode: set, scale or add.
         prompt: Text to begin with.
+        chat: The prompt is what a user says, in the model's chat template, and the model is about to
+            reply (so in any case where the dictionary was trained on conversations).
         model: The model it is of [the one it was trained on].
         site: Where in the model it was trained, for files that do not say: residual.6, mlp.3.
         length: Tokens of the sample.
@@ -136,6 +141,7 @@ def effect(
         json: Print JSON.
         csv: Print CSV.
     """
+    from cutaway.activations.reading import of_chat
     from cutaway.dictionaries import origin, using
     from cutaway.dictionaries.effects import compare_logits, feature_effect, firing, sample_both
     from cutaway.figures.text import visible
@@ -159,7 +165,9 @@ def effect(
         ]
 
     reading = origin.reading(loaded, network)
-    fires = firing(network, loaded, prompt)
+    if chat and reading.chat is None:
+        reading = of_chat(network, None, reading, reply_only=False)
+    fires = firing(network, loaded, prompt, reading=reading)
     if feature is None:
         display.show(shown(fires), format, empty="no feature fires on this prompt")
         return

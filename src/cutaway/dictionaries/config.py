@@ -59,6 +59,10 @@ class DictionaryConfig(SyntheticFields, OrthogonalityFields, StudyConfig):
     none)."""
     separator: Literal["auto", "bos", "eos", "both", "none"] = "auto"
     """Where streaming: what stands between packed documents; auto as in `cutaway extract`."""
+    chat: bool = False
+    """Where streaming: the data are conversations, read with the model's chat template."""
+    reply_only: bool = False
+    """Where chat: only the states of replies are learnt from."""
     skip_first: bool = True
     """Leave position 0, an attention sink, out of training and scores."""
     data_seed: int = Field(0, ge=0)
@@ -157,6 +161,13 @@ class DictionaryConfig(SyntheticFields, OrthogonalityFields, StudyConfig):
         low, high = self.target_sparsity_min, self.target_sparsity_max
         if low is not None and high is not None and low > high:
             raise ValueError(f"target_sparsity_min = {low}: above target_sparsity_max = {high}")
+        if self.reply_only and not self.chat:
+            raise ValueError("reply_only: goes with chat, which says what a reply is")
+        if self.chat and self.separator != "auto":
+            raise ValueError(
+                f"separator = {self.separator!r}: the chat template says what stands between "
+                "conversations; leave it out"
+            )
         if None not in (self.d_hidden, self.target_l0) and self.target_l0 >= self.d_hidden:
             raise ValueError(
                 f"target_l0 = {self.target_l0:g}: must be below d_hidden = {self.d_hidden}"
@@ -188,6 +199,8 @@ class DictionaryConfig(SyntheticFields, OrthogonalityFields, StudyConfig):
             *(
                 "bos",
                 "separator",
+                "chat",
+                "reply_only",
                 "skip_first",
                 "data_seed",
                 "batch_size",
@@ -284,7 +297,9 @@ class DictionaryConfig(SyntheticFields, OrthogonalityFields, StudyConfig):
             lines.append(
                 f"break_even = {self.break_even:g}: without effect, as kernels = {self.kernels}"
             )
-        idle = [name for name in ("bos", "separator") if getattr(self, name) not in (None, "auto")]
+        reads = ("bos", "separator", "chat", "reply_only")
+        usual = {name: type(self).model_fields[name].default for name in reads}
+        idle = [name for name in reads if getattr(self, name) != usual[name]]
         if idle and not self.streaming:
             lines.append(f"{', '.join(idle)}: without effect, as states are read from a store")
         return lines

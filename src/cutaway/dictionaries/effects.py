@@ -171,9 +171,15 @@ def compare_logits(
 
 @torch.no_grad()
 def firing(
-    model: Model, dictionary: Dictionary, prompt: Tensor | str, site: str | int | Site | None = None
+    model: Model,
+    dictionary: Dictionary,
+    prompt: Tensor | str,
+    site: str | int | Site | None = None,
+    *,
+    reading: Reading | None = None,
 ) -> list[dict[str, Any]]:
-    """Every feature that fires on a prompt (1, T), the strongest first.
+    """Every feature that fires on a prompt (1, T), the strongest first; text is read as in training,
+    or as `reading` says.
 
     States that are not finite are left out, with a notice. Rows `feature`, `activation` (its largest), `token` and `position` (where that is),
     `tokens` (on how many it fires). Position 0 is left out where it was in training. Raises
@@ -181,7 +187,7 @@ def firing(
     """
     place = site_of(dictionary, site)
     require_model(dictionary, model.reference, model.width)
-    reading = origin.reading(dictionary, model)
+    reading = reading or origin.reading(dictionary, model)
     ids = prompt_ids(model, prompt, reading)
     (states,) = capture(model, ids, [place]).values()
     first = max(int(skips_first(dictionary)), len(reading.prefix) * isinstance(prompt, str))

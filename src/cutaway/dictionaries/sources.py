@@ -167,6 +167,8 @@ def _from_model(configs: Sequence[DictionaryConfig]) -> Source:
         bos=first.bos,
         separator=first.separator,
         skip_first=first.skip_first,
+        chat=first.chat,
+        reply_only=first.reply_only,
     )
     open_stream = partial(
         ModelStream,
@@ -207,7 +209,7 @@ def _from_model(configs: Sequence[DictionaryConfig]) -> Source:
             "model_dtype": str(model.dtype).removeprefix("torch."),
         },
         notices=_repeated(*sides, first.data),
-        found={"separator": reading.separator},
+        found={} if first.chat else {"separator": reading.separator},
     )
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _TIMEOUT = 10  # seconds to wait for the hub's first answer
 _INDEX = "model.safetensors.index.json"
-_WANTED = ["config.json", "generation_config.json", "tokenizer*", "vocab.*", "merges.txt",
+_WANTED = ["config.json", "generation_config.json", "tokenizer*", "chat_template.jinja", "vocab.*", "merges.txt",
            "model.safetensors", "model-*.safetensors", _INDEX]  # fmt: skip
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 

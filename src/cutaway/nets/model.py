@@ -183,16 +183,9 @@ class Model:
 
         UserError where the tokenizer has another template than `reading`, or none.
         """
-        from cutaway.text.conversations import template_of
+        from cutaway.text.conversations import replying
 
-        template = template_of(self.reads)
-        if template.sha256 != reading.chat:
-            raise UserError(f"{self.reference.id}: its chat template is another than in training")
-        written = template.written([{"role": "user", "content": text}], prompt=True)
-        ids = self.reads.encode_marked(written)[0].tolist()
-        front = list(reading.prefix)
-        if ids[: len(front)] != front:
-            ids = front + ids
+        ids = replying(text, self.reads, reading)
         return torch.tensor([ids], dtype=torch.int64, device=self.device)
 
     def logits(

@@ -168,6 +168,11 @@ class ProbeData:
         return self.source.get("read")
 
     @property
+    def chat(self) -> str | None:
+        """SHA-256 of the chat template its conversations are written with; None for other text."""
+        return self.source.get("chat")
+
+    @property
     def of_tokens(self) -> bool:
         """Whether every example reads the state of one token, not the mean over several."""
         return all(torch.equal(part.first, part.last) for part in self.parts.values())

@@ -22,6 +22,7 @@ from cutaway.probes.inputs import finite, require_tokens
 from cutaway.probes.labelled import Read, label_data
 from cutaway.probes.probe import Probe, ProbeAbout
 from cutaway.probes.states import states_of
+from cutaway.text.conversations import Chosen, template_of
 from cutaway.text.labelled_files import CONLL
 from cutaway.text.labelled_tables import Columns
 from cutaway.text.packing import packed
@@ -83,7 +84,11 @@ def examples_for(
         if label is None and len(about.classes) == 2:
             label = about.classes[1]
     longest = model.max_length and model.max_length - about.reading.overhead
-    settings = {"label": label, "read": read, "context_length": longest}
+    settings: dict[str, Any] = {"label": label, "read": read, "context_length": longest}
+    if (reading := about.reading).chat is not None:
+        template = template_of(model.reads, reading)
+        chosen = Chosen(_named(data), template, model.reads)
+        settings |= {"chat": chosen, "reply_only": reading.reply_only}
     found = label_data(data, model.reads, columns=columns, **settings)
     return _stored(about, model, found, "all")
 
@@ -120,6 +125,12 @@ def _named(data: str | HeldOut) -> str:
 
 def _stored(about: ProbeAbout, model: Model, data: ProbeData, part: str) -> Examples:
     require_tokens(data, model)
+    said = data.chat, bool(data.source.get("reply_only"))
+    if said != (about.reading.chat, about.reading.reply_only):
+        theirs, ours = (
+            _said_of(*one) for one in (said, (about.reading.chat, about.reading.reply_only))
+        )
+        raise UserError(f"{data.name}: holds {theirs}, and the probes were trained on {ours}")
     data = data.reading(about.task)
     if data.target_id != about.target_id:
         raise UserError(
@@ -137,6 +148,11 @@ def _stored(about: ProbeAbout, model: Model, data: ProbeData, part: str) -> Exam
     chosen = [data.parts[name] for name in (PARTS if part == "all" else (part,))]
     whole = chosen[0] if len(chosen) == 1 else joined(chosen)
     return replace(whole, label=place[whole.label])
+
+
+def _said_of(chat: str | None, reply_only: bool) -> str:
+    what = "replies in conversations" if reply_only else "conversations"
+    return "plain text" if chat is None else f"{what} (chat template {chat[:12]})"
 
 
 def _class_of(name: str, known: Sequence[str]) -> str:

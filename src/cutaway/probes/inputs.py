@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cutaway.activations.reading import special_tokens
+from cutaway.activations.reading import of_chat, special_tokens
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError, whole_in
 from cutaway.nets.model import Model
@@ -107,7 +107,7 @@ def inputs_of(
     sites = layers_of(layers, model.n_layers)
     for site in sites:
         model.module_at(site)  # refuses what the architecture lacks
-    reading = Reading(*special_tokens(model, bos), context_length=data.context_length)
+    reading = _reading(data, model, bos)
     longest = max(int(part.lengths.max()) for part in data.parts.values())
     if model.max_length is not None and longest + reading.overhead > model.max_length:
         most = model.max_length - reading.overhead
@@ -117,6 +117,23 @@ def inputs_of(
             f"--context-length {most}"
         )
     return Inputs(data, model, sites, reading)
+
+
+def _reading(data: ProbeData, model: Model, bos: bool | None) -> Reading:
+    """How the data's contexts are read; UserError where the model has another chat template."""
+    if data.chat is None:
+        return Reading(*special_tokens(model, bos), context_length=data.context_length)
+    plain = Reading(context_length=data.context_length)
+    only = bool(data.source.get("reply_only"))
+    found = replace(
+        of_chat(model, bos, plain, reply_only=only), chat_date=data.source.get("chat_date")
+    )
+    if found.chat != data.chat:
+        raise UserError(
+            f"{data.name}: made with another chat template than that of {model.reference.id}; make "
+            "the data with this model (`cutaway probe data MODEL --chat`)"
+        )
+    return found
 
 
 def layers_of(layers: str | int | Sequence[str | int], n_layers: int) -> list[Site]:

@@ -18,6 +18,7 @@ from cutaway.probes.data import ProbeData
 from cutaway.probes.dealing import OUTSIDE, How, Labelled, dealt_out, of_words, split_of
 from cutaway.probes.gathering import gathered
 from cutaway.probes.places import require_ratio
+from cutaway.text.conversations import Chosen
 from cutaway.text.labelled import LabelledTexts
 from cutaway.text.labelled_files import (
     CONLL,
@@ -44,6 +45,8 @@ def label_data(
     columns: Columns | None = None,
     label: str | None = None,
     read: Read | None = None,
+    chat: Chosen | None = None,
+    reply_only: bool = False,
     context_length: int | None = None,
     train_ratio: float = 0.8,
     seed: int = 0,
@@ -53,7 +56,7 @@ def label_data(
 
     `validation` and `test` are files like `place`, which then holds training only. A table may be
     named by `columns`, and its column `split`, or files named by part in a folder, are kept as the
-    split. Raises UserError where `label`, `read` or `columns` does not go with the place, and as
+    split. With `chat` the rows of a table hold conversations (`text_data`). Raises UserError where `label`, `read` or `columns` does not go with the place, and as
     those do.
     """
     settings: dict[str, Any] = {
@@ -63,6 +66,8 @@ def label_data(
     }
     require_ratio(train_ratio)
     files = _parts(place, validation, test)
+    if chat is not None and (files is None or Path(files["train"][0]).suffix.lower() in CONLL):
+        raise UserError(f"chat: goes with a table of conversations (.jsonl, .parquet), not {place}")
     if files is not None and Path(files["train"][0]).suffix.lower() in CONLL:
         if columns is not None:
             raise UserError(f"{place}: CoNLL words, whose columns have no names to give")
@@ -76,12 +81,13 @@ def label_data(
         raise UserError(
             f"label = {label!r}: goes with a CoNLL file ({', '.join(CONLL)}), not with {place}"
         )
-    if files is not None and len(files) > 1:
-        texts = table_task(files, columns)
+    if files is not None and (len(files) > 1 or chat is not None):
+        texts = table_task(files if len(files) > 1 else files["train"][0], columns, chat)
     elif columns is not None and files is None:
         raise UserError(f"{place}: names of columns go with a table ({', '.join(TABLES)})")
     else:
         texts = read_tasks(place, columns=columns)[0]
+    settings |= {"chat": chat, "reply_only": reply_only}
     return text_data(texts, tokenizer, read=read or "mean", **settings)
 
 
@@ -125,11 +131,14 @@ def text_data(
     train_ratio: float = 0.8,
     seed: int = 0,
     read: Read = "mean",
+    chat: Chosen | None = None,
+    reply_only: bool = False,
 ) -> ProbeData:
     """An example per text, read as the mean over its tokens' states, at its last token, or where it
     begins (`first`: the state of the special token before it, [CLS] of encoders, where there is one).
 
-    Texts are cut after `context_length` tokens (None: not at all) and left out where they have
+    With `chat` the texts are conversations that it wrote; with `reply_only` their last replies are
+    read, and those without one (or cut before it) are left out, which is announced. Texts are cut after `context_length` tokens (None: not at all) and left out where they have
     none; both are announced. Groups are dealt out to the parts whole, unless a split came with the
     texts, which is kept; texts and groups on two sides are announced. UserError where a part would lack
     a class, and for settings out of range.
@@ -137,17 +146,26 @@ def text_data(
     if read not in get_args(Read):
         raise UserError(f"read = {read!r}: expected {', '.join(get_args(Read))}")
     how = How(tokenizer, context_length, train_ratio, seed)
-    ids = tokenizer.encode_batch(texts.texts)
+    if reply_only and (chat is None or read == "first"):
+        why = "chat, which says what a reply is" if chat is None else "read = mean or last"
+        raise UserError(f"reply_only: goes with {why}")
+    ids, replies = _encoded(texts, tokenizer, chat)
+    if reply_only:
+        texts, ids, replies = _with_reply(texts, ids, replies, context_length)
     if empty := [row for row, one in enumerate(ids) if not one]:
         notice(f"{texts.name}: {len(empty):,} texts have no token and are left out")
         kept = [row for row, one in enumerate(ids) if one]
         texts, ids = texts.chosen(kept), [ids[row] for row in kept]
+        replies = [replies[row] for row in kept]
     cut = sum(len(one) > (context_length or len(one)) for one in ids)
     if cut:
         notice(f"{texts.name}: {cut:,} of {len(ids):,} texts cut after {context_length} tokens")
     ids = [one[:context_length] for one in ids]
     ends = [len(one) - 1 for one in ids]
     starts = [0] * len(ids)
+    if reply_only:
+        starts = [reply[0] for reply in replies if reply is not None]
+        ends = [min(reply[1], end) for reply, end in zip(replies, ends) if reply is not None]
     found = Labelled(
         texts.name,
         contexts=ids,
@@ -158,10 +176,49 @@ def text_data(
         groups=list(texts.groups),
         split=None if texts.split is None else list(texts.split),
     )
-    source = {"data": texts.name, "texts": len(ids), "texts_cut": cut, "read": read}
+    source: dict[str, Any] = {"data": texts.name, "texts": len(ids), "texts_cut": cut, "read": read}
+    if chat is not None:
+        template = chat.template
+        source |= {"chat": template.sha256, "chat_date": template.day, "reply_only": reply_only}
     part = split_of(found, how)
     tell(texts.name, shared(texts.texts, part, "different texts"))
     return dealt_out(found, part, how, source)
+
+
+_Spans = list[tuple[int, int] | None]
+
+
+def _encoded(
+    texts: LabelledTexts, tokenizer: Tokenizer, chat: Chosen | None
+) -> tuple[list[list[int]], _Spans]:
+    """The ids of each text, and of conversations the first and last token of the last reply."""
+    if chat is None:
+        return tokenizer.encode_batch(texts.texts), [None] * len(texts)
+    found = chat.conversations(texts.texts)
+    return [one.ids.tolist() for one in found], [one.last_reply for one in found]
+
+
+def _with_reply(
+    texts: LabelledTexts, ids: list[list[int]], replies: _Spans, longest: int | None
+) -> tuple[LabelledTexts, list[list[int]], _Spans]:
+    """Those with a reply that begins within the first `longest` tokens; the others are announced."""
+    kept = [
+        row
+        for row, reply in enumerate(replies)
+        if reply is not None and (longest is None or reply[0] < longest)
+    ]
+    if not kept:
+        raise UserError(
+            f"{texts.name}: reply_only: no conversation has a reply (role assistant)"
+            + ("" if longest is None else f" that begins in its first {longest} tokens")
+        )
+    if len(kept) < len(ids):
+        notice(
+            f"{texts.name}: {len(ids) - len(kept):,} of {len(ids):,} conversations have no reply"
+            + ("" if longest is None else f" that begins in their first {longest} tokens")
+            + " and are left out"
+        )
+    return texts.chosen(kept), [ids[row] for row in kept], [replies[row] for row in kept]
 
 
 def word_data(

@@ -194,7 +194,11 @@ def _read_with(reading: Reading) -> str:
     said = [f"the model sees special tokens around every window ({special})"] if special else []
     if reading.chat is not None:
         said.append("conversations are written with the model's chat template")
-    return f"As in the probes' training: {', '.join(said)}."
+    only = (
+        " The probes were trained on the states of replies; on other tokens they are asked about "
+        "states they have not seen."
+    )
+    return f"As in the probes' training: {', '.join(said)}." + only * reading.reply_only
 
 
 def _explained(reading: TextReading, missing: int, text: str) -> list[str]:

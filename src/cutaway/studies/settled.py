@@ -16,7 +16,7 @@ from cutaway.studies.settings import StudyConfig
 from cutaway.training.config import LoopConfig
 
 # how text was read before runs recorded it: no special tokens, end of text after each document
-_BEFORE_READINGS = {"bos": False, "separator": "eos"}
+_BEFORE_READINGS = {"bos": False, "separator": "eos", "chat": False, "reply_only": False}
 
 C = TypeVar("C", bound=StudyConfig)
 

@@ -8,14 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cutaway.base.columns import blank, look_alike, missing, name_of
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError, nearest
+from cutaway.text.chat import COLUMNS
 from cutaway.text.labelled import LabelledTexts
 from cutaway.text.labelled_files import labelled_rows
 from cutaway.text.official import is_part, part_of, repeats, tell
+
+if TYPE_CHECKING:
+    from cutaway.text.conversations import Chosen
 
 _SHOWN = 3  # rows that a message names
 
@@ -41,17 +45,20 @@ class Columns:
 
 
 def table_task(
-    path: Path | Mapping[str, Sequence[Path]], columns: Columns | None = None
+    path: Path | Mapping[str, Sequence[Path]],
+    columns: Columns | None = None,
+    chosen: Chosen | None = None,
 ) -> LabelledTexts:
     """`text` and `label` of each row; rows with the same `group`, else the same text, belong together.
 
     `path` is a .csv, .tsv, .jsonl or .parquet file, or such files by part (train, validation, test).
     A column `split` says the part of each row: it is kept (`LabelledTexts.split`). Rows without a
     text or a label (empty, null or NaN) are left out, counted in a notice, as are repeated texts
-    (which stay). Raises UserError naming file and line for rows that are not right.
+    (which stay). With `chosen` rows hold conversations in the place of texts, in `messages` or another
+    column of that kind, and the texts are what the chat template writes. Raises UserError naming file and line for rows that are not right.
     """
     parts = path if isinstance(path, Mapping) else {None: [path]}
-    read = _Read(columns or Columns(), by_file=isinstance(path, Mapping))
+    read = _Read(columns or Columns(), isinstance(path, Mapping), chosen)
     for part, files in parts.items():
         for file in files:
             read.file(file, part)
@@ -63,8 +70,10 @@ def table_task(
 class _Read:
     """Rows of one or several tables, collected."""
 
-    def __init__(self, columns: Columns, by_file: bool):
-        self.columns, self.by_file = columns, by_file
+    def __init__(self, columns: Columns, by_file: bool, chosen: Chosen | None = None):
+        self.columns, self.by_file, self.chosen = columns, by_file, chosen
+        plain = columns.text == Columns().text
+        self.conversation = None if plain else columns.text  # None: the usual columns
         self.texts: list[str] = []
         self.labels: list[str] = []
         self.groups: list[str] = []
@@ -80,17 +89,14 @@ class _Read:
             raise UserError(
                 f"split = {self.columns.split!r}: does not go with a file for each part"
             )
+        if self.chosen is not None:
+            wanted += COLUMNS
         for where, row in labelled_rows(path, wanted):
             self.rows += 1
             self._require_columns(where, row)
-            text, label = row[self.columns.text], row[self.columns.label]
-            if blank(text):
-                self.without["text"].append(where)
+            text, label = self._text(where, row), row[self.columns.label]
+            if text is None:
                 continue
-            if not isinstance(text, str):
-                raise UserError(
-                    f"{where}: {self.columns.text!r} is {type(text).__name__}, expected text"
-                )
             if blank(label):
                 self.without["label"].append(where)
                 continue
@@ -110,8 +116,24 @@ class _Read:
             told = row.get(self.columns.name("split"))
             self.split.append(part if self.by_file else (where, told))
 
+    def _text(self, where: str, row: Mapping[str, Any]) -> str | None:
+        """The row's text, None where it has none, which is counted."""
+        if self.chosen is not None:
+            return self.chosen.text(where, row, self.conversation)
+        text = row[self.columns.text]
+        if blank(text):
+            self.without["text"].append(where)
+            return None
+        if not isinstance(text, str):
+            raise UserError(
+                f"{where}: {self.columns.text!r} is {type(text).__name__}, expected text"
+            )
+        return text
+
     def task(self, name: str, place: str) -> LabelledTexts:
         """The task of all rows; what was left out, and what is odd about the rest, is announced."""
+        if self.chosen is not None:
+            self.chosen.tell()
         for what, where in self.without.items():
             if where:
                 listed = ", ".join(one.rpartition(": ")[2] for one in where[:_SHOWN])
@@ -147,11 +169,12 @@ class _Read:
     def _require_columns(self, where: str, row: Mapping[str, Any]) -> None:
         for role in ("text", "label", "group", "split"):
             asked = getattr(self.columns, role)
-            if asked is None or asked in row:
+            if asked is None or asked in row or (role == "text" and self.chosen is not None):
                 continue
             known = ", ".join(map(str, row)) or "none"
             plain = (self.columns.text, self.columns.label) == ("text", "label")
-            expected = "text and label" if plain else f"the column {asked!r}"
+            texts = "text" if self.chosen is None else "messages"
+            expected = f"{texts} and label" if plain else f"the column {asked!r}"
             raise UserError(
                 f"{where}: no {asked!r}{nearest(asked, map(str, row))}; expected {expected}, "
                 f"columns: {known}"

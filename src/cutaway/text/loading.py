@@ -115,7 +115,8 @@ def _from_hub(id: str) -> Tokenizer:
             except FileNotFoundError:  # both "not in this repository" and "not in the cache"
                 continue
             if names == ("tokenizer.json",):
-                _optional(hf_hub_download, id, cached)
+                for name in ("tokenizer_config.json", chat.CHAT_FILE):
+                    _optional(hf_hub_download, id, name, cached)
             return Path(found[0]).parent
         return None
 
@@ -138,9 +139,9 @@ def _from_hub(id: str) -> Tokenizer:
     return loaded
 
 
-def _optional(download: Any, id: str, cached: bool) -> None:
+def _optional(download: Any, id: str, name: str, cached: bool) -> None:
     try:
-        download(id, "tokenizer_config.json", local_files_only=cached)
+        download(id, name, local_files_only=cached)
     except FileNotFoundError:
         pass
 

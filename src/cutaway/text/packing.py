@@ -196,6 +196,8 @@ def packed(
             f"{source.name}: {len(ids):,} tokens, fewer than one context of {payload:,}; "
             "give more text or a smaller context_length"
         )
+    if reading.reply_only and replies is not None and not replies.any():
+        raise UserError(f"{source.name}: reply_only: no conversation has a reply (role assistant)")
     whole = len(ids) // payload * payload
     kept = key if len(ids) == wanted else _key(content, tokenizer, around, whole)
     text = PackedText(

@@ -30,7 +30,7 @@ class Reading:
     ones included (None: not packed). `skip_first`: whether position 0, an attention sink in most
     models, is left out of training, scale and metrics. `chat`: SHA-256 of the chat template that
     conversations were written with, None for plain text; `reply_only`: whether only the states of
-    replies count. `measured`: nats per token of the separators that were compared, where
+    replies count; `chat_date` (ISO): the date that the template writes, where it writes one. `measured`: nats per token of the separators that were compared, where
     `separator: auto` compared them; no part of equality.
     """
 
@@ -42,6 +42,7 @@ class Reading:
     skip_first: bool = True
     chat: str | None = None
     reply_only: bool = False
+    chat_date: str | None = None
     measured: Mapping[str, float] | None = field(default=None, compare=False)
 
     @property
@@ -76,6 +77,7 @@ class Reading:
             "after": "after each packed document",
             "chat": "chat template",
             "reply_only": "only replies count",
+            "chat_date": "date in the chat template",
         }
         found = []
         for name, words in names.items():
@@ -99,7 +101,8 @@ class Reading:
         if not self.overhead:
             parts.insert(0, "no special tokens around contexts")
         if self.chat is not None:
-            parts.append("conversations in the model's chat template")
+            dated = "" if self.chat_date is None else f" of {self.chat_date}"
+            parts.append(f"conversations in the model's chat template{dated}")
         if self.reply_only:
             parts.append("only replies count")
         if self.skip_first and not self.prefix:
@@ -146,7 +149,7 @@ class Reading:
         return replace(self, context_length=context_length)
 
     def _tokens(self) -> tuple[Any, ...]:
-        return tuple(getattr(self, name) for name in (*_IDS, "chat"))
+        return tuple(getattr(self, name) for name in (*_IDS, "chat", "chat_date"))
 
 
 PLAIN = Reading()  # no token but the text's own

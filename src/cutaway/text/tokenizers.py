@@ -120,11 +120,13 @@ class Tokenizer:
         added = json.loads(self._backend.to_str())["added_tokens"]
         return tuple(token["content"] for token in added if token["special"] and token["content"])
 
-    def encode_marked(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-        """The ids (T,) of a text whose special tokens are meant as such, and where each token stands
-        in it, (T, 2) characters."""
-        encoding = self._marked.encode(text, add_special_tokens=False)
-        return np.array(encoding.ids, np.int64), np.array(encoding.offsets, np.int64).reshape(-1, 2)
+    def encode_marked(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of texts whose special tokens are meant as such: the ids (T,) of each, and where each token
+        stands in it, (T, 2) characters."""
+        return [
+            (np.array(one.ids, np.int64), np.array(one.offsets, np.int64).reshape(-1, 2))
+            for one in self._marked.encode_batch(list(texts), add_special_tokens=False)
+        ]
 
     @cached_property
     def _marked(self) -> tokenizers.Tokenizer:
