@@ -17,7 +17,17 @@ from cutaway.text.sources import Document
 from cutaway.text.tokenizers import Tokenizer
 
 WORDS = {"<s>": 0, "</s>": 1, "[CLS]": 2, "[SEP]": 3, "a": 4, "b": 5, "c": 6}
-FULL = Reading((0,), (3,), (0,), (1,), 12, chat="f" * 64, reply_only=True, measured={"bos": 1.5})
+FULL = Reading(
+    (0,),
+    (3,),
+    (0,),
+    (1,),
+    12,
+    chat="f" * 64,
+    chat_date="2026-11-30",
+    reply_only=True,
+    measured={"bos": 1.5},
+)
 
 
 def tokenizer(folder: Path, before: str = "", after: str = "", **config: object) -> Tokenizer:
