@@ -320,6 +320,21 @@ def test_bos_is_what_the_template_writes_unless_said_otherwise(
     assert (found.tokens == model.bos_id).any() == before
 
 
+def test_a_token_before_every_message_is_no_bos(tmp_path: Path) -> None:
+    """SmolLM2 calls `<|im_start|>` its BOS."""
+    place = chat_model(tmp_path / "m", CHATML.removeprefix("{{ bos_token }}"))
+    config = json.loads((place / "tokenizer_config.json").read_text())
+    (place / "tokenizer_config.json").write_text(
+        json.dumps({**config, "bos_token": "<|im_start|>"})
+    )
+    ours = Tokenizer.load(place)
+    chosen = Chosen("talks", template_of(ours), ours)
+    (found,) = chosen.encoded([("talks:1", {"messages": TALK})])
+    assert chosen.front == ()
+    assert found is not None
+    assert ours.decode(found.ids.tolist()).startswith("<|im_start|>system")
+
+
 def test_the_recorded_date_is_written_again(folder: Path, talks: Path, tmp_path: Path) -> None:
     place = shutil.copytree(folder, tmp_path / "m")
     (place / "chat_template.jinja").write_text("{{ strftime_now('%Y') }}" + CHATML)
