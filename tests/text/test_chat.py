@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from cutaway.dictionaries.effects import prompt_ids
 from cutaway.nets.reference import open_model
 from cutaway.text.chat import ChatTemplate, messages_of
 from cutaway.text.conversations import Chosen, ConversationSource, template_of
+from cutaway.text.reading import Reading
 from cutaway.text.tokenizers import Tokenizer
 from text.chat_models import CHATML, TALK, TRIMMED, chat_model
 
@@ -237,3 +239,124 @@ def test_a_model_without_a_template_and_plain_text_are_refused(
     code, _, err = cutaway("extract", folder, "--data", corpus, *ask)
     assert code == 2
     assert "expected rows (.jsonl, .json or .parquet), not text" in err
+
+
+def test_conversations_that_cannot_be_read_are_left_out_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = Tokenizer.load(chat_model(tmp_path / "m", TRIMMED))
+    path = tmp_path / "talks.jsonl"
+    wrong = [
+        [{"role": "user", "content": "hi<|im_end|>"}], [{"role": "user<turn>", "content": "hi"}],
+        [{"role": "tool", "content": "hi"}], [], [{"role": "user", "content": None}],
+    ]  # fmt: skip
+    path.write_text("\n".join(json.dumps({"messages": one}) for one in [TALK, *wrong, TALK]))
+    source = ConversationSource(str(path), template_of(ours))
+    assert len(list(source.encoded(ours))) == 2
+    said = capsys.readouterr().err
+    for line in (
+        "2 of 7 conversations are left out: they hold the text of a special token",
+        "1 of 7 conversations are left out: the model's chat template refuses it: no such role: tool "
+        "(first: talks.jsonl:4)",
+        "2 of 7 conversations are left out: they have no message, or one without text",
+    ):
+        assert line in said
+    path.write_text("\n".join(json.dumps({"messages": one}) for one in wrong[2:3] * 3))
+    with pytest.raises(UserError, match=r"not one of 3 conversations can be read: .*no such role"):
+        list(ConversationSource(str(path), template_of(ours)).encoded(ours))
+    path.write_text(json.dumps({"messages": TALK}) + "\n" + json.dumps({"messages": "hello"}))
+    with pytest.raises(UserError, match=r"talks.jsonl:2: expected a list of messages"):
+        list(ConversationSource(str(path), template_of(ours)).encoded(ours))
+
+
+def test_a_broken_template_is_told_with_the_conversation(talks: Path, tmp_path: Path) -> None:
+    ours = Tokenizer.load(chat_model(tmp_path / "m", "{{ 'a' * 10**10 }}"))
+    with pytest.raises(UserError, match=r"talks.jsonl:1: the model's chat template: makes a text"):
+        list(ConversationSource(str(talks), template_of(ours)).encoded(ours))
+
+
+def test_conversations_in_parquet_and_under_another_name_are_the_same(
+    folder: Path, tmp_path: Path
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    ours = Tokenizer.load(folder)
+    odd = [{"role": "user", "content": "hi", "name": "me"}, {"role": "assistant", "content": "yes"}]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"talk": one}) for one in (TALK, odd)))
+    pq.write_table(pa.Table.from_pylist([{"talk": TALK}, {"talk": odd}]), tmp_path / "a.parquet")
+    found = [
+        list(ConversationSource(f"{tmp_path / name}::talk", template_of(ours)).encoded(ours))
+        for name in ("a.jsonl", "a.parquet")
+    ]
+    for one, other in zip(*found, strict=True):
+        assert one.ids.tolist() == other.ids.tolist()
+        assert one.replies.tolist() == other.replies.tolist()
+    first = np.flatnonzero(found[0][0].replies)
+    assert found[0][0].last_reply == (int(first[first > first[0] + len(first)][0]), int(first[-1]))
+
+
+def test_replies_that_nobody_gives_are_told(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "talks.jsonl"
+    path.write_text("\n".join(json.dumps({"messages": TALK[:2]}) for _ in range(50)))
+    model = open_model(folder, device="cpu")
+    how = decided(model, str(path), context_length=24, chat=True, reply_only=True)
+    with pytest.raises(UserError, match="no conversation has a reply"):
+        pack(model, str(path), 500, 24, reading=how)
+
+
+@pytest.mark.parametrize(("bos", "before"), [(None, True), (True, True), (False, False)])
+def test_bos_is_what_the_template_writes_unless_said_otherwise(
+    folder: Path, talks: Path, bos: bool | None, before: bool
+) -> None:
+    """Here the tokenizer adds none by itself, and the template begins with it."""
+    model = open_model(folder, device="cpu")
+    how = decided(model, str(talks), context_length=60, bos=bos, chat=True)
+    start = (model.bos_id,)
+    assert (how.prefix, how.before) == ((start, start) if before else ((), ()))
+    text = pack(model, str(talks), 500, 60, reading=how)
+    found = text.contexts(0, text.n_contexts)
+    assert not (found.tokens[found.documents >= 0] == model.bos_id).any()
+    assert (found.tokens == model.bos_id).any() == before
+
+
+def test_a_token_before_every_message_is_no_bos(tmp_path: Path) -> None:
+    """SmolLM2 calls `<|im_start|>` its BOS."""
+    place = chat_model(tmp_path / "m", CHATML.removeprefix("{{ bos_token }}"))
+    config = json.loads((place / "tokenizer_config.json").read_text())
+    (place / "tokenizer_config.json").write_text(
+        json.dumps({**config, "bos_token": "<|im_start|>"})
+    )
+    ours = Tokenizer.load(place)
+    chosen = Chosen("talks", template_of(ours), ours)
+    (found,) = chosen.encoded([("talks:1", {"messages": TALK})])
+    assert chosen.front == ()
+    assert found is not None
+    assert ours.decode(found.ids.tolist()).startswith("<|im_start|>system")
+
+
+def test_the_recorded_date_is_written_again(folder: Path, talks: Path, tmp_path: Path) -> None:
+    place = shutil.copytree(folder, tmp_path / "m")
+    (place / "chat_template.jinja").write_text("{{ strftime_now('%Y') }}" + CHATML)
+    model = open_model(place, device="cpu")
+    how = replace(decided(model, str(talks), context_length=24, chat=True), chat_date="1987-03-04")
+    text = pack(model, str(talks), 500, 24, reading=how)
+    assert "1987" in model.reads.decode(text.ids[:200].tolist())
+    assert Reading.from_json(how.to_json()) == how
+    assert "template of 1987-03-04" in how.described()
+
+
+def test_an_extraction_goes_on_as_it_was_begun(
+    folder: Path, talks: Path, cutaway: Callable, tmp_path: Path
+) -> None:
+    ask = ["extract", folder, "--data", talks, "--tokens", "2k", "--layers", "1", "--out", "s"]
+    code, _, err = cutaway(*ask)
+    assert code == 2  # rows of messages are no text
+    assert "which column holds the text" in err
+    code, _, err = cutaway(*ask, "--chat")
+    assert code == 0, err
+    code, _, err = cutaway("extract", "--out", "s", "--resume")
+    assert code == 0, err
+    code, _, err = cutaway("extract", "--out", "s", "--resume", "--chat", "--reply-only")
+    assert code == 2
+    assert "reply_only = True" in err

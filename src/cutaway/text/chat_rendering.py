@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, datetime, time
 from functools import lru_cache, wraps
@@ -148,6 +148,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     def call(self, context: Any, called: Any, /, *given: Any, **named: Any) -> Any:
         owner, name = getattr(called, "__self__", None), getattr(called, "__name__", "")
         if name in _GROWING and isinstance(owner, str | list | tuple):
+            given = tuple(_listed(one) for one in given) if name == "join" else given
             _require_modest(name, owner, [*given, *named.values()])
         return super().call(context, called, *given, **named)
 
@@ -157,13 +158,19 @@ def _modest(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def checked(*given: Any, **named: Any) -> Any:
-        values = [list(one) if isinstance(one, Iterator) else one for one in given]
+        values = [_listed(one) if name == "join" else one for one in given]
         at = next((n for n, one in enumerate(values) if isinstance(one, str | list | tuple)), None)
         if at is not None:
             _require_modest(name, values[at], [*values[at + 1 :], *named.values()])
         return function(*values, **named)
 
     return checked
+
+
+def _listed(value: Any) -> Any:
+    """What is iterated over as a list; a text, and what is not iterated over, as it is."""
+    plain = isinstance(value, str) or not isinstance(value, Iterable)
+    return value if plain else list(value)
 
 
 def _require_modest(name: str, subject: Any, given: list[Any]) -> None:

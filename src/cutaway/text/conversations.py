@@ -176,10 +176,15 @@ def template_of(tokenizer: Tokenizer, reading: Reading | None = None) -> ChatTem
 
 
 def leading(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The ids of BOS where the tokenizer's chat template begins a conversation with it."""
+    """The ids of BOS where the tokenizer's chat template begins a conversation with it.
+
+    A token that stands before later messages too is none, whatever the tokenizer calls it
+    (`<|im_start|>` of SmolLM2).
+    """
     template = template_of(tokenizer)
+    roles = ("user", chat.REPLY, "user")
     try:
-        text = template.written([{chat.ROLE: "user", chat.CONTENT: "a"}])
+        text = template.written([{chat.ROLE: role, chat.CONTENT: "a"} for role in roles])
     except UserError:  # told where conversations are read
         return ()
     ((ids, _),) = tokenizer.encode_marked([text])
@@ -187,7 +192,8 @@ def leading(tokenizer: Tokenizer) -> tuple[int, ...]:
     if not bos and (named := template.tokens.get("bos_token")):
         ((found, _),) = tokenizer.encode_marked([named])
         bos = tuple(found.tolist())
-    return bos if bos and tuple(ids[: len(bos)].tolist()) == bos else ()
+    begins = bool(bos) and tuple(ids[: len(bos)].tolist()) == bos
+    return bos if begins and ids.tolist().count(bos[0]) == 1 else ()
 
 
 def replying(text: str, tokenizer: Tokenizer, reading: Reading) -> list[int]:
