@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from cutaway.base.display import Format
 from cutaway.base.errors import UserError
 
 if TYPE_CHECKING:
     from cyclopts import Token
+
+Flag = Annotated[bool, Parameter(negative=())]  # an option without a --no- form
 
 
 def output_format(json: bool, csv: bool) -> Format:

@@ -9,12 +9,10 @@ from cyclopts import Parameter
 
 from cutaway.base import display
 from cutaway.base.errors import UserError
-from cutaway.cli.common import output_format
+from cutaway.cli.common import Flag, output_format
 
 if TYPE_CHECKING:
     from cutaway.activations.store import ActivationStore
-
-Flag = Annotated[bool, Parameter(negative=())]
 
 
 def extract(
@@ -37,7 +35,7 @@ def extract(
     shard_rows: int | None = None,
     step: str | None = None,
     device: str | None = None,
-    resume: Annotated[bool, Parameter(negative=())] = False,
+    resume: Flag = False,
     json: bool = False,
     csv: bool = False,
 ) -> None:

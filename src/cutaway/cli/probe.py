@@ -10,13 +10,12 @@ from cyclopts import Parameter
 
 from cutaway.base import display
 from cutaway.base.errors import UserError
-from cutaway.cli.common import fresh_folder, output_format
+from cutaway.cli.common import Flag, fresh_folder, output_format
 
 if TYPE_CHECKING:
     from cutaway.runs.folder import Run
 
 Settings = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
-Flag = Annotated[bool, Parameter(negative=())]
 _COLUMNS = (
     *("site", "balanced_accuracy_even", "low", "high", "recall_even", "specificity_even"),
     *(

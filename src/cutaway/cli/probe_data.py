@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from cutaway.base import display, files
 from cutaway.base.errors import RunFailed, UserError
-from cutaway.cli.common import in_language, output_format
+from cutaway.cli.common import Flag, in_language, output_format
 
 if TYPE_CHECKING:
     from cutaway.probes.data import ProbeData
@@ -33,7 +33,7 @@ def data(
     max_evaluation: int | None = None,
     train_ratio: float = 0.8,
     language: str | None = None,
-    predict_current: Annotated[bool, Parameter(negative=())] = False,
+    predict_current: Flag = False,
     labels: str | None = None,
     validation_labels: str | None = None,
     test_labels: str | None = None,
@@ -43,8 +43,8 @@ def data(
     split_column: str | None = None,
     label: str | None = None,
     read: Literal["mean", "last", "first"] | None = None,
-    chat: Annotated[bool, Parameter(negative=())] = False,
-    reply_only: Annotated[bool, Parameter(negative=())] = False,
+    chat: Flag = False,
+    reply_only: Flag = False,
     seed: int = 0,
     out: Annotated[Path, Parameter(name=["--out", "--output-dir"])] = Path("probe-data"),
     json: bool = False,

@@ -36,8 +36,9 @@ def view(
     Args:
         probes: A run of `probe train`, or a folder of probes.
         model: The model they are of, where it moved [the one they were trained on].
-        data: Text (of probes of conversations, a file of some): a source by name, a file or a folder (`cutaway corpus ls`) [documents that the probes' training
-            did not see, where these can be found; else docstrings].
+        data: Text: a source by name, a file or a folder (`cutaway corpus ls`); for probes of
+            conversations a file of conversations [documents that the probes' training did not see, where
+            these can be found; else docstrings].
         text_file: Text: one file, whatever its ending.
         text: Text: this.
         tokens: How many tokens of it: 2000, 20k [4000].

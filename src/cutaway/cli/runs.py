@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from cutaway.base import display
 from cutaway.base.errors import CutawayError, UserError
 from cutaway.base.progress import duration
-from cutaway.cli.common import output_format
+from cutaway.cli.common import Flag, output_format
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -180,7 +180,7 @@ def verify(run: str, *, runs: Runs = Path("runs"), json: bool = False, csv: bool
 
 def rm(
     *names: str,
-    yes: Annotated[bool, Parameter(negative=())] = False,
+    yes: Flag = False,
     runs: Runs = Path("runs"),
     json: bool = False,
     csv: bool = False,

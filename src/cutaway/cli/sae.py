@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from cutaway.base import display, files
 from cutaway.base.errors import RunFailed, UserError
-from cutaway.cli.common import output_format
+from cutaway.cli.common import Flag, output_format
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from cutaway.nets.sites import Site
 
 Settings = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
-Flag = Annotated[bool, Parameter(negative=())]
 _TOKENS = "20k"
 _EVALUATIONS = ("evaluation.json", "evaluation.csv", "suite.parquet", "features.json")
 

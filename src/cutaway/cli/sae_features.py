@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from cyclopts import Parameter
+from typing import Any, Literal
 
 from cutaway.base import display, files
 from cutaway.base.errors import UserError
-from cutaway.cli.common import output_format
+from cutaway.cli.common import Flag, output_format
 
 # of a feature's value: far beyond it nothing of the state is left in float32, and norms overflow
 LARGEST = 1e9
@@ -112,7 +110,7 @@ def effect(
     value: float = 0.0,
     mode: Literal["set", "scale", "add"] = "set",
     prompt: str,
-    chat: Annotated[bool, Parameter(negative=())] = False,
+    chat: Flag = False,
     model: str | None = None,
     site: str | None = None,
     length: int = 40,

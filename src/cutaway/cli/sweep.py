@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 
 from cutaway.base import display
 from cutaway.base.errors import Interrupted, RunFailed, UserError
-from cutaway.cli.common import from_config, output_format
+from cutaway.cli.common import Flag, from_config, output_format
 
 if TYPE_CHECKING:
     from cutaway.sweeps.grid import Sweep, SweepRun
@@ -47,11 +47,11 @@ def sweep(
     what: Annotated[str, Parameter(allow_leading_hyphen=True)],
     *settings: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
     out: Path | None = None,
-    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    dry_run: Flag = False,
     experiment: str | None = None,
     start_from: int = 0,
     jobs: int = 1,
-    resume: Annotated[bool, Parameter(negative=())] = False,
+    resume: Flag = False,
     ensemble: bool | None = None,
     json: bool = False,
     csv: bool = False,

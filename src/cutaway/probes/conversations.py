@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-import torch
 from torch import Tensor
 
-from cutaway.base.errors import UserError
+from cutaway.probes.reading import first_tokens
 from cutaway.text.conversations import conversations, replying
 from cutaway.text.reading import Reading
 from cutaway.text.tokenizers import Tokenizer
@@ -22,17 +21,7 @@ def tokens_of_conversations(
     the model is about to reply to. UserError where there is no token, and where the tokenizer has
     another chat template than `reading`.
     """
-    ids: list[int] = []
-    starts: list[int] = []
-    for one in _each(said, tokenizer, reading):
-        if len(ids) >= tokens:
-            break
-        if len(one):
-            starts.append(len(ids))
-            ids += one[: tokens - len(ids)]
-    if not ids:
-        raise UserError("text: not one token in it")
-    return torch.tensor(ids), tuple(starts)
+    return first_tokens(_each(said, tokenizer, reading), tokens)
 
 
 def _each(

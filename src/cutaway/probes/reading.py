@@ -124,15 +124,23 @@ def tokens_of(
 
     UserError where the documents hold none.
     """
+    # of a long book no more is encoded than is sure to be enough
+    return first_tokens((tokenizer.encode(text[: _LETTERS * tokens]) for text in texts), tokens)
+
+
+def first_tokens(documents: Iterable[Sequence[int]], tokens: int) -> tuple[Tensor, tuple[int, ...]]:
+    """The first `tokens` ids of some documents' ids, (T,), and where each document begins among them.
+
+    UserError where the documents hold none.
+    """
     ids: list[int] = []
     starts: list[int] = []
-    for text in texts:
+    for document in documents:
+        if len(document):
+            starts.append(len(ids))
+            ids += document[: tokens - len(ids)]
         if len(ids) >= tokens:
             break
-        # of a long book no more is encoded than is sure to be enough
-        if part := tokenizer.encode(text[: _LETTERS * (tokens - len(ids))]):
-            starts.append(len(ids))
-            ids += part[: tokens - len(ids)]
     if not ids:
         raise UserError("text: not one token in it")
     return torch.tensor(ids), tuple(starts)
