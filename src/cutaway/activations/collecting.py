@@ -158,7 +158,8 @@ class Collector:
         inside = batch.text.inside
         states = {site: batch.states[site][:, inside] for site in self._sites}
         contexts = batch.text.contexts(batch.start, batch.stop)
-        counted = torch.from_numpy(contexts.documents[:, inside] >= 0).to(self._device)
+        of_text = contexts.documents[:, inside] >= 0
+        counted = torch.from_numpy(of_text).to(self._device)
         norms = {
             site: torch.linalg.vector_norm(state, dim=-1, dtype=torch.float32)
             for site, state in states.items()
@@ -167,7 +168,7 @@ class Collector:
         kept = torch.stack([counted, *finite.values()]).all(0)
         whole = bool(kept.all())
         rows = self._columns(contexts, inside, kept)
-        self._left_out += int(counted.sum()) - int(kept.sum())
+        self._left_out += int(of_text.sum()) - (rows.stop - rows.start)
         first = int(inside.start == 0)  # whether column 0 is position 0
         each = kept.sum(0)
         self._counts[_FIRST] += int(each[:first].sum())

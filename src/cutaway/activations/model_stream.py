@@ -34,10 +34,11 @@ class ModelStream(Stream):
     `sites` is one site, or a list of several: then batches are (sites, batch_size, d). The text is
     packed into contexts once (`tokens` of it); the validation part is the last
     `validation_fraction`, cut at a document. `buffer_contexts` contexts are in memory at a time
-    and mix with each other, and as many again are being computed. In a refill with states that are
-    not finite, other rows of it stand in for these, and it is said; so they do, without a word, for
-    special tokens before documents and what is no reply. How text is read is `reading`, or decided by `bos`,
-    `separator`, `chat` and `reply_only` (`reading.decided`). Raises UserError for what cannot be streamed.
+    and mix with each other, and as many again are being computed. Every refill has as many rows:
+    other rows of it are repeated in the place of special tokens before documents, of tokens outside
+    replies (`reply_only`), and of states that are not finite, for which there is a notice. How text is
+    read is `reading`, or decided by `bos`, `separator`, `chat` and `reply_only` (`reading.decided`).
+    Raises UserError for what cannot be streamed.
     """
 
     @door

@@ -117,22 +117,13 @@ def of_chat(model: Model, bos: bool | None, plain: Reading, *, reply_only: bool)
 
 def with_separator(reading: Reading, model: Model, separator: str) -> Reading:
     """The reading with `bos`, `eos`, `both` or `none` between documents."""
-    before, after = reading.before, reading.after
+    before: tuple[int, ...] = ()
     if separator in ("bos", "both"):
         if (id := _bos(model)) is None:
             raise UserError(f"separator = {separator!r}: {model.reference.id} names no BOS token")
         before = (id,)
-    else:
-        before = ()
     after = (model.reads.end_of_text,) if separator in ("eos", "both") else ()
-    return Reading(
-        reading.prefix,
-        reading.suffix,
-        before,
-        after,
-        reading.context_length,
-        reading.skip_first,
-    )
+    return replace(reading, before=before, after=after)
 
 
 def pack(
@@ -210,8 +201,8 @@ def _measured(plain: Reading, model: Model, data: str) -> Reading:
         f"separator: {chosen} between documents, as {model.reference.id} expects "
         f"{int(shared.sum()):,} tokens of {data} best so ({told} nats per token); --separator sets it"
     )
-    reading = with_separator(plain, model, chosen)
-    return Reading(**{**vars(reading), "measured": {k: round(v, 6) for k, v in nats.items()}})
+    measured = {name: round(value, 6) for name, value in nats.items()}
+    return replace(with_separator(plain, model, chosen), measured=measured)
 
 
 def _sample(model: Model, data: str) -> list[list[int]]:

@@ -82,9 +82,6 @@ class Abilities:
         )
 
 
-TRUSTED = {"causal": True, "head": True, "adds_up": True}
-
-
 def abilities_of(model: Model) -> Abilities:
     """Read a few tokens twice and compare; of networks trained here it is known.
 
@@ -92,7 +89,7 @@ def abilities_of(model: Model) -> Abilities:
     """
     name = model.reference.id
     if model.reference.kind == "run":
-        return Abilities(**TRUSTED, name=name)
+        return Abilities(causal=True, head=True, adds_up=True, name=name)
     tokens = _tokens(model)
     other = tokens.clone()
     other[:, -_CHANGED:] = _others(tokens[:, -_CHANGED:], model.vocab_size)
@@ -141,8 +138,9 @@ def _states(model: Model, tokens: Tensor) -> tuple[dict[Site, Tensor], bool]:
     handles = []
 
     def keeper(site: Site) -> Callable[[Tensor], None]:
-        # a copy: some architectures add into the tensor they gave
-        return lambda state: states.__setitem__(site, state.detach().clone())
+        # a copy, since some architectures add into the tensor they gave; on the CPU, as float64 is
+        # not to be had on every device
+        return lambda state: states.__setitem__(site, state.detach().to("cpu", copy=True))
 
     try:
         for site in _sites(model):

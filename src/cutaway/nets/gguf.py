@@ -28,7 +28,7 @@ FORMAT = 1
 MANIFEST = "gguf.json"
 _BLOCK = 1 << 23  # bytes read at once
 _SMALL = 1 << 20  # bytes of a file that is hashed at every opening
-_WAIT = 2.0  # seconds of waiting for another process before that is said
+_WAIT = 2.0  # seconds of waiting for another process before a notice
 _PACKAGES = ("gguf", "accelerate")
 _PIECES = "*.gguf.part*"
 

@@ -112,9 +112,8 @@ def inputs_of(
     if model.max_length is not None and longest + reading.overhead > model.max_length:
         most = model.max_length - reading.overhead
         raise UserError(
-            f"context_length = {longest}: {model.reference.id} reads at most {model.max_length} "
-            f"tokens{reading.counted().removeprefix(' tokens')}; make the data with "
-            f"--context-length {most}"
+            f"context_length = {longest}: {model.reference.id} reads at most {model.max_length}"
+            f"{reading.counted() or ' tokens'}; make the data with --context-length {most}"
         )
     return Inputs(data, model, sites, reading)
 

@@ -30,8 +30,9 @@ class Reading:
     ones included (None: not packed). `skip_first`: whether position 0, an attention sink in most
     models, is left out of training, scale and metrics. `chat`: SHA-256 of the chat template that
     conversations were written with, None for plain text; `reply_only`: whether only the states of
-    replies count; `chat_date` (ISO): the date that the template writes, where it writes one. `measured`: nats per token of the separators that were compared, where
-    `separator: auto` compared them; no part of equality.
+    replies count; `chat_date` (ISO): the date that the template writes, where it writes one.
+    `measured`: nats per token of the separators that were compared, where `separator: auto` compared
+    them; no part of equality.
     """
 
     prefix: tuple[int, ...] = ()
@@ -57,16 +58,12 @@ class Reading:
         return names.get((bool(self.before), bool(self.after)), "both")
 
     def counted(self) -> str:
-        """`, N special tokens included` where there are some, for messages about lengths."""
+        """` tokens, N special ones included` where there are some, for messages about lengths."""
         return f" tokens, {self.overhead} special ones included" if self.overhead else ""
 
     def around(self, ids: list[int]) -> list[int]:
         """The ids of one text with its special tokens."""
         return [*self.prefix, *ids, *self.suffix]
-
-    def same_tokens(self, other: Reading) -> bool:
-        """Whether both make the same tokens of a text, whatever the length of a context."""
-        return self._tokens() == other._tokens()
 
     def differences(self, other: Reading, tokenizer: Tokenizer | None = None) -> list[str]:
         """What they read differently, as in `special tokens before a text: none, <s>`."""
@@ -147,9 +144,6 @@ class Reading:
     def with_length(self, context_length: int | None) -> Reading:
         """The same with contexts of another length."""
         return replace(self, context_length=context_length)
-
-    def _tokens(self) -> tuple[Any, ...]:
-        return tuple(getattr(self, name) for name in (*_IDS, "chat", "chat_date"))
 
 
 PLAIN = Reading()  # no token but the text's own
