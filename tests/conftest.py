@@ -230,6 +230,15 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
     return folder
 
 
+@pytest.fixture(scope="session")
+def llama_with_bos(gpt2_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Llama whose tokenizer puts BOS before a text; tests only read it."""
+    from activations.small_stores import huggingface_model, with_special
+
+    place = tmp_path_factory.mktemp("models") / "llama-with-bos"
+    return with_special(huggingface_model(gpt2_run, place), "B $A")
+
+
 @pytest.fixture
 def cutaway(
     capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -27,10 +27,8 @@ STORIES = DATA / "stories260K"
 
 
 @pytest.fixture(scope="module")
-def folder(gpt2_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama whose tokenizer puts BOS before a text, as Llama's and Gemma's do."""
-    place = tmp_path_factory.mktemp("models") / "llama"
-    return with_special(huggingface_model(gpt2_run, place), "B $A")
+def folder(llama_with_bos: Path) -> Path:
+    return llama_with_bos
 
 
 @pytest.fixture(scope="module")

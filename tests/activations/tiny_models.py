@@ -67,7 +67,9 @@ def save_model(layout: str, folder: Path, *, tokenizer: Any = None, seed: int = 
     vocabulary = 300 if tokenizer is None else tokenizer.vocab_size
     config = network.config_class(vocab_size=vocabulary, **settings)
     generator = torch.Generator().manual_seed(seed)
-    module = network(config)
+    with torch.random.fork_rng(devices=[]):  # what its class draws is the same every time, too
+        torch.manual_seed(seed)
+        module = network(config)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter += 0.15 * torch.randn(parameter.shape, generator=generator)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from activations.small_stores import BOS, EOS, huggingface_model, made, with_special
+from activations.small_stores import BOS, EOS, made
 from conftest import settings_args
 from cutaway.activations.capture import capture
 from cutaway.activations.store import ActivationStore
@@ -30,14 +30,13 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def folder(gpt2_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("models") / "llama"
-    return with_special(huggingface_model(gpt2_run, place), "B $A")
+def folder(llama_with_bos: Path) -> Path:
+    return llama_with_bos
 
 
 @pytest.fixture(scope="module")
-def model(folder: Path) -> Model:
-    return open_model(folder, device="cpu")
+def model(llama_with_bos: Path) -> Model:
+    return open_model(llama_with_bos, device="cpu")
 
 
 @pytest.fixture(scope="module")

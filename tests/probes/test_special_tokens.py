@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from activations.small_stores import BOS, EOS, huggingface_model, with_special
+from activations.small_stores import BOS, EOS, with_special
 from cutaway.activations.capture import capture
 from cutaway.base.errors import UserError
 from cutaway.nets.model import Model
@@ -29,14 +29,13 @@ WAYS = [(None, (BOS,), ()), (True, (BOS,), ()), (False, (), ())]
 
 
 @pytest.fixture(scope="module")
-def folder(gpt2_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("models") / "llama"
-    return with_special(huggingface_model(gpt2_run, place), "B $A")
+def folder(llama_with_bos: Path) -> Path:
+    return llama_with_bos
 
 
 @pytest.fixture(scope="module")
-def model(folder: Path) -> Model:
-    return open_model(folder, device="cpu")
+def model(llama_with_bos: Path) -> Model:
+    return open_model(llama_with_bos, device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -64,10 +64,11 @@ def _widened(folder: Path, shape: dict[str, Any], wide: int) -> None:
     import torch
     from safetensors.torch import load_file, save_file
 
+    generator = torch.Generator().manual_seed(2)
     weights = load_file(folder / "model.safetensors")
     for name, weight in weights.items():
         if name.endswith(("embed_tokens.weight", "lm_head.weight")):
-            more = 0.1 * torch.randn(wide - len(weight), weight.shape[1])
+            more = 0.1 * torch.randn(wide - len(weight), weight.shape[1], generator=generator)
             weights[name] = torch.cat([weight, more])
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(shape))
