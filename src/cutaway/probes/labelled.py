@@ -56,8 +56,8 @@ def label_data(
 
     `validation` and `test` are files like `place`, which then holds training only. A table may be
     named by `columns`, and its column `split`, or files named by part in a folder, are kept as the
-    split. With `chat` the rows of a table hold conversations (`text_data`). Raises UserError where `label`, `read` or `columns` does not go with the place, and as
-    those do.
+    split. With `chat` the rows of a table hold conversations (`text_data`). Raises UserError where
+    `label`, `read` or `columns` does not go with the place, and as those do.
     """
     settings: dict[str, Any] = {
         "context_length": context_length,
@@ -138,10 +138,11 @@ def text_data(
     begins (`first`: the state of the special token before it, [CLS] of encoders, where there is one).
 
     With `chat` the texts are conversations that it wrote; with `reply_only` their last replies are
-    read, and those without one (or cut before it) are left out, which is announced. Texts are cut after `context_length` tokens (None: not at all) and left out where they have
-    none; both are announced. Groups are dealt out to the parts whole, unless a split came with the
-    texts, which is kept; texts and groups on two sides are announced. UserError where a part would lack
-    a class, and for settings out of range.
+    read, and those without one (or cut before it) are left out, which is announced. Texts are cut
+    after `context_length` tokens (None: not at all) and left out where they have none; both are
+    announced. Groups are dealt out to the parts whole, unless a split came with the texts, which is
+    kept; texts and groups on two sides are announced. UserError where a part would lack a class,
+    and for settings out of range.
     """
     if read not in get_args(Read):
         raise UserError(f"read = {read!r}: expected {', '.join(get_args(Read))}")

@@ -38,11 +38,11 @@ class ProbeAbout:
     """All a reader of a probe needs, so that nobody asks the user for it.
 
     `task`, `target`, `classes` as in `ProbeData`; `read` is what a state is: `token` (one
-    position), `mean` (over a text) or `first` (where a text begins: [CLS] of encoders); `reading` is
-    how texts become tokens, without special ones in probes from before it was recorded. `prior` are the classes' natural shares, `trained_prior`
-    those the training saw, its weights included. `dtype` is what the model computed in. `strength`:
-    C of the fit (None: not fitted that way). `scores`: what it scored on test; `data`: name and
-    sha256 of what it was trained on.
+    position), `mean` (over a text) or `first` (where a text begins: [CLS] of encoders); `reading`
+    is how texts become tokens, without special ones in probes from before it was recorded. `prior`
+    are the classes' natural shares, `trained_prior` those the training saw, its weights included.
+    `dtype` is what the model computed in. `strength`: C of the fit (None: not fitted that way).
+    `scores`: what it scored on test; `data`: name and sha256 of what it was trained on.
     """
 
     reference: ModelReference

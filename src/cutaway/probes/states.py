@@ -65,11 +65,12 @@ def states_of(
     """One pass over the contexts, ended after the deepest site.
 
     Each context is read between the special tokens of `reading`; with `at_start` examples read the
-    first of these (or, without any, the context's first token), not their own positions. With `target_id` the pass goes on to the head, at the examples' positions only, for the model's
-    own log-odds of that token; each context must then have one example. What takes, with the `held`
-    bytes of other states, more than a quarter of the memory lies in an unnamed file in `folder` (default: the system's temporary
-    one). A batch that does not fit memory is halved, once, and that is said. Raises UserError for
-    contexts longer than the model reads and for a disk without room.
+    first of these (or, without any, the context's first token), not their own positions. With
+    `target_id` the pass goes on to the head, at the examples' positions only, for the model's own
+    log-odds of that token; each context must then have one example. What takes, with the `held`
+    bytes of other states, more than a quarter of the memory lies in an unnamed file in `folder`
+    (default: the system's temporary one). A batch that does not fit memory is halved, once, with a
+    notice. Raises UserError for contexts longer than the model reads and for a disk without room.
     """
     longest = int(examples.lengths.max()) + reading.overhead
     if model.max_length is not None and longest > model.max_length:

@@ -33,8 +33,8 @@ def encoded(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """For texts given as (side, text): (side, ids) in arrays of any length, in order on each side.
 
-    The ids of a text are followed by `end_of_text`, or stand between those of `around`. What reading `texts` raises is raised here.
-    Says at the end where long words were read in pieces.
+    The ids of a text are followed by `end_of_text`, or stand between those of `around`. What
+    reading `texts` raises is raised here. Says at the end where long words were read in pieces.
     """
     before = tokenizer.pieces
     around = ((), (tokenizer.end_of_text,)) if around is None else around

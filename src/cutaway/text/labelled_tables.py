@@ -51,11 +51,12 @@ def table_task(
 ) -> LabelledTexts:
     """`text` and `label` of each row; rows with the same `group`, else the same text, belong together.
 
-    `path` is a .csv, .tsv, .jsonl or .parquet file, or such files by part (train, validation, test).
-    A column `split` says the part of each row: it is kept (`LabelledTexts.split`). Rows without a
-    text or a label (empty, null or NaN) are left out, counted in a notice, as are repeated texts
-    (which stay). With `chosen` rows hold conversations in the place of texts, in `messages` or another
-    column of that kind, and the texts are what the chat template writes. Raises UserError naming file and line for rows that are not right.
+    `path` is a .csv, .tsv, .jsonl or .parquet file, or such files by part (train, validation,
+    test). A column `split` says the part of each row: it is kept (`LabelledTexts.split`). Rows
+    without a text or a label (empty, null or NaN) are left out, counted in a notice, as are
+    repeated texts (which stay). With `chosen` rows hold conversations in the place of texts, in
+    `messages` or another column of that kind, and the texts are what the chat template writes.
+    Raises UserError naming file and line for rows that are not right.
     """
     parts = path if isinstance(path, Mapping) else {None: [path]}
     read = _Read(columns or Columns(), isinstance(path, Mapping), chosen)
