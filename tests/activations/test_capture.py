@@ -19,7 +19,7 @@ from cutaway.activations.splice import splice
 from cutaway.base.errors import UserError
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
-from cutaway.nets.sites import EMBED, Site, residual
+from cutaway.nets.sites import EMBED, WORDS, Site, residual
 
 EVERYWHERE = [EMBED, *(Site(k, n) for k in ("attention", "mlp", "residual") for n in range(LAYERS))]
 
@@ -227,20 +227,22 @@ def test_states_are_in_the_models_dtype(tiny_folder, tiny_model) -> None:
 
 def test_sites_have_transformer_lens_names_too(tiny_model) -> None:
     states = capture(tiny_model("gpt2"), random_tokens(), "blocks.1.hook_resid_pre,hook_embed")
-    assert list(states) == [residual(0), EMBED]
+    assert list(states) == [residual(0), WORDS]
 
 
 def test_a_layer_without_such_a_part_is_named(tmp_path) -> None:
-    from transformers import GraniteConfig, GraniteForCausalLM, OPTConfig, OPTForCausalLM
+    from transformers import GraniteConfig, GraniteForCausalLM, MixtralConfig, MixtralForCausalLM
 
     shape = {"vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    OPTForCausalLM(
-        OPTConfig(**shape, ffn_dim=16, word_embed_proj_dim=16, max_position_embeddings=16)
-    ).save_pretrained(tmp_path / "opt")
-    model = open_model(tmp_path / "opt", device="cpu")
+    MixtralForCausalLM(
+        MixtralConfig(**shape, intermediate_size=16, num_key_value_heads=2, num_local_experts=2)
+    ).save_pretrained(tmp_path / "mixtral")
+    model = open_model(tmp_path / "mixtral", device="cpu")
     assert capture(model, random_tokens(), "all").keys() == {residual(0), residual(1)}
-    with pytest.raises(UserError, match=r"'mlp\.1': OPTForCausalLM has no module whose output"):
-        capture(model, random_tokens(), "mlp.1")
+    with pytest.raises(
+        UserError, match=r"'neurons\.1': MixtralForCausalLM has no module whose input"
+    ):
+        capture(model, random_tokens(), "neurons.1")
     GraniteForCausalLM(
         GraniteConfig(**shape, intermediate_size=16, residual_multiplier=0.5)
     ).save_pretrained(tmp_path / "granite")

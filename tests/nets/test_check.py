@@ -11,8 +11,10 @@ import torch
 
 from activations.tiny_models import CAUSAL, ENCODERS, LAYOUTS, save_model, small_tokenizer
 from cutaway.base.errors import UserError
+from cutaway.nets.check import tell
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
+from cutaway.nets.sites import Site, residual
 from cutaway.nets.untrained import untrained
 
 WITHOUT_HEAD = {
@@ -140,3 +142,17 @@ def test_the_reason_is_given_for_each_figure_it_costs(
     assert "ce_recovered" in asked(encoder, tmp_path)
     assert "kl" not in asked(encoder, tmp_path)  # of its masked words
     assert {"ce_recovered", "kl_recovered"} <= asked(bare, tmp_path).keys()
+
+
+def test_sites_that_do_not_add_up_are_told_once(
+    tiny_folder: Callable[[str], Path], capsys: pytest.CaptureFixture
+) -> None:
+    told = "normalises its sums: attention and mlp are what is added before that"
+    model = open_model(tiny_folder("roberta"), device="cpu")
+    tell(model, [residual(0)])
+    assert told not in capsys.readouterr().err
+    for _ in range(2):
+        tell(model, [Site("mlp", 0)])
+    assert capsys.readouterr().err.count(told) == 1
+    tell(open_model(tiny_folder("llama"), device="cpu"), [Site("mlp", 0)])
+    assert not capsys.readouterr().err

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cutaway.base.errors import UserError
-from cutaway.nets.sites import EMBED, Site, parse_site, parse_sites, residual
+from cutaway.nets.sites import EMBED, WORDS, Site, parse_site, parse_sites, residual
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,12 @@ from cutaway.nets.sites import EMBED, Site, parse_site, parse_sites, residual
         ("blocks.0.hook_resid_pre", EMBED),
         ("blocks.6.hook_attn_out", Site("attention", 6)),
         ("blocks.6.hook_mlp_out", Site("mlp", 6)),
-        ("hook_embed", EMBED),
+        ("hook_embed", WORDS),
+        ("words", WORDS),
+        ("middle.3", Site("middle", 3)),
+        ("blocks.3.hook_resid_mid", Site("middle", 3)),
+        ("blocks.3.attn.hook_z", Site("heads", 3)),
+        ("blocks.3.mlp.hook_post", Site("neurons", 3)),
     ],
 )
 def test_every_accepted_name_is_read(name: str | int, site: Site) -> None:
@@ -32,8 +37,9 @@ def test_every_accepted_name_is_read(name: str | int, site: Site) -> None:
 
 
 def test_a_name_written_is_the_name_read() -> None:
-    sites = [EMBED, *(Site(kind, 3) for kind in ("attention", "mlp", "residual"))]
-    assert [str(site) for site in sites] == ["embed", "attention.3", "mlp.3", "residual.3"]
+    kinds = ("heads", "attention", "middle", "neurons", "mlp", "residual")
+    sites = [WORDS, EMBED, *(Site(kind, 3) for kind in kinds)]
+    assert [str(site) for site in sites] == ["words", "embed", *(f"{kind}.3" for kind in kinds)]
     assert [parse_site(str(site)) for site in sites] == sites
 
 
@@ -54,9 +60,9 @@ def test_lists_of_sites() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["six", "", "-2", "1.5", "residual", "residual.-1", "mlp.x", "blocks.6.hook_resid_mid", "²", "mlp.²",
+    ["six", "", "-2", "1.5", "residual", "residual.-1", "mlp.x", "blocks.6.hook_q", "²", "mlp.²",
      "mlp.٣", "1" * 5000, "mlp." + "1" * 5000,
-     "blocks.6.attn.hook_z", "head.3"],
+     "blocks.6.attn.hook_k", "head.3"],
 )  # fmt: skip
 def test_other_names_are_refused_with_what_is_accepted(name: str) -> None:
     with pytest.raises(UserError, match=r"expected a layer \(6; -1 is embed\), embed, residual\.6"):

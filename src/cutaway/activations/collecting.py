@@ -99,7 +99,7 @@ class Collector:
         writer: ShardWriter,
     ):
         self._sites, self._writer, self._dtype = sites, writer, dtype
-        self._device, self._width = model.device, model.width
+        self._device, self._width = model.device, model.width_of(sites)
         self._lossy = dtype not in (model.dtype, torch.float32)
         cuda = self._device.type == "cuda"
         self._side = torch.cuda.Stream(self._device) if cuda else None

@@ -38,7 +38,7 @@ from cutaway.base.errors import CutawayError, Interrupted, RunFailed, UserError,
 from cutaway.base.progress import duration, progress
 from cutaway.nets.check import tell
 from cutaway.nets.reference import open_model
-from cutaway.nets.sites import Site, parse_sites
+from cutaway.nets.sites import Site
 from cutaway.runs.folder import Run
 from cutaway.text.reading import Reading
 
@@ -106,9 +106,8 @@ class _Extraction:
         number = whole_in(config.step)
         step = config.step if number is None else number
         self.model = open_model(config.model, device=config.device, dtype=config.dtype, step=step)
-        self.sites = parse_sites(config.layers, self.model.n_layers)
-        for site in self.sites:
-            self.model.module_at(site)  # refuses what the architecture lacks
+        self.sites = self.model.sites(config.layers)  # refuses what the architecture lacks
+        self.width = self.model.width_of(self.sites)
         self.text = pack(
             self.model,
             config.data,
@@ -144,14 +143,14 @@ class _Extraction:
         """Refuse a batch whose states alone do not fit; on a GPU a smaller one is tried then."""
         on, text = self.model.device, self.text
         contexts = 1 if on.type == "cuda" else min(self.config.batch_size, text.n_contexts)
-        states = 4 * contexts * text.context_length * self.model.width * len(self.sites)
+        states = 4 * contexts * text.context_length * self.width * len(self.sites)
         asked = {"batch_size": contexts, "context_length": text.context_length}
         hardware.require_memory([hardware.Need(states, "a batch's states", asked)], on)
 
     def _manifest(self) -> dict[str, Any]:
         text, itemsize = self.text, DTYPES[self.config.store_dtype].itemsize
         scale = 4 if self.config.store_dtype == "int8" else 0
-        self.row_bytes = len(self.sites) * (self.model.width * itemsize + scale) + 12
+        self.row_bytes = len(self.sites) * (self.width * itemsize + scale) + 12
         rows = self.config.shard_rows or SHARD_BYTES // self.row_bytes
         contexts = min(max(1, rows // text.payload), -(-text.n_contexts // _SHARDS))
         batch = self.config.batch_size
@@ -162,7 +161,7 @@ class _Extraction:
             "kind": STUDY,
             "reference": self.model.reference.to_json(),
             "sites": [str(site) for site in self.sites],
-            "width": self.model.width,
+            "width": self.width,
             "dtype": self.config.store_dtype,
             "model_dtype": str(self.model.dtype).removeprefix("torch."),
             "data": {
@@ -320,14 +319,14 @@ class _Extraction:
     def _preflight(self, left: int, seconds: float) -> None:
         """What it takes: `left` bytes, and `seconds` for each context."""
         text = self.text
-        tell(self.model)
+        tell(self.model, self.sites)
         eta = seconds * (text.n_contexts - self.done)
         dequantised = self.model.reference.dequantised
         weights = f"weights {dequantised}; " if dequantised else ""
         going_on = f" (from token {self.done * text.payload:,} on)" if self.done else ""
         notice(
             f"{weights}{text.n_tokens:,} tokens in contexts of {text.context_length}{going_on}, "
-            f"{len(self.sites)} sites × {self.model.width} in {self.config.store_dtype}: "
+            f"{len(self.sites)} sites × {self.width} in {self.config.store_dtype}: "
             f"{files.human_bytes(left)} to write, {files.human_bytes(files.free_bytes(self.out))} "
             f"free; about {duration(eta)} by the first batch; "
             f"read with {text.reading.described(self.model.tokenizer)}"

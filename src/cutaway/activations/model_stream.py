@@ -22,7 +22,7 @@ from cutaway.base.doors import door
 from cutaway.base.errors import RunFailed, UserError
 from cutaway.base.seeds import numpy_generator, stream
 from cutaway.nets.model import Model
-from cutaway.nets.sites import Site, parse_sites
+from cutaway.nets.sites import Site
 from cutaway.text.reading import Reading
 
 _MIXED = 65_536  # rows in a buffer, where memory allows: sixteen batches of 4096
@@ -66,11 +66,11 @@ class ModelStream(Stream):
     ):
         several = not isinstance(sites, str | int | Site)
         super().__init__(batch_size, several, dtype, model.device)
-        self.sites = parse_sites(sites, model.n_layers)
+        self.sites = model.sites(sites)
         if not several and len(self.sites) > 1:
             self.several = True  # "all" or "0,6"
         self.model, self.seed = model, seed
-        self.width, self.reference = model.width, model.reference
+        self.width, self.reference = model.width_of(self.sites), model.reference
         if reading is None:
             length = context_length_of(model, context_length)
             how = {"bos": bos, "separator": separator, "skip_first": skip_first}

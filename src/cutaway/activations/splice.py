@@ -108,7 +108,9 @@ def _checked(site: Site, change: Change) -> Callable[[Tensor], Tensor | None]:
         if not isinstance(changed, Tensor) or changed.shape != state.shape:
             got = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
             raise UserError(f"splice at {site}: expected states {tuple(state.shape)}, got {got}")
-        return changed.to(state.device, state.dtype)
+        moved = changed.to(state.device, state.dtype)
+        # A copy of what may be the caller's: some architectures add into the tensor they are given.
+        return moved.clone() if moved is changed and changed is not state else moved
 
     return checked
 

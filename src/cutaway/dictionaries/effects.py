@@ -26,9 +26,10 @@ from cutaway.base.errors import UserError
 from cutaway.base.seeds import torch_generator
 from cutaway.dictionaries import origin
 from cutaway.dictionaries.base import Dictionary
-from cutaway.nets.model import Model, ModelReference, token_ids
+from cutaway.nets.model import Model, ModelReference
 from cutaway.nets.sampling import continued
 from cutaway.nets.sites import Site, parse_site
+from cutaway.nets.tokens import token_ids
 from cutaway.stats.ties import largest
 from cutaway.text.reading import Reading
 
@@ -54,8 +55,7 @@ def feature_effect(
     trained. Raises UserError
     for a feature the dictionary lacks, another mode, or another model's dictionary.
     """
-    place = site_of(dictionary, site)
-    require_model(dictionary, model.reference, model.width)
+    place = require_model_at(dictionary, model, site)
     return splice(model, {place: changed(dictionary, features, mode=mode, positions=positions)})
 
 
@@ -185,8 +185,7 @@ def firing(
     `tokens` (on how many it fires). Position 0 is left out where it was in training. Raises
     UserError as `feature_effect` does.
     """
-    place = site_of(dictionary, site)
-    require_model(dictionary, model.reference, model.width)
+    place = require_model_at(dictionary, model, site)
     reading = reading or origin.reading(dictionary, model)
     ids = prompt_ids(model, prompt, reading)
     (states,) = capture(model, ids, [place]).values()
@@ -331,6 +330,16 @@ def require_model(dictionary: Dictionary, reference: ModelReference, width: int)
             "or another tokenizer"
         )
     origin.compare_model(dictionary, reference)
+
+
+def require_model_at(dictionary: Dictionary, model: Model, site: str | int | Site | None) -> Site:
+    """The site, of width d, at which a model has what the dictionary reads (`site_of`); UserError for
+    another model's dictionary and for a site that the model lacks."""
+    place = site_of(dictionary, site)
+    own = place.kind in ("heads", "neurons")  # of another width than the model
+    require_model(dictionary, model.reference, model.width_at(place) if own else model.width)
+    model.place_of(place)
+    return place
 
 
 def prompt_ids(model: Model, prompt: Tensor | str, reading: Reading | None = None) -> Tensor:

@@ -22,7 +22,7 @@ from cutaway.base.files import as_path
 from cutaway.base.progress import progress
 from cutaway.dictionaries.base import Dictionary
 from cutaway.dictionaries.baselines import PCA, Coder, Learned, RandomDictionary, sample_of
-from cutaway.dictionaries.effects import require_model, site_of, skips_first
+from cutaway.dictionaries.effects import require_model_at, skips_first
 from cutaway.dictionaries.features import Batch, Text, batches
 from cutaway.dictionaries.losses import counted_tokens, losses_of, recovered_from
 from cutaway.dictionaries.scores import Reconstruction
@@ -178,10 +178,9 @@ def evaluate(
     """
     if tokens is not None and tokens < 1:
         raise UserError(f"tokens = {tokens}: expected 1 or more")
-    place = model.site(site_of(dictionary, site))
-    require_model(dictionary, model.reference, model.width)
+    place = require_model_at(dictionary, model, site)
     skip = skips_first(dictionary)
-    tell(model)
+    tell(model, [place])
     held = _taken(contexts, batch_size, tokens, skip)
     shape = dictionary.shape
     own = Learned(dictionary)

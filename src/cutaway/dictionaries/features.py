@@ -20,7 +20,7 @@ from cutaway.base.errors import UserError
 from cutaway.base.progress import progress
 from cutaway.dictionaries import origin
 from cutaway.dictionaries.base import Dictionary
-from cutaway.dictionaries.effects import require_model, site_of, skips_first
+from cutaway.dictionaries.effects import require_model, require_model_at, site_of, skips_first
 from cutaway.dictionaries.examples import Entries, Examples, PairCounts, Piece
 from cutaway.dictionaries.features_table import FORMAT, PRIOR, Features, Report
 from cutaway.nets.model import Model
@@ -75,11 +75,11 @@ def read_features(
     for name, value in (("examples", examples), ("top_tokens", top_tokens), ("tokens", tokens)):
         if value is not None and value < 1:
             raise UserError(f"{name} = {value}: expected 1 or more")
-    place = site_of(dictionary, site)
+    place = (
+        site_of(dictionary, site) if model is None else require_model_at(dictionary, model, site)
+    )
     if skip_first is None:
         skip_first = skips_first(dictionary)
-    if model is not None:
-        require_model(dictionary, model.reference, model.width)
     if isinstance(contexts, ActivationStore):
         require_model(dictionary, contexts.reference, contexts.width)
         pieces = _of_store(contexts, contexts.site(place), batch_size, tokens)

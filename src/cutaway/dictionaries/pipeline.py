@@ -66,7 +66,7 @@ def extracted(
         Run.require_free(place)
         asked = ExtractionConfig(**extraction)
         model = open_model(asked.model, device=asked.device)
-        require_memory([config.sized(model.width, asked.tokens)])
+        require_memory([config.sized(model.width_of(model.sites(asked.layers)), asked.tokens)])
     return extract(extraction, place, resume=going_on)
 
 

@@ -183,7 +183,7 @@ def _from_model(configs: Sequence[DictionaryConfig]) -> Source:
         reading=reading,
     )
     rows = open_stream(batch_size=1).rows
-    batch_size = first.sized(model.width, rows).batch_size
+    batch_size = first.sized(model.width_of(model.sites(sites)), rows).batch_size
     reference = model.reference
     train = open_stream(batch_size=batch_size)
     end, begin = train.text.border(first.validation_fraction)

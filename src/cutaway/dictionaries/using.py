@@ -11,7 +11,7 @@ from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.dictionaries import judging, origin, pipeline
 from cutaway.dictionaries.base import Dictionary
-from cutaway.dictionaries.effects import require_model, require_of_model, site_of
+from cutaway.dictionaries.effects import require_model, require_model_at, require_of_model, site_of
 from cutaway.dictionaries.evaluation import Evaluation
 from cutaway.dictionaries.features import read_features
 from cutaway.dictionaries.features_table import Features
@@ -72,8 +72,7 @@ def opened(
         reference = ModelReference.from_json(recorded)
         step = "best" if reference.step is None else reference.step
         network = open_model(pipeline.name_of(reference), step=step, dtype=dtype)
-    require_model(dictionary, network.reference, network.width)
-    network.site(site_of(dictionary))
+    require_model_at(dictionary, network, None)
     if (said := origin.units(dictionary)) is not None:
         notice(said)
     return dictionary, network

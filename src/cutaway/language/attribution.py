@@ -8,7 +8,7 @@ from torch import Tensor
 from cutaway.base.doors import door
 from cutaway.base.errors import require_whole
 from cutaway.nets.backpack import Backpack
-from cutaway.nets.model import require_ids, token_ids
+from cutaway.nets.tokens import require_ids, token_ids
 
 
 @torch.no_grad()

@@ -8,8 +8,8 @@ from torch import Tensor
 from cutaway.base.doors import door
 from cutaway.base.seeds import torch_generator
 from cutaway.nets.gpt2 import LanguageModel
-from cutaway.nets.model import require_ids, token_ids
 from cutaway.nets.sampling import continued
+from cutaway.nets.tokens import require_ids, token_ids
 
 
 @door

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cutaway.nets.backpack import Backpack
-from cutaway.nets.model import token_ids
+from cutaway.nets.tokens import token_ids
 from cutaway.stats.ties import largest
 
 

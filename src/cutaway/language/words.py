@@ -18,7 +18,7 @@ from cutaway.base.display import notice
 from cutaway.base.doors import door
 from cutaway.base.errors import UserError, require_whole
 from cutaway.nets.backpack import Backpack
-from cutaway.nets.model import require_ids, token_ids
+from cutaway.nets.tokens import require_ids, token_ids
 from cutaway.stats.ties import largest
 from cutaway.training.instruments import Moment, Stateless
 

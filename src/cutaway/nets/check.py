@@ -7,7 +7,7 @@ there are logits, and whether the parts of a block add up to the next residual s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -81,6 +81,15 @@ class Abilities:
             "the rest is done"
         )
 
+    def told_of_sums(self) -> str | None:
+        """One line where attention and MLP do not add up to the next residual state, else None."""
+        if self.adds_up is not False:
+            return None
+        return (
+            f"{self.name} normalises its sums: attention and mlp are what is added before that, and "
+            "residual + attention + mlp is not the next residual"
+        )
+
 
 def abilities_of(model: Model) -> Abilities:
     """Read a few tokens twice and compare; of networks trained here it is known.
@@ -105,12 +114,16 @@ def abilities_of(model: Model) -> Abilities:
     )
 
 
-def tell(model: Model) -> None:
-    """Say once of a model what dictionaries of it go without."""
-    told = model.abilities.told()
-    if told is not None and not model.__dict__.get("_limits_told"):
-        model.__dict__["_limits_told"] = True
-        notice(told)
+def tell(model: Model, sites: Sequence[Site] = ()) -> None:
+    """Say once of a model what dictionaries of it go without, and of `sites` what does not add up."""
+    lines = [model.abilities.told()]
+    if any(site.kind in ("attention", "mlp") for site in sites):
+        lines.append(model.abilities.told_of_sums())
+    said = model.__dict__.setdefault("_limits_told", set())
+    for line in lines:
+        if line is not None and line not in said:
+            said.add(line)
+            notice(line)
 
 
 # -- inside ----------------------------------------------------------------------------------------

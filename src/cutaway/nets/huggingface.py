@@ -1,8 +1,8 @@
 """The one place that knows how `transformers` lays its models out.
 
-Blocks are the list of modules as long as the configuration says there are layers; attention and
-MLP are found by the names that layouts use. Tested: GPT-2, Llama, Gemma 2 and 3, Qwen 2 and 3,
-GPT-NeoX (Pythia), BERT and kin. Code from the hub is never run, pickled weights are never read.
+Loading from the hub's cache or a folder; where a model's parts are is the matter of `layouts`.
+`tests/laws/test_pretrained_architectures.py` lists what is tested. Code from the hub is never run,
+pickled weights are never read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from cutaway.base import files
 from cutaway.base.errors import UserError
-from cutaway.nets.model import Anatomy
+from cutaway.nets import layouts
+from cutaway.nets.anatomy import Anatomy
+from cutaway.nets.layout_check import checked
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -31,15 +33,6 @@ _INDEX = "model.safetensors.index.json"
 _WANTED = ["config.json", "generation_config.json", "tokenizer*", "chat_template.jinja", "vocab.*", "merges.txt",
            "model.safetensors", "model-*.safetensors", _INDEX]  # fmt: skip
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-
-# Where the thing that is added to the residual stream comes out, by path inside a block; the first
-# path that exists counts. Norms after attention or MLP (Gemma 2, 3, OLMo 2, GLM 4) come before
-# these, and modules that add the stream themselves (BERT, BLOOM, MPT) are opened.
-_ATTENTION = ("post_self_attn_layernorm", "attention.output.dense", "self_attention.dense",
-              "self_attn", "attn", "attention")  # fmt: skip
-_MLP = ("post_mlp_layernorm", "post_feedforward_layernorm", "mlp.dense_4h_to_h", "ffn.down_proj",
-        "mlp", "ffn", "feed_forward", "output.dense")  # fmt: skip
-_AFTER_MLP = ("post_mlp_layernorm", "post_feedforward_layernorm")
 
 
 def snapshot(id: str, revision: str | None = None) -> Path:
@@ -132,22 +125,27 @@ def load_module(folder: Path, dtype: str, device: torch.device) -> PreTrainedMod
 def anatomy(module: PreTrainedModel, folder: Path) -> Anatomy:
     """Where the sites of a loaded model are. UserError for a layout without a list of blocks."""
     config = module.config.get_text_config()
-    blocks = _blocks(module, config)
-    # Granite scales what its blocks add, outside of any module
-    scaled = getattr(config, "residual_multiplier", 1.0) != 1.0
     masked = _is_masked(module)
-    head = None if masked else module.get_output_embeddings()
+    found = checked(module, layouts.by_name(module, config, masked=masked))
     return Anatomy(
-        blocks=blocks,
-        attention=[None if scaled else _attention(block) for block in blocks],
-        mlp=[None if scaled else _first(block, _MLP) for block in blocks],
+        blocks=found.blocks,
+        attention=found.attention,
+        mlp=found.mlp,
         forward=_forward(module),
         width=config.hidden_size,
         vocab_size=module.get_input_embeddings().weight.shape[0],
         max_length=_max_length(module, config),
-        causal=_is_causal(blocks[0], masked),
-        decoder_weight=None if head is None else head.weight,
+        causal=_is_causal(found.blocks[0], masked),
+        decoder_weight=found.head.weight,
         bos_id=_class_token(folder) if masked else _identifier(config.bos_token_id),
+        decoder_bias=found.head.bias,
+        decoder_scale=found.head.scale,
+        decoder_cap=found.head.cap,
+        middle=found.middle,
+        heads=found.heads,
+        neurons=found.neurons,
+        words=found.words,
+        reasons=found.reasons,
     )
 
 
@@ -251,56 +249,23 @@ def _first_line(error: Exception) -> str:
 # -- the parts of a model ------------------------------------------------------------------
 
 
-def _blocks(module: PreTrainedModel, config: PretrainedConfig) -> nn.ModuleList:
-    """The shallowest list of modules with one for each layer, else the longest list."""
-    body = module.base_model
-    body = getattr(body, "language_model", body)  # beside an image tower
-    lists = [
-        (name.count("."), part)
-        for name, part in body.named_modules()
-        if isinstance(part, nn.ModuleList) and len(part)
-    ]
-    layers = getattr(config, "num_hidden_layers", None)
-    fitting = [found for found in lists if len(found[1]) == layers]
-    if fitting:
-        return min(fitting, key=lambda found: found[0])[1]
-    longest = max((part for _, part in lists), key=len, default=None)
-    if longest is None or (layers is not None and len(longest) < layers):
-        raise UserError(
-            f"{type(module).__name__}: its {layers} layers are not {layers} modules in a list "
-            "(shared or unusual blocks), so it has no sites to look at"
-        )
-    return longest
-
-
-def _attention(block: nn.Module) -> nn.Module | None:
-    after_mlp = any(hasattr(block, name) for name in _AFTER_MLP)
-    if after_mlp and hasattr(block, "post_attention_layernorm"):
-        # Only where the MLP has a norm after it too: in Llama this is the name of the one before
-        # the MLP. GLM 4 has that one as well, and its own name for the norm after attention.
-        return _first(block, ("post_self_attn_layernorm", "post_attention_layernorm"))
-    return _first(block, _ATTENTION)
-
-
-def _first(block: nn.Module, paths: tuple[str, ...]) -> nn.Module | None:
-    for path in paths:
-        part: Any = block
-        for name in path.split("."):
-            part = getattr(part, name, None)
-        if isinstance(part, nn.Module):
-            return part
-    return None
-
-
 def _forward(module: PreTrainedModel) -> Callable[[Tensor, Tensor | None, Tensor | None], Tensor]:
     takes = inspect.signature(module.forward).parameters
     # RoBERTa and kin count positions themselves, from where the padding token is
-    counts = "position_ids" in takes and _position_padding(module) is None
+    padding = _position_padding(module)
+    counts = "position_ids" in takes and padding is None
+    left = counts or padding is not None or _reads_left_padding(module)
 
     def forward(tokens: Tensor, attention_mask: Tensor | None, at: Tensor | None) -> Tensor:
         positions = {}
         if attention_mask is not None:
             attention_mask = attention_mask.long()
+            if not left and bool((attention_mask.diff(dim=1) > 0).any()):
+                raise UserError(
+                    f"attention_mask: {type(module).__name__} reads padding on the right only"
+                )
+            if padding is not None:
+                tokens = tokens.masked_fill(attention_mask == 0, padding)
             if counts:
                 positions["position_ids"] = (attention_mask.cumsum(-1) - 1).clamp(min=0)
         with _head_reads(module, at):
@@ -315,6 +280,19 @@ def _forward(module: PreTrainedModel) -> Callable[[Tensor, Tensor | None, Tensor
         return output.logits[torch.arange(len(at), device=at.device), at]
 
     return forward
+
+
+def _reads_left_padding(module: PreTrainedModel) -> bool:
+    """Whether two tokens have the same states behind padding as without it."""
+    tokens = torch.tensor([[0, 0, 1, 2]], device=module.device)
+    try:
+        with torch.no_grad():
+            padded = module.base_model(input_ids=tokens, attention_mask=(tokens > 0).long())[0]
+            alone = module.base_model(input_ids=tokens[:, 2:])[0]
+    except Exception:  # its own error says so when it runs
+        return True
+    near = 64 * torch.finfo(alone.dtype).eps * alone.abs().max().clamp(min=1.0)
+    return bool((padded[:, 2:] - alone).abs().max() <= near)
 
 
 @contextmanager

@@ -5,19 +5,20 @@ Whatever it is made of (a run's network, anything from Hugging Face), the rooms 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
 from cutaway.base import json_text
-from cutaway.base.columns import tensor
 from cutaway.base.errors import UserError
+from cutaway.nets.anatomy import Anatomy, Place, reading
 from cutaway.nets.quantised import dequantised, named
-from cutaway.nets.sites import Kind, Site, parse_site
+from cutaway.nets.sites import Site, parse_site, parse_sites
+from cutaway.nets.tokens import Tokens, Window, batch, ids_and_mask, mask_of, token_ids
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -87,34 +88,23 @@ class ModelReference:
             raise UserError(f"model reference: not one ({error})") from None
 
 
-@dataclass(frozen=True)
-class Anatomy:
-    """What a kind of network says about its insides; `Model` does the rest.
-
-    `attention` and `mlp` hold, for each block, the module whose output is added to the residual
-    stream, or None where there is no such module. `forward(tokens, attention_mask, at)` gives logits,
-    of all positions (batch, T, V) or, with `at` (batch,), of one of each row (batch, V).
-    """
-
-    blocks: Sequence[nn.Module]
-    attention: Sequence[nn.Module | None]
-    mlp: Sequence[nn.Module | None]
-    forward: Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
-    width: int
-    vocab_size: int
-    max_length: int | None
-    causal: bool
-    decoder_weight: Tensor | None
-    bos_id: int | None
+_SAYS = {
+    "attention": "output is what attention adds to the residual stream",
+    "mlp": "output is what mlp adds to the residual stream",
+    "middle": "input is the residual stream between attention and MLP",
+    "heads": "input is what the heads of attention give",
+    "neurons": "input is what the MLP's neurons give",
+}
 
 
 class Model:
     """A network in eval mode without gradients on its weights, and where its states pass by.
 
     width d; `max_length` is the longest context T (None: no limit); `decoder_weight` (V, d) is the
-    map from the final norm's output to logits, None where logits are made in another way;
-    `bos_id` is the token a text begins
-    with, None where the model has none.
+    map from the final norm's output to logits, its scale included, `decoder_bias` (V,) what is added
+    to them (None: nothing), and `decoder_cap` c, where there is one, makes c · tanh(logit / c) of each;
+    all three are None where logits are made in another way. `bos_id` is the token a text begins with,
+    None where the model has none.
     """
 
     def __init__(
@@ -129,7 +119,17 @@ class Model:
         self.n_layers = len(anatomy.blocks)
         self.width, self.vocab_size = anatomy.width, anatomy.vocab_size
         self.max_length = anatomy.max_length
-        self.decoder_weight, self.bos_id = anatomy.decoder_weight, anatomy.bos_id
+        self.decoder_cap, self.bos_id = anatomy.decoder_cap, anatomy.bos_id
+
+    @property
+    def decoder_weight(self) -> Tensor | None:
+        """(V, d), see the class. A scaled copy where the model scales its logits."""
+        return _scaled(self._anatomy.decoder_weight, self._anatomy.decoder_scale)
+
+    @property
+    def decoder_bias(self) -> Tensor | None:
+        """(V,), see the class."""
+        return _scaled(self._anatomy.decoder_bias, self._anatomy.decoder_scale)
 
     @property
     def device(self) -> torch.device:
@@ -160,14 +160,23 @@ class Model:
             raise UserError(f"{self.reference.id}: came without a tokenizer, and words need one")
         return self.tokenizer
 
-    def tokens(self, text: str, *, special: bool = True) -> Tensor:
+    @overload
+    def tokens(self, text: str, *, special: bool = True) -> Tensor: ...
+
+    @overload
+    def tokens(self, text: Iterable[str | Sequence[int]], *, special: bool = True) -> Tokens: ...
+
+    def tokens(self, text: str | Iterable[Any], *, special: bool = True) -> Tensor | Tokens:
         """The token ids of a text on the model's device, (1, T).
 
         With the special tokens that the tokenizer adds by itself (`Tokenizer.special`), as the model
-        was trained to read, or without any.
+        was trained to read, or without any. Several texts give a batch padded on the right with its
+        mask (`Tokens`); rows of token ids among them are taken as they are.
         """
         if not isinstance(text, str):
-            raise UserError(f"text: {type(text).__name__}, expected a text")
+            if isinstance(text, bytes) or not isinstance(text, Iterable):
+                raise UserError(f"text: {type(text).__name__}, expected a text")
+            return batch(text, partial(self.tokens, special=special), self.padding_id, self.device)
         try:
             text.encode()
         except UnicodeEncodeError:
@@ -177,6 +186,42 @@ class Model:
             before, after = self.reads.special
             ids = [*before, *ids, *after]
         return torch.tensor([ids], dtype=torch.int64, device=self.device)
+
+    def windows(
+        self,
+        text: str | Iterable[str | Sequence[int]],
+        length: int | None = None,
+        *,
+        special: bool = True,
+    ) -> Tokens:
+        """Long texts (or rows of ids) cut into rows of at most `length` tokens, one after another.
+
+        `length` is by default what the model reads. Each window is read without those before it, and
+        every window of a text has the text's special tokens around it. Raises UserError for a length
+        the model cannot read.
+        """
+        length = self.max_length if length is None else length
+        if length is None:
+            raise UserError(f"length: {self.reference.id} names no longest context; give one")
+        before, after = self.reads.special if special and self.tokenizer else ((), ())
+        least = 1 + len(before) + len(after)
+        whole = isinstance(length, int) and not isinstance(length, bool)
+        longest = self.max_length if self.max_length is not None else length
+        if not whole or not least <= length <= longest:
+            raise UserError(
+                f"length = {length!r}: expected a whole number from {least} to {longest}"
+            )
+        texts = [text] if isinstance(text, str) else text
+        encode = partial(self.tokens, special=False)
+        return batch(
+            texts, encode, self.padding_id, self.device, window=Window(length, before, after)
+        )
+
+    @property
+    def padding_id(self) -> int:
+        """The id that fills rows up; the attention mask hides it."""
+        given = getattr(getattr(self.module, "config", None), "pad_token_id", None)
+        return given if isinstance(given, int) and 0 <= given < self.vocab_size else 0
 
     def reply_to(self, text: str, reading: Reading) -> Tensor:
         """A user's message in the model's chat template, up to where its reply begins, (1, T).
@@ -189,21 +234,29 @@ class Model:
         return torch.tensor([ids], dtype=torch.int64, device=self.device)
 
     def logits(
-        self, tokens: Tensor, attention_mask: Tensor | None = None, at: Tensor | None = None
+        self,
+        tokens: Tensor | Tokens,
+        attention_mask: Tensor | None = None,
+        at: Tensor | None = None,
     ) -> Tensor:
         """Token ids (batch, T), mask (batch, T) with 0 for padding → logits (batch, T, V).
 
-        Ids may also be lists, arrays or columns of rows of equal length (`token_ids`).
+        Ids may also be lists, arrays or columns of rows of equal length (`token_ids`), or what
+        `tokens([...])` gives, which brings its mask.
 
         With `at` (batch,) only those of one place in each row, (batch, V): the vocabulary's head is
-        half of a small model's work. Positions are counted from the first token that is not padding. Gradients flow to what a
-        splice puts in, not to weights. Raises UserError for ids or lengths the model cannot read.
+        half of a small model's work. Positions are counted from the first token that is not padding.
+        Gradients flow to what a splice puts in, not to weights. Raises UserError for ids or lengths
+        the model cannot read.
         """
+        tokens, attention_mask = ids_and_mask(tokens, attention_mask)
         tokens, attention_mask = token_ids(tokens), mask_of(attention_mask)
-        self._check(tokens, attention_mask)
+        self.require_readable(tokens, attention_mask)
         mask = None if attention_mask is None else attention_mask.to(self.device)
         at = None if at is None else at.to(self.device)
-        return self._anatomy.forward(tokens.to(self.device), mask, at)
+        tokens = tokens.to(self.device)
+        with reading(tokens):
+            return self._anatomy.forward(tokens, mask, at)
 
     # -- sites -----------------------------------------------------------------------------
 
@@ -211,46 +264,68 @@ class Model:
         """The site of a name, checked against this model's layers (see `sites.parse_site`)."""
         return parse_site(site, self.n_layers)
 
+    def sites(self, sites: str | int | Site | Sequence[str | int | Site]) -> list[Site]:
+        """The sites that `parse_sites` reads, each of them there in this model; UserError if not."""
+        found = parse_sites(sites, self.n_layers)
+        for site in found:
+            self.place_of(site)
+        return found
+
+    def place_of(self, site: str | int | Site) -> Place:
+        """Where the state at `site` passes by.
+
+        Raises UserError, with the reason where one is known, for a site that the architecture lacks.
+        """
+        site = self.site(site)
+        place = self._anatomy.place(site.kind, site.layer)
+        if place is None:
+            name = type(self.module).__name__
+            why = self._anatomy.reasons.get(site.kind) or (
+                f"{name} has no module whose {_SAYS[site.kind]} in layer {site.layer}"
+            )
+            raise UserError(f"layer = '{site}': {why}")
+        return place
+
     def module_at(self, site: Site) -> nn.Module:
-        """The module whose output is the state at `site`; for `embed` the one it goes into.
+        """The module whose output (or input, see `state_of`) is the state at `site`.
 
         Raises UserError where the architecture has no such module in that layer.
         """
-        site = self.site(site)
-        if site.kind == "embed":
-            return self._anatomy.blocks[0]
-        places: dict[Kind, Sequence[nn.Module | None]] = {
-            "residual": self._anatomy.blocks,
-            "attention": self._anatomy.attention,
-            "mlp": self._anatomy.mlp,
-        }
-        module = places[site.kind][site.layer]
-        if module is None:
-            raise UserError(
-                f"layer = '{site}': {type(self.module).__name__} has no module whose output is what "
-                f"{site.kind} adds to the residual stream in layer {site.layer}"
-            )
-        return module
+        return self.place_of(site).module
 
     def state_of(self, site: Site) -> Literal["output", "input"]:
         """Whether the state at `site` is what `module_at(site)` gives or what it is given."""
-        return "input" if site.kind == "embed" else "output"
+        return self.place_of(site).side
+
+    def width_at(self, site: str | int | Site) -> int:
+        """How wide the state at `site` is: the model's width, or that of its heads or neurons."""
+        return self.place_of(site).width or self.width
+
+    def width_of(self, sites: Sequence[Site]) -> int:
+        """The one width of all these sites; UserError where they differ."""
+        widths = {site: self.width_at(site) for site in sites}
+        first = next(iter(widths), None)
+        for site, width in widths.items():
+            if first is not None and width != widths[first]:
+                raise UserError(
+                    f"layers: {first} is {widths[first]} wide and {site} {width}; sites of "
+                    "different widths need to be read apart"
+                )
+        return self.width if first is None else widths[first]
 
     def hook(self, site: Site, function: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
         """Call `function(state)` whenever a forward pass comes to `site`.
 
-        state is (batch, T, d); where the function returns one, the pass goes on with that in its
-        place. Functions hooked later see what earlier ones made of it. Returns a handle with
-        `remove()`.
+        state is (batch, T, width of the site); where the function returns one, the pass goes on with
+        that in its place. Functions hooked later see what earlier ones made of it. Returns a handle
+        with `remove()`.
         """
-        module = self.module_at(site)
-        if self.state_of(site) == "input":
-            return module.register_forward_pre_hook(_on_input(function), with_kwargs=True)
-        return module.register_forward_hook(_on_output(function))
+        return self.place_of(site).hook(function)
 
     # -- inside ----------------------------------------------------------------------------
 
-    def _check(self, tokens: Tensor, attention_mask: Tensor | None) -> None:
+    def require_readable(self, tokens: Tensor, attention_mask: Tensor | None = None) -> None:
+        """UserError for tokens and a mask that the model cannot read; ids on a GPU are not read."""
         if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.dtype not in _IDS:
             said = (
                 f"{tokens.dtype} of shape {tuple(tokens.shape)}"
@@ -263,7 +338,7 @@ class Model:
         if self.max_length is not None and tokens.shape[1] > self.max_length:
             raise UserError(
                 f"tokens: {tokens.shape[1]} in a row, and {self.reference.id} reads at most "
-                f"{self.max_length}"
+                f"{self.max_length}; cut them, or read them in windows: model.windows(text)"
             )
         # On a GPU the look at the ids would wait for all work before it.
         if tokens.device.type == "cpu":
@@ -286,62 +361,5 @@ class Model:
         )
 
 
-def token_ids(tokens: Any) -> Tensor:
-    """Token ids as a tensor: a tensor as it is; lists, arrays, Series, Arrow arrays by position.
-
-    Raises UserError for rows of different lengths and for what holds no whole numbers.
-    """
-    found = tensor(tokens, "tokens")
-    whole = found.dtype != torch.bool and not (found.is_floating_point() or found.is_complex())
-    return found.long() if whole and found.dtype != torch.int32 else found
-
-
-def require_ids(
-    name: str, tokens: Tensor, dimensions: int, vocab_size: int, longest: int | None = None
-) -> None:
-    """Refuse what are no token ids of so many dimensions; UserError. Ids on a GPU are not read."""
-    expected = "(T,)" if dimensions == 1 else "(batch, T)"
-    if tokens.ndim != dimensions or not tokens.numel() or not _whole(tokens):
-        raise UserError(
-            f"{name}: expected token ids of shape {expected}, got {tokens.dtype} of shape "
-            f"{tuple(tokens.shape)}"
-        )
-    if longest is not None and tokens.shape[-1] > longest:
-        raise UserError(f"{name}: {tokens.shape[-1]} in a row, and the model reads {longest}")
-    if tokens.device.type == "cpu":
-        low, high = map(int, tokens.aminmax())
-        if low < 0 or high >= vocab_size:
-            wrong = low if low < 0 else high
-            raise UserError(f"{name}: id {wrong}, and the model has ids 0 to {vocab_size - 1}")
-
-
-def _whole(tokens: Tensor) -> bool:
-    return not (tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool)
-
-
-def mask_of(attention_mask: Any) -> Tensor | None:
-    """An attention mask as a tensor, like `token_ids`."""
-    if attention_mask is None or isinstance(attention_mask, Tensor):
-        return attention_mask
-    return tensor(attention_mask, "attention_mask")
-
-
-def _on_output(function: Callable[[Tensor], Tensor | None]) -> Callable[..., Any]:
-    def hook(module: nn.Module, args: Any, output: Any) -> Any:
-        if not isinstance(output, tuple):
-            return function(output)
-        changed = function(output[0])
-        return None if changed is None else (changed, *output[1:])
-
-    return hook
-
-
-def _on_input(function: Callable[[Tensor], Tensor | None]) -> Callable[..., Any]:
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            changed = function(args[0])
-            return None if changed is None else ((changed, *args[1:]), kwargs)
-        changed = function(kwargs["hidden_states"])
-        return None if changed is None else (args, {**kwargs, "hidden_states": changed})
-
-    return hook
+def _scaled(weight: Tensor | None, scale: float) -> Tensor | None:
+    return weight if weight is None or scale == 1.0 else weight * scale

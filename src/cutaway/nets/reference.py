@@ -20,9 +20,10 @@ from cutaway.base.doors import door
 from cutaway.base.errors import UserError
 from cutaway.base.files import as_path
 from cutaway.nets import gguf
+from cutaway.nets.anatomy import Anatomy, Place
 from cutaway.nets.architectures import build
 from cutaway.nets.gpt2 import GPT2, LanguageModel
-from cutaway.nets.model import Anatomy, Model, ModelReference
+from cutaway.nets.model import Model, ModelReference
 
 if TYPE_CHECKING:
     from cutaway.runs.checkpoint import Checkpoint
@@ -197,8 +198,12 @@ def _own_anatomy(network: LanguageModel, tokenizer: Tokenizer | None) -> Anatomy
     shape, blocks = network.config, list(network.trunk.blocks)
     return Anatomy(
         blocks=blocks,
-        attention=[block.attention for block in blocks],
-        mlp=[block.mlp for block in blocks],
+        attention=[Place(block.attention) for block in blocks],
+        mlp=[Place(block.mlp) for block in blocks],
+        middle=[Place(block.norm2, "input") for block in blocks],
+        heads=[Place(block.attention.out, "input", shape.n_embd) for block in blocks],
+        neurons=[Place(block.mlp.down, "input", block.mlp.down.in_features) for block in blocks],
+        words=Place(network.trunk.token_embedding),
         forward=forward,
         width=shape.n_embd,
         vocab_size=shape.vocab_size,

@@ -105,8 +105,7 @@ def inputs_of(
     require_tokens(data, model)
     require_classes(data)
     sites = layers_of(layers, model.n_layers)
-    for site in sites:
-        model.module_at(site)  # refuses what the architecture lacks
+    model.width_of(sites)  # refuses what the architecture lacks
     reading = _reading(data, model, bos)
     longest = max(int(part.lengths.max()) for part in data.parts.values())
     if model.max_length is not None and longest + reading.overhead > model.max_length:

@@ -307,10 +307,10 @@ class _Reader:
         self.model = model
         self.sites = [model.site(probe.site) for probe in probes]
         for probe in probes:
-            if probe.width != model.width:
+            if probe.width != model.width_at(probe.site):
                 raise UserError(
                     f"{probe.about.site}: the probe reads states {probe.width} wide, and those of "
-                    f"{model.reference.id} have {model.width}"
+                    f"{model.reference.id} have {model.width_at(probe.site)}"
                 )
         self.scores = [_folded(probe.to(model.device)) for probe in probes]
 

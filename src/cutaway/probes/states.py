@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from cutaway.activations.capture import capture
+from cutaway.activations.capture import capture, capture_with_logits
 from cutaway.activations.forward import out_of_memory
 from cutaway.base import files, hardware
 from cutaway.base.display import notice
@@ -78,7 +78,7 @@ def states_of(
             f"context_length = {longest - reading.overhead}: {model.reference.id} reads at most "
             f"{model.max_length}{reading.counted()}"
         )
-    values = _room((len(sites), len(examples), model.width), model.dtype, folder, held)
+    values = _room((len(sites), len(examples), model.width_of(sites)), model.dtype, folder, held)
     own = torch.empty(len(examples), dtype=torch.float32) if target_id is not None else None
     order = examples.context.argsort(stable=True)
     counts = examples.context.bincount(minlength=len(examples.begin))
@@ -196,22 +196,12 @@ def _with_head(
     row: Tensor,
     last: Tensor,
     target_id: int,
-) -> tuple[dict[Site, Tensor], Tensor]:
+) -> tuple[Mapping[Site, Tensor], Tensor]:
     """States, and the log-odds of the target after the examples' positions: one per context."""
-    states: dict[Site, Tensor] = {}
-
-    def keeper(site: Site) -> Callable[[Tensor], None]:
-        return lambda state: states.__setitem__(site, state.detach())
-
-    handles = [model.hook(site, keeper(site)) for site in sites]
     at = torch.empty_like(last)
     at[row] = last
-    try:
-        with torch.no_grad():
-            logits = model.logits(tokens, padding, at)[row].float()
-    finally:
-        for handle in handles:
-            handle.remove()
+    states, logits = capture_with_logits(model, tokens, sites, padding, at)
+    logits = logits[row].float()
     target = logits[:, target_id].clone()
     logits[:, target_id] = -torch.inf
     return states, (target - logits.logsumexp(-1)).cpu()

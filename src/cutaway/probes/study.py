@@ -48,7 +48,7 @@ class ProbeStudy(Study[ProbeConfig]):
         label = parts["train"].label
         sized = config.sized(len(label))
         loop = sized.loop(len(inputs.sites))
-        wide = inputs.model.width if sized.method == "mlp" else 0
+        wide = inputs.model.width_of(inputs.sites) if sized.method == "mlp" else 0
         hidden = len(inputs.sites) * sized.mlp_width * wide
         rows = max(min(sized.batch_size, len(label)), len(parts["validation"].label))
         asked = {"mlp_width": sized.mlp_width}
@@ -164,7 +164,7 @@ def _probes(config: ProbeConfig, inputs: Inputs) -> LayerProbes:
     classes = len(inputs.data.classes)
     return LayerProbes(
         inputs.sites,
-        inputs.model.width,
+        inputs.model.width_of(inputs.sites),
         outputs=1 if classes == 2 else classes,
         hidden=config.mlp_width if config.method == "mlp" else None,
         seed=config.seed,

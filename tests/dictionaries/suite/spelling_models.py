@@ -8,7 +8,8 @@ import tokenizers
 import torch
 from torch import Tensor, nn
 
-from cutaway.nets.model import Anatomy, Model, ModelReference
+from cutaway.nets.anatomy import Anatomy
+from cutaway.nets.model import Model, ModelReference
 from cutaway.text.tokenizers import Tokenizer
 
 END = "<|endoftext|>"

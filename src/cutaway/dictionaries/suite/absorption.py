@@ -27,7 +27,7 @@ from torch.nn.functional import one_hot
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.dictionaries.base import Dictionary
-from cutaway.dictionaries.effects import require_model, site_of
+from cutaway.dictionaries.effects import require_model_at
 from cutaway.dictionaries.suite.letters import (
     EXAMPLES,
     LETTERS,
@@ -141,8 +141,7 @@ def first_letter_absorption(
     `site` None: where the dictionary was trained. Raises UserError for another model's dictionary
     and for words or prompts the model cannot read.
     """
-    place = model.site(site_of(dictionary, site))
-    require_model(dictionary, model.reference, model.width)
+    place = require_model_at(dictionary, model, site)
     chosen = choose_words(model.reads, words, limit=limit, seed=seed)
     chosen, contexts, after = prompts(chosen, model, template, examples=examples, seed=seed)
     device = dictionary.decoder_weight.device

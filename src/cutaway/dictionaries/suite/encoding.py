@@ -24,7 +24,7 @@ from cutaway.base.progress import progress
 from cutaway.dictionaries import origin
 from cutaway.dictionaries.base import Dictionary
 from cutaway.dictionaries.codes import Codes, SparseCodes
-from cutaway.dictionaries.effects import require_model, site_of, skips_first
+from cutaway.dictionaries.effects import require_model_at, skips_first
 from cutaway.nets.model import Model
 from cutaway.nets.sites import Site
 from cutaway.text.labelled import LabelledTexts
@@ -136,7 +136,7 @@ def encode_texts(
     functions = {"dictionary": dictionary.contributions, **(encoders or {})}
     ids = reader.tokenised(texts)
     kept = {name: _Rows() for name in functions}
-    states = torch.zeros(len(texts), model.width)
+    states = torch.zeros(len(texts), dictionary.shape.d_model)
     tokens = torch.zeros(len(texts), dtype=torch.int64)
     order: list[Tensor] = []
     with progress("encoding texts", len(texts), "texts") as bar:
@@ -203,8 +203,7 @@ class TextReader:
         context_length: int | None,
         batch_tokens: int,
     ):
-        require_model(dictionary, model.reference, model.width)
-        self.model, self.site = model, model.site(site_of(dictionary, site))
+        self.model, self.site = model, require_model_at(dictionary, model, site)
         self.device = dictionary.decoder_weight.device
         about = dictionary.metadata
         self.reading = origin.reading(dictionary, model)

@@ -162,7 +162,7 @@ def word_states(
             f"most {model.max_length}; give fewer examples, or no template"
         )
     forward = Forward(model, [site], batch_size, notice)
-    states = torch.empty(len(contexts), model.width, device=model.device)
+    states = torch.empty(len(contexts), model.width_at(site), device=model.device)
     done = 0
     with progress("words", len(contexts), "words") as bar:
         for length in np.unique(lengths):
