@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cli.test_sae_suite import classes_folder
 from conftest import settings_args
 from cutaway.dictionaries.base import Dictionary
 from cutaway.nets.reference import open_model
@@ -233,6 +234,14 @@ def test_a_streamed_dictionary_reads_conversations_and_goes_on(
     assert code == 0, err
     code, _, err = cutaway("sae", "eval", "d", "--json")
     assert code == 0, err
+    classes = classes_folder(tmp_path / "classes", "cats", "rivers")
+    code, _, err = cutaway(
+        "sae", "eval", "d", "--suite", "sparse_probing", "--tasks", classes, "--json"
+    )
+    assert code == 0, err
+    (line,) = [one for one in err.splitlines() if one.startswith("suite: ")]
+    assert "read as plain text; the dictionary was trained on conversations" in line
+    assert "replies only" in line
 
 
 def test_a_prompt_for_any_dictionary_can_be_what_a_user_says(

@@ -83,11 +83,36 @@ def test_every_other_figure_is_there(made) -> None:
     assert "Promoted: left out" in page
 
 
+def test_no_empty_column_of_promoted_tokens(made, cutaway) -> None:
+    dictionary, reason = made[0] / "residual.1", "promoted tokens are left out: "
+    code, out, err = cutaway("sae", "features", dictionary, "--tokens", "1k")
+    assert code == 0, err
+    assert "promotes" not in out
+    assert [reason in line for line in out.splitlines()].count(True) == 1
+    code, out, err = cutaway("sae", "features", dictionary, "--tokens", "1k", "--json")
+    assert code == 0, err
+    assert all("promotes" not in row for row in json.loads(out))
+    assert reason in err
+    feature = json.loads(out)[0]["feature"]
+    code, out, err = cutaway("sae", "features", dictionary, "--tokens", "1k", "--feature", feature)
+    assert code == 0, err
+    assert reason in out
+    page = (dictionary / "features" / "features.html").read_text()
+    assert "Promotes</th>" not in page
+    assert "**Promotes**" not in page
+    assert "<strong>Promotes</strong>" not in page
+    assert "Fires on</th>" in page
+
+
 def test_features_fire_and_effects_are_refused(made, cutaway) -> None:
     dictionary = made[0] / "residual.1"
     code, out, err = cutaway("sae", "effect", dictionary, "--prompt", "the old king", "--json")
     assert code == 0, err
     assert all(row["position"] >= 1 for row in json.loads(out))
+    assert "effects on the next token are left out" in err
+    code, out, err = cutaway("sae", "effect", dictionary, "--prompt", "the old king")
+    assert code == 0, err
+    assert "effects on the next token are left out" in out.splitlines()[-1]
     code, out, err = cutaway("sae", "effect", dictionary, "--prompt", "the", "--feature", "1")
     assert (code, out) == (2, "")
     assert "saved without a vocabulary head" in err
@@ -105,9 +130,22 @@ def test_probes_leave_the_model_s_own_probability_out(model: Path, texts: Path, 
     assert code == 0, err
     assert "model is left out" in err
     assert "without a vocabulary head" in err
+    code, _, err = cutaway(
+        "probe", "train", model, "--data", "data", "--layers", "1", "--out", "default", "--json"
+    )
+    assert code == 0, err
+    told = [line for line in err.splitlines() if line.startswith("controls: ")]
+    assert len(told) == 1, err
+    assert "model is left out" in told[0]
+    assert "without a vocabulary head" in told[0]
     code, _, err = cutaway("probe", "view", "probes", "--text", "the old king and 3 of 9 cats")
     assert code == 0, err
-    assert Path("view.html").stat().st_size > 1000
+    encoder = "BertModel" in (model / "config.json").read_text()
+    sentence = "is an encoder: its states have seen the tokens that follow"
+    page = Path("view.html").read_text("utf-8")
+    for told in (err, page):
+        assert (sentence in told) == encoder
+        assert ("no prediction" in told) == encoder
 
 
 def test_an_encoder_s_states_are_between_its_special_tokens(made, model: Path) -> None:
@@ -115,3 +153,12 @@ def test_an_encoder_s_states_are_between_its_special_tokens(made, model: Path) -
     expected = ([BOS], [EOS]) if "BertModel" in (model / "config.json").read_text() else ([], [])
     reading = manifest["data"]["reading"]
     assert (reading["prefix"], reading["suffix"]) == expected
+
+
+def test_absorption_says_where_its_prompts_are_read_otherwise(made, model: Path, cutaway) -> None:
+    """[SEP] stands after the contexts of the training, and nothing after a prompt."""
+    words = ("sae", "eval", made[0] / "residual.1", "--suite", "absorption", "--out", "suite")
+    _, _, err = cutaway(*words)
+    encoder = "BertModel" in (model / "config.json").read_text()
+    assert ("absorption: its prompts begin with" in err) == encoder
+    assert ("end without special tokens" in err) == encoder

@@ -209,7 +209,7 @@ def tokenizer_of(model: str) -> tuple[Tokenizer, int | None]:
     Weights are neither loaded nor fetched; a GGUF file, which holds both, is converted. UserError for
     what has no tokenizer.
     """
-    from cutaway.nets import gguf
+    from cutaway.nets import gguf, gguf_hub
     from cutaway.text import loading, tokenizers
 
     for folder in (Path(model), Path("runs") / model):
@@ -224,14 +224,17 @@ def tokenizer_of(model: str) -> tuple[Tokenizer, int | None]:
 
         id, _, revision = model.partition("@")
         folder = snapshot(id, revision)
+        if gguf_hub.alone(folder):
+            return _of_gguf(gguf_hub.only(folder, id), id)
         found = loading.pretrained(folder)
         found.name = id
         return found, _longest(folder / "config.json")
     if not gguf.has_layout(Path(model)) and (file := gguf.find(Path(model))) is not None:
-        folder = gguf.converted(file).folder
-        return tokenizers.Tokenizer.load(folder), _longest(folder / "config.json")
+        return _of_gguf(file)
     if Path(model).is_dir():
         return tokenizers.Tokenizer.load(model), _longest(Path(model) / "config.json")
+    if not Path(model).exists() and (folder := _cached_gguf(model)) is not None:
+        return _of_gguf(gguf_hub.only(folder, model), model)
     found = loading.pretrained(model)
     place = None if Path(model).exists() else _cached(model)
     return found, None if place is None else _longest(place / "config.json")
@@ -246,8 +249,36 @@ def _require_together(
     """Refuse an option that the other kind of task has."""
     wrong, why = (of_labels, "goes with") if labels is None else (of_windows, "does not go with")
     for name, value in wrong.items():
+        if value is not None and name in ("chat", "reply_only"):
+            raise UserError(
+                f"--{name.replace('_', '-')}: windows before a target token are read from plain text; "
+                "conversations go with --labels FILE (rows with messages and label)"
+            )
         if value is not None:
             raise UserError(f"--{name.replace('_', '-')} {why} --labels")
+
+
+def _of_gguf(file: Path, id: str | None = None) -> tuple[Tokenizer, int | None]:
+    from cutaway.nets import gguf
+    from cutaway.text.tokenizers import Tokenizer
+
+    folder = gguf.converted(file).folder
+    found = Tokenizer.load(folder)
+    found.name = id or found.name
+    return found, _longest(folder / "config.json")
+
+
+def _cached_gguf(id: str) -> Path | None:
+    """The snapshot of a hub id in the local cache where its weights are in GGUF files alone."""
+    from huggingface_hub import snapshot_download
+
+    from cutaway.nets import gguf_hub
+
+    try:
+        folder = Path(snapshot_download(id, local_files_only=True))
+    except Exception:  # not in the cache, or not an id
+        return None
+    return folder if gguf_hub.alone(folder) else None
 
 
 def _of_run(folder: Path) -> tuple[Tokenizer, int | None]:

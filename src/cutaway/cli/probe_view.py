@@ -49,7 +49,7 @@ def view(
     from cutaway.activations.config import count
     from cutaway.probes.conversations import tokens_of_conversations
     from cutaway.probes.reading import model_of, open_probes, read_tokens, tokens_of
-    from cutaway.probes.view import write_view
+    from cutaway.probes.view import encoder_note, write_view
 
     wanted = _TOKENS if tokens is None else count(tokens)
     found = open_probes(probes)
@@ -67,6 +67,8 @@ def view(
         ids, starts = tokens_of(texts, network.reads, wanted)
     reading = read_tokens(network, found, ids, starts=starts)
     page = write_view(reading, network.reads, out, text=name)
+    if (note := encoder_note(reading)) is not None:
+        display.notice(note)
     if tokens is not None and page.tokens < wanted:
         display.notice(f"{name}: {page.tokens:,} tokens, {wanted:,} were asked for")
     if page.missing:

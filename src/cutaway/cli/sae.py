@@ -294,12 +294,14 @@ def _require_all(out: Path, sites: Sequence[Site], folders: Sequence[Path]) -> N
 
 
 def _tell(evaluations: list[Evaluation], format: display.Format) -> None:
-    from cutaway.dictionaries.evaluation import table
+    from cutaway.dictionaries.evaluation import left_out, table
 
     if format == "json":
         display.show([one.to_json() for one in evaluations], format)
-    else:
-        display.show(table(evaluations), format)
+        return
+    display.show(table(evaluations), format)
+    for line in left_out(evaluations):
+        (print if format == "table" else display.notice)(line)
 
 
 def _verdicts(folders: list[Path]) -> list[dict[str, Any]]:

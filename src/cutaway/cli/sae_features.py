@@ -79,6 +79,8 @@ def features(
     else:
         shown = visible if format == "table" else str
         display.show(using.most_frequent(found, top, shown), format)
+    for line in found.left_out if feature is None or format != "table" else ():
+        (print if format == "table" else display.notice)(line)
     display.notice(f"wrote {page}")
 
 
@@ -168,6 +170,9 @@ def effect(
     fires = firing(network, loaded, prompt, reading=reading)
     if feature is None:
         display.show(shown(fires), format, empty="no feature fires on this prompt")
+        if (why := network.abilities.why_not) is not None:
+            told = f"effects on the next token are left out: {why}"
+            (print if format == "table" else display.notice)(told)
         return
 
     def changed() -> Any:

@@ -6,7 +6,7 @@ Beside it principal components and a random dictionary of the same L0, on the sa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from cutaway.dictionaries.baselines import PCA, Coder, Learned, RandomDictionary
 from cutaway.dictionaries.effects import require_model_at, skips_first
 from cutaway.dictionaries.features import Batch, Text, batches
 from cutaway.dictionaries.losses import counted_tokens, losses_of, recovered_from
+from cutaway.dictionaries.missing import lines, reasons
 from cutaway.dictionaries.scores import Reconstruction
 from cutaway.nets.check import tell
 from cutaway.nets.model import Model
@@ -64,8 +65,9 @@ class Evaluation:
     `baselines`: `pca`, `random`, `random_scaled`, each with the same figures.
     `ground_truth`: of synthetic states, the dictionary against what they are made of
     (`synthetic.measures.Comparison`).
-    `non_finite` states were not finite; they are in no figure. `left_out`: figures that this model
-    cannot give (they are NaN, null in the file), each with the reason. `quantisation`: how the model's
+    `non_finite` states were not finite; they are in no figure. `left_out`: figures that this model or
+    this text cannot give (they are NaN, null in the file), each with the reason; a baseline's is named
+    `pca.kl`. `quantisation`: how the model's
     weights were stored before they were dequantised (`nets.model.ModelReference`).
     `text` names what was judged on; `held_out` whether it is known to have been kept out of the
     training (true), to be of it (false), or neither (None, in the file `unknown`).
@@ -99,6 +101,10 @@ class Evaluation:
     non_finite: int = 0
     left_out: dict[str, str] = field(default_factory=dict)
     quantisation: str | None = None
+
+    def with_reasons(self) -> Evaluation:
+        """The same, with a reason in `left_out` for every figure that is not finite."""
+        return replace(self, left_out=reasons(asdict(self), self.baselines, self.left_out))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; what is not finite is null."""
@@ -226,7 +232,7 @@ def evaluate(
     recovered = recovered_from(losses)
     density = without.density().numpy()
     counts = np.histogram(density[density > 0], np.array(DENSITY_EDGES))[0]
-    return Evaluation(
+    found = Evaluation(
         site=str(place),
         architecture=shape.architecture,
         d_hidden=shape.d_hidden,
@@ -258,6 +264,7 @@ def evaluate(
             for name, one in scores.items()
         },
     )
+    return found.with_reasons()
 
 
 def threshold_movement(history: pa.Table) -> dict[str, float] | None:
@@ -271,6 +278,8 @@ def threshold_movement(history: pa.Table) -> dict[str, float] | None:
         return None
     values = rows(history, "threshold")[1]
     values = values[np.isfinite(values)]
+    if not len(values):
+        return None
     start, end = float(values[0]), float(values[-1])
     return {"start": start, "end": end, "moved": float(np.abs(values - start).max())}
 
@@ -298,13 +307,7 @@ _OF_TRUTH = {
 
 def table(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
     """A row per dictionary, then per baseline of it, in the order of sites, for `display.show`."""
-    truths = [one.ground_truth or {} for one in evaluations]
-    columns = {
-        key: head
-        for key, head in _COLUMNS.items()
-        if key not in _OF_MODEL or not all(truths)  # synthetic states are of no model
-    }
-    columns |= {key: head for key, head in _OF_TRUTH.items() if any(key in one for one in truths)}
+    columns = _columns(evaluations)
     rows = []
     for one in sorted(evaluations, key=_depth):
         own = asdict(one) | (one.ground_truth or {})
@@ -315,6 +318,23 @@ def table(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
             row |= {head: known[key] for key, head in columns.items()}
             rows.append(row | ({"weights": of} if (of := dequantised(one.quantisation)) else {}))
     return rows
+
+
+def left_out(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Why `table` shows no figure in some places: one line for each reason."""
+    return lines(((one.site, one.left_out) for one in evaluations), _columns(evaluations))
+
+
+def _columns(evaluations: Sequence[Evaluation]) -> dict[str, str]:
+    truths = [one.ground_truth or {} for one in evaluations]
+    columns = {
+        key: head
+        for key, head in _COLUMNS.items()
+        if key not in _OF_MODEL or not all(truths)  # synthetic states are of no model
+    }
+    return columns | {
+        key: head for key, head in _OF_TRUTH.items() if any(key in one for one in truths)
+    }
 
 
 def _depth(one: Evaluation) -> Any:

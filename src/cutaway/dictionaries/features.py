@@ -108,14 +108,14 @@ def read_features(
         "reference": dictionary.metadata.get("reference"),
         "skip_first": skip_first,
         **_reading(dictionary, contexts, tokenizer),
-        "left_out": {} if model is None else _left_out(model),
+        "left_out": _left_out(model),
         "examples": examples,
         "context": list(context),
         "minimum": minimum,
         "smoothing": PRIOR,
         "units": origin.units(dictionary),
     }
-    weight = None if model is None else model.decoder_weight
+    weight = None if model is None else model.decoder_at(place)
     return Report(reader, tokenizer, top_tokens, minimum, facts).features(weight)
 
 
@@ -133,8 +133,10 @@ def _reading(
     return {"reading": found.to_json(), "read_with": found.described(tokenizer)}
 
 
-def _left_out(model: Model) -> dict[str, str]:
+def _left_out(model: Model | None) -> dict[str, str]:
     """What cannot be told of features of this model, each with the reason."""
+    if model is None:
+        return {"promoted": "they were read from stored states, without their model"}
     if model.decoder_weight is not None:
         return {}
     why = model.abilities.why_not

@@ -57,6 +57,17 @@ class Features:
         return self.facts["dead"]
 
     @cached_property
+    def promotes(self) -> bool:
+        """Whether promoted tokens are known, as of models with a decoder weight."""
+        return self.table["promoted"].null_count < len(self)
+
+    @property
+    def left_out(self) -> list[str]:
+        """What is told of no feature, one line each with the reason."""
+        told = self.facts.get("left_out") or {}
+        return [f"{what} tokens are left out: {why}" for what, why in told.items()]
+
+    @cached_property
     def density(self) -> np.ndarray:
         """On what share of tokens each feature fires, (F,)."""
         return self.table["density"].to_numpy()
@@ -99,6 +110,7 @@ class Features:
         if row["promoted"]:
             named = [f"{visible(one['token'])} {one['logit']:+.2g}" for one in row["promoted"]]
             lines.append(f"  promotes   {'  '.join(named)}")
+        lines += [f"  {line}" for line in self.left_out]
         for one in self.examples_of(index)[:examples]:
             lines.append(f"  {one['activation']:>8.3g}   {_marked(one)}")
         return "\n".join(lines)
@@ -189,7 +201,7 @@ class Report:
         self.top_tokens, self.minimum = top_tokens, minimum
 
     def features(self, decoder_weight: Tensor | None) -> Features:
-        """`decoder_weight` (V, d) of the model, None where it has none."""
+        """`decoder_weight` (V, d) maps states to logits (`Model.decoder_at`); None where there is none."""
         import pyarrow as pa
 
         reader = self.reader

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _DIGITS = np.frombuffer(b"0123456789abcdefghijklmnopqrstuvwxyz", dtype="S1")
 _FILE = "features.html"
+_PROMOTES = " **Promotes**: tokens whose logit its decoder row raises most, before the final norm's scaling."
 
 
 def features_page(features: Features, *, examples: int = 8, title: str | None = None) -> str:
@@ -46,8 +47,7 @@ def features_page(features: Features, *, examples: int = 8, title: str | None = 
                 f"{len(features):,} never did. Search for a token, sort by a column's head, go "
                 "through rows with the arrow keys.",
                 "**Fires on**: tokens by lift, how many times more often the feature fires on the "
-                "token than on any. **Promotes**: tokens whose logit its decoder row raises most, "
-                "before the final norm's scaling.",
+                "token than on any." + _PROMOTES * features.promotes,
                 *(f"{what.capitalize()}: left out; {why}." for what, why in left_out.items()),
                 *([f"Text is read with {how}."] if (how := facts.get("read_with")) else []),
                 *([f"Units: {units}."] if (units := facts.get("units")) else []),
@@ -116,7 +116,12 @@ def _data(features: Features, examples: int) -> dict[str, Any]:
                     pair.append(f"{one['fires']:,} of its {one['occurrences']:,} occurrences")
                 row[name].append(pair)
     edges = [_rounded(edge) for edge in features.edges.tolist()]
-    return {"words": list(words.number), "features": rows, "edges": edges}
+    return {
+        "words": list(words.number),
+        "features": rows,
+        "edges": edges,
+        "promotes": features.promotes,
+    }
 
 
 def _examples(features: Features, most: int, words: _Words) -> list[list[Any]]:

@@ -187,7 +187,8 @@ def read(
 def most_frequent(
     features: Features, top: int, shown: Callable[[str], str] = str
 ) -> list[dict[str, Any]]:
-    """A line per feature, the most frequent first; `shown` is what becomes of each token."""
+    """A line per feature, the most frequent first; `shown` is what becomes of each token. What they
+    promote is among it where that is known."""
     order = sorted(range(len(features)), key=lambda index: -features.density[index])[:top]
     rows = []
     for index in order:
@@ -198,7 +199,9 @@ def most_frequent(
                 "density": row["density"],
                 "max": row["max"],
                 "fires on": " ".join(shown(one["token"]) for one in row["tokens"][:5]),
-                "promotes": " ".join(shown(one["token"]) for one in (row["promoted"] or [])[:5]),
             }
         )
+        if features.promotes:
+            promoted = (shown(one["token"]) for one in row["promoted"][:5])
+            rows[-1]["promotes"] = " ".join(promoted)
     return rows

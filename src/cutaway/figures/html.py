@@ -111,11 +111,14 @@ def page(
 
 
 def part(name: str, data: Any) -> Markup:
-    """The HTML of a part (`html/<name>.html.j2`) with its data inside, as JSON for its script."""
+    """The HTML of a part (`html/<name>.html.j2`) with its data inside, as JSON for its script;
+    the template knows them as `given`."""
     # "<" spelled out: a "</script>" in the data would end it
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     text = text.replace("<", "\\u003c")
-    return Markup(_environment().get_template(f"{name}.html.j2").render(data=Markup(text)))
+    return Markup(
+        _environment().get_template(f"{name}.html.j2").render(data=Markup(text), given=data)
+    )
 
 
 def _texts(names: Sequence[str], ending: str) -> str:

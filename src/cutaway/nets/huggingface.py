@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cutaway.base import files
 from cutaway.base.errors import UserError
-from cutaway.nets import layouts
+from cutaway.nets import gguf_hub, layouts
 from cutaway.nets.anatomy import Anatomy
 from cutaway.nets.layout_check import checked
 
@@ -38,8 +38,8 @@ _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 def snapshot(id: str, revision: str | None = None) -> Path:
     """The folder of a hub model in the local cache, fetched first where it is not there.
 
-    Only what is needed is fetched: configuration, tokenizer, safetensors. Without a network the
-    cache serves. Raises UserError where neither has it.
+    Only what is needed is fetched: configuration, tokenizer, safetensors, or the only GGUF file of a
+    repository without them. Without a network the cache serves. Raises UserError where neither has it.
     """
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(_TIMEOUT))
     from huggingface_hub import HfApi, snapshot_download
@@ -47,14 +47,18 @@ def snapshot(id: str, revision: str | None = None) -> Path:
     cached = None
     try:
         cached = Path(snapshot_download(id, revision=revision, local_files_only=True))
-        if (cached / "config.json").is_file() and _safetensors(cached):
+        if gguf_hub.alone(cached) or ((cached / "config.json").is_file() and _safetensors(cached)):
             return cached
     except Exception:  # not in the cache, or not an id at all: the question below says which
         pass
     try:
         # One quick question first: without a network the download would retry for long.
-        HfApi().model_info(id, revision=revision, timeout=_TIMEOUT)
-        return Path(snapshot_download(id, revision=revision, allow_patterns=_WANTED))
+        about = HfApi().model_info(id, revision=revision, timeout=_TIMEOUT)
+        names = [one.rfilename for one in about.siblings or ()]
+        patterns = gguf_hub.wanted(id, names) or _WANTED
+        return Path(snapshot_download(id, revision=revision, allow_patterns=patterns))
+    except UserError:
+        raise
     except Exception as error:  # network, permissions, a malformed id
         if cached is not None and (cached / "config.json").is_file():
             return cached  # and let the loading say what is missing from it

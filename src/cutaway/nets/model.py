@@ -131,6 +131,23 @@ class Model:
         """(V,), see the class."""
         return _scaled(self._anatomy.decoder_bias, self._anatomy.decoder_scale)
 
+    def decoder_at(self, site: str | int | Site) -> Tensor | None:
+        """(V, width of the site): the direct way from a state there to logits, norms left out.
+
+        `decoder_weight` for states as wide as the stream; for heads and neurons it is preceded by their
+        output projection. None where there is no decoder weight.
+        """
+        site, weight = self.site(site), self.decoder_weight
+        if weight is None or site.kind not in ("heads", "neurons"):
+            return weight
+        place = self.place_of(site)
+        each = torch.eye(self.width_at(site), device=self.device, dtype=self.dtype)
+        with torch.no_grad():
+            written = place.module(each) - place.module(
+                torch.zeros_like(each[:1])
+            )  # without a bias
+        return weight @ written.T.to(weight.dtype)
+
     @property
     def device(self) -> torch.device:
         """Where its weights are."""

@@ -19,7 +19,7 @@ from cutaway.base.display import notice
 from cutaway.base.doors import door
 from cutaway.base.errors import UserError
 from cutaway.base.files import as_path
-from cutaway.nets import gguf
+from cutaway.nets import gguf, gguf_hub
 from cutaway.nets.anatomy import Anatomy, Place
 from cutaway.nets.architectures import build
 from cutaway.nets.gpt2 import GPT2, LanguageModel
@@ -101,7 +101,7 @@ def open_model(
     `model` is a run's folder, or its name under `runs/`; a folder in Hugging Face's layout; a GGUF
     file, or a folder that holds one (converted once into the cache, see `nets.gguf`); or a hub id
     (`gpt2`, or `EleutherAI/pythia-70m@step3000` for a revision), which the local cache serves where
-    there is no network. `step` is for runs: `best`, `last` or one that was kept.
+    there is no network, also where its weights are one GGUF file alone. `step` is for runs: `best`, `last` or one that was kept.
     `dtype` is `float32`, `bfloat16`, or `auto`: float32 unless the file holds 16 bits and the
     device has bfloat16 arithmetic. Raises UserError with one line for everything else.
     """
@@ -117,6 +117,8 @@ def open_model(
 
     id, _, revision = place.partition("@")
     folder = huggingface.snapshot(id, revision or None)
+    if gguf_hub.alone(folder):
+        return _from_gguf(gguf_hub.only(folder, id), device, dtype, id, folder.name)
     return _from_folder(folder, id, folder.name, device, dtype)
 
 
@@ -236,10 +238,12 @@ def _from_folder(
     return Model(module, anatomy, reference, tokenizer)
 
 
-def _from_gguf(path: Path, device: str, dtype: str) -> Model:
+def _from_gguf(
+    path: Path, device: str, dtype: str, id: str | None = None, revision: str | None = None
+) -> Model:
     """Hashes are of the .gguf file, which holds the weights and the tokenizer."""
     found = gguf.converted(path)
-    model = _from_folder(found.folder, str(path), None, device, dtype, found.sha256)
+    model = _from_folder(found.folder, id or str(path), revision, device, dtype, found.sha256)
     model.reference = replace(model.reference, quantisation=found.quantisation)
     if model.reference.quantisation is not None and found.sha256 not in _told:
         _told.add(found.sha256)

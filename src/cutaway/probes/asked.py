@@ -50,8 +50,9 @@ def usable_controls(
     asked: Sequence[str], data: ProbeData, model: Model, method: str = "exact"
 ) -> list[str]:
     """Those of the controls that mean something for this task, model and method; of the others a notice
-    says why, unless all were asked for."""
-    left = {}
+    says why. Where all were asked for it tells only of those that the model cannot give, not of those
+    the task or the method has no use for."""
+    left, of_model = {}, set()
     if method not in SOLVED:  # a linear solution's selectivity is not that of what was trained
         reason = (
             "random labels are solved for the methods exact and mass_mean, not trained by steps"
@@ -65,7 +66,8 @@ def usable_controls(
         left["model"] = "the model's own probability is of the next token"
     elif not model.abilities.predicts:
         left["model"] = str(model.abilities.why_not)
+        of_model.add("model")
     for one in asked:
-        if one in left and set(asked) != set(CONTROLS):
+        if one in left and (one in of_model or set(asked) != set(CONTROLS)):
             notice(f"controls: {one} is left out: {left[one]}")
     return [one for one in asked if one not in left]

@@ -292,6 +292,8 @@ def data_of(
     train_ratio: float = 0.8,
     seed: int = 0,
     name: str = "labels",
+    chat: Chosen | None = None,
+    reply_only: bool = False,
 ) -> ProbeData:
     """Probe data of labels at hand: texts with a label each, or lists of words with lists of labels.
 
@@ -301,7 +303,7 @@ def data_of(
     out is announced, with their positions. Labels become texts, sorted, `O` first; of two the second
     is the positive one. `groups` says which document each text (or list of words) is from, no two
     parts share one. Without it equal texts are a group; lists of words are grouped with up to nine
-    neighbours. `split` names the part of each text (train, validation, test), which is kept.
+    neighbours. With `chat` the texts are conversations that it wrote (`text_data`). `split` names the part of each text (train, validation, test), which is kept.
     UserError as `text_data`, and where lengths differ.
     """
     given = gathered(texts, labels, groups, split, columns or Columns(), name)
@@ -318,4 +320,6 @@ def data_of(
         train_ratio=train_ratio,
         seed=seed,
         read=read,
+        chat=chat,
+        reply_only=reply_only,
     )

@@ -16,12 +16,14 @@ from cutaway.base.errors import UserError
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
 from cutaway.probes.asked import SOLVED, STRENGTHS, Asked, chosen_controls
+from cutaway.probes.conversations import is_conversations, of_columns
 from cutaway.probes.data import ProbeData
 from cutaway.probes.findings import DECISIONS, named
 from cutaway.probes.inputs import inputs_of, layers_of
 from cutaway.probes.labelled import Read, data_of, label_data
 from cutaway.probes.places import require_ratio
 from cutaway.probes.probing import Findings, probe_layers
+from cutaway.text.conversations import Chosen, template_of
 from cutaway.text.labelled_tables import Columns
 
 if TYPE_CHECKING:
@@ -86,6 +88,8 @@ def fit(
     test: Any = None,
     read: str = "mean",
     bos: bool | None = None,
+    chat: bool = False,
+    reply_only: bool = False,
     method: str = "exact",
     strengths: Sequence[float] = STRENGTHS,
     controls: str | Sequence[str] = "all",
@@ -107,12 +111,18 @@ def fit(
     records) or the path of a labelled file, with the columns `text`, `label` and, if there, `group`
     and `split`, or others: `text="statement"`. A `split` (of each text: train, validation or test;
     val, dev, ... are understood) is kept; so are tables, paths, or pairs of texts and labels given as
-    `train`, `validation` and `test` in the place of `texts`. `layers` is `all`, `auto`, or sites.
+    `train`, `validation` and `test` in the place of `texts`.
+
+    With `chat` the texts are conversations (lists of objects with `role` and `content`), or a file of
+    them, and are written with the model's chat template; with `reply_only` their last replies are
+    read. `layers` is `all`, `auto`, or sites.
     Raises UserError for what cannot be probed.
     """
     strengths = tuple(numbers(strengths, "strengths").tolist())
     asked = Asked(method=method, strengths=strengths, controls=chosen_controls(controls), seed=seed)
     _require_known(asked, read, train_ratio)
+    if reply_only and not chat:
+        raise UserError("reply_only: goes with chat, which says what a reply is")
     texts = _one_of(texts, train, validation, test)
     if not isinstance(texts, ProbeData | str | Path) and labels is None and not _has_names(texts):
         raise UserError(
@@ -122,11 +132,13 @@ def fit(
         model = open_model(model, device=device, dtype=dtype)
     layers_of(layers, model.n_layers)  # refuses what the model has not, before texts are read
     if isinstance(texts, ProbeData):
+        if chat or reply_only:
+            raise UserError("chat: goes with texts; probe data already say how they are read")
         data = texts
     else:
         data = _data_of(
             texts, labels, model, groups=groups, text=text, label=label, group=group, split=split,
-            bos=bos, read=read, train_ratio=train_ratio, seed=seed,
+            bos=bos, chat=chat, reply_only=reply_only, read=read, train_ratio=train_ratio, seed=seed,
         )  # fmt: skip
     found = probe_layers(inputs_of(data.reading(), model, layers, bos=bos), asked)
     for line in (*found.failures, *found.warnings):
@@ -159,6 +171,11 @@ def _has_names(texts: Any) -> bool:
     return is_table(texts) or isinstance(texts, Mapping)
 
 
+def _is_files(texts: Any) -> bool:
+    """Whether it is a file for each part."""
+    return isinstance(texts, Mapping) and isinstance(next(iter(texts.values()), None), str | Path)
+
+
 def _data_of(
     texts: Any,
     labels: Any,
@@ -170,15 +187,25 @@ def _data_of(
     group: str | None,
     split: Any,
     bos: bool | None,
+    chat: bool,
     **settings: Any,
 ) -> ProbeData:
     """The probe data of what `fit` was given, in a file or at hand."""
     named = split if isinstance(split, str) else None
     columns = Columns(text, label, group, named)
     special = sum(map(len, special_tokens(model, bos)))
+    if chat:
+        template = template_of(model.reads)
+        name = str(texts) if isinstance(texts, str | Path) else "texts"
+        chosen = Chosen(name, template.dated(template.today), model.reads)
+        special, settings["chat"] = len(chosen.front), chosen
+        if not isinstance(texts, str | Path) and not _is_files(texts):
+            texts, labels, groups, split = of_columns(texts, labels, groups, split, chosen)
+    elif is_conversations(texts):
+        raise UserError("texts: conversations, lists of objects; they are read with chat=True")
     settings["context_length"] = model.max_length and model.max_length - special
     files: dict[str, Any] = {}
-    if isinstance(texts, Mapping) and isinstance(next(iter(texts.values()), None), str | Path):
+    if _is_files(texts):
         files = {part: one for part, one in texts.items() if part != "train"}
         texts = texts["train"]
     if not isinstance(texts, str | Path):

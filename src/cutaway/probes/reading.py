@@ -38,7 +38,8 @@ class TextReading:
     is the model's probability that the next token is the target, None where nobody asked. `labels`
     (T,) are places in the probes' classes, -1 where the text gives none; None where it gives none
     at all. `starts` says where documents begin, each read by itself in windows of `window` tokens;
-    `context` (T,) counts the tokens before each one that the model saw.
+    `context` (T,) counts the tokens before each one that the model saw; `causal`: whether it saw
+    those alone, and not the tokens after it as well (an encoder).
     """
 
     tokens: Tensor
@@ -50,6 +51,7 @@ class TextReading:
     window: int
     abouts: tuple[ProbeAbout, ...]
     model: ModelReference
+    causal: bool = True
 
 
 def open_probes(path: str | Path) -> list[Probe]:
@@ -219,6 +221,7 @@ def read_tokens(
         window,
         tuple(probe.about for probe in probes),
         model.reference,
+        model.abilities.causal,
     )
 
 

@@ -201,6 +201,23 @@ def _read_with(reading: Reading) -> str:
     return f"As in the probes' training: {', '.join(said)}." + only * reading.reply_only
 
 
+def encoder_note(reading: TextReading) -> str | None:
+    """One line on what probes of an encoder read; None of a causal model."""
+    if reading.causal:
+        return None
+    about = reading.abouts[0]
+    said = (
+        f"{about.reference.id} is an encoder: its states have seen the tokens that follow, in the "
+        "whole window"
+    )
+    if about.task != "next":
+        return said
+    return (
+        f"{said}, so that what is shown of the next token is no prediction (in training the window "
+        "ended before that token)"
+    )
+
+
 def _explained(reading: TextReading, missing: int, text: str) -> list[str]:
     about = reading.abouts[0]
     paragraphs = []
@@ -213,6 +230,8 @@ def _explained(reading: TextReading, missing: int, text: str) -> list[str]:
             )
     if about.reading.overhead or about.reading.chat is not None:
         paragraphs.append(f"**Reading.** {_read_with(about.reading)}")
+    if (note := encoder_note(reading)) is not None:
+        paragraphs.append(f"**Encoder.** {note}.")
     balanced = max(abs(a - b) for a, b in zip(about.prior, about.trained_prior)) > 1e-6
     paragraphs.append(
         "**Colour.** The probe's evidence: how far the log-odds of its probability are from those "

@@ -143,6 +143,10 @@ class FilesSource:
                 return
             records = _json_rows(file)
         shape = rows.shape(found, str(file.path), self._column)
+        guessed = self._column is None and shape.columns[0] not in ("text", "passage")
+        if guessed and (hint := rows.hint_of_chat(found)):
+            columns = ", ".join(shape.columns)
+            self._tell(f"{file.path}: text is taken from the column {columns}{hint}")
         counts = rows.Counts()
         yield from rows.documents(records, shape, file.id, counts)
         if counts.blank:

@@ -17,6 +17,7 @@ from cutaway.text.chat import COLUMNS
 from cutaway.text.labelled import LabelledTexts
 from cutaway.text.labelled_files import labelled_rows
 from cutaway.text.official import is_part, part_of, repeats, tell
+from cutaway.text.rows import hint_of_chat
 
 if TYPE_CHECKING:
     from cutaway.text.conversations import Chosen
@@ -178,5 +179,5 @@ class _Read:
             expected = f"{texts} and label" if plain else f"the column {asked!r}"
             raise UserError(
                 f"{where}: no {asked!r}{nearest(asked, map(str, row))}; expected {expected}, "
-                f"columns: {known}"
+                f"columns: {known}{hint_of_chat(row) if self.chosen is None else ''}"
             )

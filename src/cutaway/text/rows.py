@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from cutaway.base.errors import UserError
+from cutaway.text.chat import COLUMNS
 from cutaway.text.decoding import normal_newlines
 from cutaway.text.sources import Document
 
@@ -53,8 +54,14 @@ def shape(columns: Mapping[str, Any], where: str, wanted: str | None = None) -> 
     listed = [*list(columns)[:20], *(["..."] if len(columns) > 20 else [])]
     raise UserError(
         f"{where}: which column holds the text? expected text or passage, or write {where}::COLUMN; "
-        f"columns: {', '.join(listed) or 'none'}"
+        f"columns: {', '.join(listed) or 'none'}{hint_of_chat(columns)}"
     )
+
+
+def hint_of_chat(columns: Iterable[str]) -> str:
+    """`; conversations ... are read with chat` where a column is called as those of conversations are."""
+    found = [name for name in columns if name in COLUMNS]
+    return f"; conversations (column {found[0]}) are read with chat" if found else ""
 
 
 def kinds(rows: Iterable[Mapping[str, Any]], wanted: str | None = None) -> dict[str, Any]:

@@ -109,6 +109,11 @@ def choose_words(
     )
 
 
+def first_token(model: Model) -> int:
+    """The id that prompts begin with: the model's own that begins a text, else the end of text."""
+    return model.reads.end_of_text if model.bos_id is None else model.bos_id
+
+
 def prompts(
     words: Words, model: Model, template: str | None = TEMPLATE, *, examples: int = EXAMPLES,
     seed: int = 0,
@@ -124,7 +129,7 @@ def prompts(
     ids follow the word. Raises UserError for a template without `{word}`.
     """
     tokenizer = model.reads
-    start = tokenizer.end_of_text if model.bos_id is None else model.bos_id
+    start = first_token(model)
     if template is None:
         return words, [[start, id] for id in words.ids.tolist()], 0
     before, after = around(template)

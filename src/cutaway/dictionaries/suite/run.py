@@ -72,6 +72,8 @@ def judged(
     files.require_writable(folder)
     stored(folder)  # a damaged table is told before anything slow
     dictionary, network = opened(path, model)
+    for line in read_otherwise(dictionary, network, names):
+        notice(line)
     options = {"tasks": tasks, "crossed": crossed, "words": words, "template": template}
     rows: Rows = []
     for name in names:
@@ -88,6 +90,33 @@ def judged(
     if not rows:
         raise UserError(f"{path}: none of {', '.join(names)} could be worked")
     return rows
+
+
+def read_otherwise(dictionary: Dictionary, model: Model, names: Sequence[str]) -> list[str]:
+    """How the evaluations `names` read text otherwise than the dictionary's training did; a line each.
+
+    Texts stand alone, between the special tokens of the training's contexts. Conversations they are
+    not; and absorption's prompts begin with the token that begins a text of the model.
+    """
+    from cutaway.dictionaries import origin
+    from cutaway.dictionaries.suite.letters import first_token
+
+    reading, tokenizer, found = origin.reading(dictionary, model), model.reads, []
+    if reading.chat is not None:
+        only = ", and learned from the states of replies only" * reading.reply_only
+        found.append(
+            "suite: its texts are read as plain text; the dictionary was trained on conversations in "
+            f"the model's chat template{only}, so that figures are of states unlike those it learned"
+        )
+    start = first_token(model)
+    known = start in (*reading.prefix[-1:], *reading.before, *reading.after)
+    if "absorption" in names and (not known or reading.suffix):
+        after = "" if not reading.suffix else " and end without special tokens"
+        found.append(
+            f"absorption: its prompts begin with {tokenizer.token(start)}{after}; the dictionary was "
+            f"trained on text read with {reading.described(tokenizer)}"
+        )
+    return found
 
 
 def prompt_template(asked: str | None, model: Model) -> str | None:

@@ -12,10 +12,12 @@ from cutaway.base.errors import UserError
 from cutaway.dictionaries.base import Dictionary
 from cutaway.dictionaries.baselines import PCA, Coder, Learned, RandomDictionary, sample_of
 from cutaway.dictionaries.evaluation import DENSITY_EDGES, Evaluation, threshold_movement
+from cutaway.dictionaries.missing import OF_NO_MODEL
 from cutaway.dictionaries.scores import Reconstruction
 from cutaway.dictionaries.synthetic.measures import Comparison, recovery
 from cutaway.dictionaries.synthetic.stream import SyntheticStream
 from cutaway.dictionaries.synthetic.truth import truth_from
+from cutaway.nets.check import NEXT_TOKEN, OF_LOGITS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -81,13 +83,13 @@ def judge_synthetic(
         dead_tokens=tokens,
         **{name: figures[name] for name in (*_FIELDS, "dead_share")},
         explained_variance_with_first=figures["explained_variance"],
-        **dict.fromkeys(("ce_clean", "ce_spliced", "ce_zero", "ce_mean", "ce_recovered"), nan),
-        **dict.fromkeys(("kl", "kl_zero", "kl_recovered"), nan),
+        **dict.fromkeys((*NEXT_TOKEN, *OF_LOGITS), nan),
+        left_out=dict.fromkeys((*NEXT_TOKEN, *OF_LOGITS), OF_NO_MODEL),
         density_counts=np.histogram(density[density > 0], np.array(DENSITY_EDGES))[0].tolist(),
         threshold=None if history is None else threshold_movement(history),
         baselines=baselines,
         held_out=True,
         ground_truth=compared.figures(),
-    )
+    ).with_reasons()
     found.save(folder)
     return found

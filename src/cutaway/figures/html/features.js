@@ -62,8 +62,8 @@
       element("td", one.density ? percent(one.density) : "dead", "number"),
       element("td", one.density ? short(one.max) : "–", "number"),
       element("td", one.tokens.map((pair) => shown(pair[0])).join("  ")),
-      element("td", one.promoted.map((pair) => shown(pair[0])).join("  ")),
     );
+    if (data.promotes) line.append(element("td", one.promoted.map((pair) => shown(pair[0])).join("  ")));
     return line;
   };
   const extend = () => {
