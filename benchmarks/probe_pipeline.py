@@ -28,13 +28,13 @@ from torch import Tensor, nn
 
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
-from cutaway.probes.asked import STRENGTHS
-from cutaway.probes.data import Examples
-from cutaway.probes.evaluation import judge
-from cutaway.probes.fitting import class_weights, evened, fit_layer, trained_prior
-from cutaway.probes.inputs import inputs_of, layers_of
-from cutaway.probes.states import TOKENS, states_of
-from cutaway.probes.windows import token_data
+from cutaway.probes.data.examples import Examples
+from cutaway.probes.data.request import STRENGTHS
+from cutaway.probes.data.windows import token_data
+from cutaway.probes.fitting.methods import class_weights, evened, fit_layer, trained_prior
+from cutaway.probes.scores.evaluation import judge
+from cutaway.probes.states.collecting import TOKENS, states_of
+from cutaway.probes.states.inputs import inputs_of, layers_of
 from cutaway.text.sources import source
 
 LENGTH, WIDTH, LAYERS = 128, 768, 12

@@ -188,7 +188,7 @@ def dictionary_run(activations: Path, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="session")
 def probe_data(gpt2_run: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of probe data of the token " the" for the tiny GPT-2; tests only read it."""
-    from cutaway.probes.windows import token_data
+    from cutaway.probes.data.windows import token_data
     from cutaway.text.sources import source
     from cutaway.text.tokenizers import Tokenizer
 

@@ -6,9 +6,11 @@ loads no torch: names below are fetched from their rooms when first used.
 
 import lazy_loader
 
+from cutaway import moved as _moved
 from cutaway.base import files as _files
 from cutaway.runs import checksums as _checksums
 
+_moved.install()
 _files.replacements.append(_checksums.kept)  # lists of finished folders stay in step
 
 __version__ = "0.1.0"
@@ -24,7 +26,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
         "activations.splice": ["splice"],
         "dictionaries.base": ["Dictionary"],
         "nets.reference": ["open_model"],
-        "probes.probe": ["Probe"],
+        "probes.states.probe": ["Probe"],
         "runs.store": ["RunStore"],
         "studies.train": ["train"],
     },

@@ -14,8 +14,8 @@ from cli.test_sae_suite import classes_folder
 from conftest import settings_args
 from cutaway.dictionaries.base import Dictionary
 from cutaway.nets.reference import open_model
-from cutaway.probes.data import PARTS, ProbeData
-from cutaway.probes.probe import Probe
+from cutaway.probes.data.examples import PARTS, ProbeData
+from cutaway.probes.states.probe import Probe
 from cutaway.runs.folder import Run
 from cutaway.text.conversations import template_of
 from text.chat_models import TRIMMED, chat_model
@@ -49,9 +49,9 @@ def talks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def probed(folder: Path, talks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data and probes of replies, made by the functions that the commands call."""
-    from cutaway.probes.config import ProbeConfig
-    from cutaway.probes.labelled import label_data
-    from cutaway.probes.run import train_probes
+    from cutaway.probes.data.labels import label_data
+    from cutaway.probes.train.config import ProbeConfig
+    from cutaway.probes.train.run import train_probes
     from cutaway.text.conversations import Chosen
 
     place = tmp_path_factory.mktemp("probed")
@@ -106,7 +106,7 @@ def test_states_are_those_of_the_whole_conversation(probed: Path, folder: Path) 
     """A probe's mean state of a reply is the mean of the model's own, given transformers' ids."""
     import transformers
 
-    from cutaway.probes.inputs import inputs_of
+    from cutaway.probes.states.inputs import inputs_of
 
     data = ProbeData.load(probed / "data").reading()
     model = open_model(folder, device="cpu")

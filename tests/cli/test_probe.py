@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from cutaway.probes.data import PARTS, ProbeData
+from cutaway.probes.data.examples import PARTS, ProbeData
 from cutaway.runs.folder import Run
 
 Cutaway = Callable[..., tuple[int, str, str]]
@@ -35,7 +35,7 @@ def done(gpt2_run: Path, probe_data: Path, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs draw no pictures, which take most of a small run's time."""
-    monkeypatch.setattr("cutaway.probes.run.draw", lambda findings, out: {})
+    monkeypatch.setattr("cutaway.probes.train.run.draw", lambda findings, out: {})
 
 
 # -- train -----------------------------------------------------------------------------------------
@@ -196,9 +196,9 @@ def test_eval_on_text_counts_its_own_targets(
 def test_eval_takes_held_out_documents_where_no_data_are_named(
     cutaway: Cutaway, done: Path, probe_data: Path, corpus: Path
 ) -> None:
-    from cutaway.probes.evaluating import evaluate, examples_for
-    from cutaway.probes.held_out import held_out_of
-    from cutaway.probes.reading import model_of, open_probes
+    from cutaway.probes.other_data.evaluating import evaluate, examples_for
+    from cutaway.probes.other_data.held_out import held_out_of
+    from cutaway.probes.view.reading import model_of, open_probes
 
     code, out, err = cutaway("probe", "eval", done, "--json", "--tokens", "3k")
     assert code == 0, err
@@ -599,7 +599,7 @@ def test_a_target_never_seen_says_so(cutaway: Cutaway, gpt2_run, corpus, tmp_pat
 @pytest.fixture
 def spoilt(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Let the model's states come out changed, as a broken one's would."""
-    from cutaway.probes import states as module
+    from cutaway.probes.states import collecting as module
 
     def install(change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
         capture = module.capture
@@ -664,7 +664,7 @@ def test_some_states_of_nan_are_counted_told_and_left_out(cutaway, place, spoilt
 def test_a_one_sided_probe_fails_and_its_tables_can_be_asked(
     cutaway: Cutaway, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cutaway.probes import inputs
+    from cutaway.probes.states import inputs
 
     whole = inputs.states_of
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cutaway.probes.data import ProbeData
+from cutaway.probes.data.examples import ProbeData
 from cutaway.text.tokenizers import Tokenizer
 
 Cutaway = Callable[..., tuple[int, str, str]]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from conftest import DATA
-from cutaway.probes.data import PARTS, ProbeData
+from cutaway.probes.data.examples import PARTS, ProbeData
 
 Cutaway = Callable[..., tuple[int, str, str]]
 Rows = Sequence[dict[str, Any]]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cutaway.nets.reference import open_model
-from cutaway.probes.probe import Probe, ProbeAbout
+from cutaway.probes.states.probe import Probe, ProbeAbout
 from cutaway.text.tokenizers import Tokenizer
 
 

@@ -78,8 +78,9 @@ def codes(folder: Path) -> dict[str, Tensor]:
 
 def probabilities(folder: Path) -> dict[str, Tensor]:
     """By every probe, for every token of a prompt."""
-    import cutaway
     from cutaway.probes.reading import open_probes, read_tokens
+
+    import cutaway
 
     model = cutaway.open_model(folder / "language/gpt2")
     tokens = model.tokens(PROMPT)[0]

@@ -102,7 +102,7 @@ def test_pictures_draw_every_kind_of_column(kind) -> None:
 @pytest.mark.parametrize("kind", TABLES)
 def test_histories_and_tables_of_pictures_may_be_any_table(kind) -> None:
     from cutaway.grokking.phases import phases
-    from cutaway.probes.report_rows import rows_of
+    from cutaway.probes.states.report_rows import rows_of
 
     history = {
         "step": list(range(0, 1000, 50)),

@@ -47,7 +47,7 @@ def doors(backpack_run, activations, dictionary_run, probe_run) -> dict[str, tup
     import cutaway
     from cutaway import activations as rooms
     from cutaway import grokking, language, nets, runs, studies, text
-    from cutaway.probes.reading import open_probes
+    from cutaway.probes.view.reading import open_probes
 
     model, store = cutaway.open_model(str(backpack_run)), rooms.ActivationStore(activations)
     network, dictionary = nets.load(backpack_run).model, cutaway.Dictionary.load(dictionary_run)

@@ -19,8 +19,8 @@ WHERE = {
 @pytest.fixture(scope="module")
 def savers(backpack_run, dictionary_run, probe_run, probe_data) -> dict[str, object]:
     import cutaway
-    from cutaway.probes.data import ProbeData
-    from cutaway.probes.reading import open_probes
+    from cutaway.probes.data.examples import ProbeData
+    from cutaway.probes.view.reading import open_probes
     from cutaway.text import Tokenizer
 
     return {

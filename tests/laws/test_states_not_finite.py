@@ -24,9 +24,9 @@ from cutaway.dictionaries.registry import ARCHITECTURES
 from cutaway.dictionaries.scores import Reconstruction
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
-from cutaway.probes.fitting import LayerFits
-from cutaway.probes.probe import Probe
-from cutaway.probes.reading import _folded
+from cutaway.probes.fitting.methods import LayerFits
+from cutaway.probes.states.probe import Probe
+from cutaway.probes.view.reading import _folded
 from dictionaries.formats.test_native_units import FOREIGN, loaded
 from dictionaries.small_dictionaries import WIDTH, hints, losses, small, states
 from dictionaries.test_evaluation import SITE, dictionary_for

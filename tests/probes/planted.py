@@ -10,9 +10,9 @@ import torch
 
 from cutaway.nets.model import Model
 from cutaway.nets.sites import parse_site
-from cutaway.probes.data import PARTS, Examples, ProbeData, from_contexts
-from cutaway.probes.inputs import Inputs
-from cutaway.probes.states import States
+from cutaway.probes.data.examples import PARTS, Examples, ProbeData, from_contexts
+from cutaway.probes.states.collecting import States
+from cutaway.probes.states.inputs import Inputs
 from cutaway.text.tokenizers import Tokenizer
 
 SITES = tuple(parse_site(one) for one in ("embed", "attention.0", "mlp.0", "residual.0"))

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cutaway.probes.evaluation import judge
+from cutaway.probes.scores.evaluation import judge
 from cutaway.stats.ties import TIE, agreement, best, decided, largest, least
 
 NOISE = torch.Generator().manual_seed(0)

@@ -62,8 +62,8 @@ def train(
         json: Print JSON: layers and controls.
         csv: Print CSV: a row per layer.
     """
-    from cutaway.probes.config import ProbeConfig
-    from cutaway.probes.run import STUDY, judged, train_probes
+    from cutaway.probes.train.config import ProbeConfig
+    from cutaway.probes.train.run import STUDY, judged, train_probes
     from cutaway.studies.presets import find_preset
     from cutaway.studies.settings import overrides, resolve
 
@@ -142,12 +142,12 @@ def evaluate(
         csv: Print CSV.
     """
     from cutaway.activations.config import count
-    from cutaway.probes.evaluating import evaluate as judged
-    from cutaway.probes.evaluating import examples_for, own_data
-    from cutaway.probes.familiar import familiar_line, share_in_training
-    from cutaway.probes.findings import DECISIONS
-    from cutaway.probes.held_out import trained_on
-    from cutaway.probes.reading import model_of, open_probes
+    from cutaway.probes.other_data.evaluating import evaluate as judged
+    from cutaway.probes.other_data.evaluating import examples_for, own_data
+    from cutaway.probes.other_data.familiar import familiar_line, share_in_training
+    from cutaway.probes.other_data.held_out import trained_on
+    from cutaway.probes.scores.findings import DECISIONS
+    from cutaway.probes.view.reading import model_of, open_probes
     from cutaway.text.labelled_tables import Columns
 
     format = output_format(json, csv)
@@ -191,7 +191,7 @@ def evaluate(
 
 def _choose_method(given: dict[str, Any], file: dict[str, Any]) -> None:
     """Settings of the loop ask for training in minibatches; UserError where another method is named."""
-    from cutaway.probes.run import OF_THE_LOOP
+    from cutaway.probes.train.run import OF_THE_LOOP
 
     named = [name for name in OF_THE_LOOP if name in given]
     method = given.get("method") or file.get("method")
@@ -209,7 +209,7 @@ def _choose_method(given: dict[str, Any], file: dict[str, Any]) -> None:
 
 def _show(run: Run, format: Any) -> None:
     from cutaway.nets.quantised import dequantised
-    from cutaway.probes.findings import DECISIONS, named
+    from cutaway.probes.scores.findings import DECISIONS, named
 
     tables = {}
     for name in ("layers", "controls"):

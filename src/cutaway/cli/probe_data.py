@@ -13,8 +13,8 @@ from cutaway.base.errors import RunFailed, UserError
 from cutaway.cli.common import Flag, in_language, output_format
 
 if TYPE_CHECKING:
-    from cutaway.probes.data import ProbeData
-    from cutaway.probes.inspect import Inspection
+    from cutaway.probes.data.examples import ProbeData
+    from cutaway.probes.data.inspect import Inspection
     from cutaway.text.tokenizers import Tokenizer
 
 CONTEXT_LENGTH = 256
@@ -89,8 +89,8 @@ def data(
         json: Print JSON.
         csv: Print CSV.
     """
-    from cutaway.probes.labelled import label_data
-    from cutaway.probes.places import require_ratio
+    from cutaway.probes.data.labels import label_data
+    from cutaway.probes.data.places import require_ratio
     from cutaway.runs import places
     from cutaway.text.conversations import Chosen, template_of
     from cutaway.text.labelled_tables import Columns
@@ -150,7 +150,7 @@ def data(
             **shared,
         )
     else:
-        from cutaway.probes.windows import token_data
+        from cutaway.probes.data.windows import token_data
         from cutaway.text import source
 
         found = token_data(
@@ -186,8 +186,8 @@ def inspect(
         seed: Of the samples.
         json: Print JSON.
     """
-    from cutaway.probes import inspect as looking
-    from cutaway.probes.data import METADATA, PARTS, ProbeData
+    from cutaway.probes.data import inspect as looking
+    from cutaway.probes.data.examples import METADATA, PARTS, ProbeData
 
     folder, part = data, None
     if data.name in {f"{name}.safetensors" for name in PARTS}:

@@ -47,9 +47,9 @@ def view(
         out: The file to write.
     """
     from cutaway.activations.config import count
-    from cutaway.probes.conversations import tokens_of_conversations
-    from cutaway.probes.reading import model_of, open_probes, read_tokens, tokens_of
-    from cutaway.probes.view import encoder_note, write_view
+    from cutaway.probes.data.conversations import tokens_of_conversations
+    from cutaway.probes.view.page import encoder_note, write_view
+    from cutaway.probes.view.reading import model_of, open_probes, read_tokens, tokens_of
 
     wanted = _TOKENS if tokens is None else count(tokens)
     found = open_probes(probes)
@@ -90,7 +90,7 @@ def _texts(
 ) -> tuple[str | Iterable[str], str]:
     """The documents that are asked for, and what to call them; with `chat` the name of a file of
     conversations, or a text that a user says."""
-    from cutaway.probes.held_out import held_out
+    from cutaway.probes.other_data.held_out import held_out
     from cutaway.text import decoding
     from cutaway.text.sources import source
 

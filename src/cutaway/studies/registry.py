@@ -68,13 +68,13 @@ STUDIES: dict[str, Entry] = {
         sweep_pictures="cutaway.dictionaries.pictures:sweep_pictures",
     ),
     "probe": Entry(
-        config="cutaway.probes.config:ProbeConfig",
-        study="cutaway.probes.study:ProbeStudy",
-        presets="cutaway.probes.presets",
-        pictures="cutaway.probes.pictures:PICTURES",
-        words="cutaway.probes.pictures:NAMES",
-        sweep_pictures="cutaway.probes.pictures:sweep_pictures",
-        train="cutaway.probes.run:train_probes",
+        config="cutaway.probes.train.config:ProbeConfig",
+        study="cutaway.probes.train.study:ProbeStudy",
+        presets="cutaway.probes.train.presets",
+        pictures="cutaway.probes.charts.runs:PICTURES",
+        words="cutaway.probes.charts.runs:NAMES",
+        sweep_pictures="cutaway.probes.charts.runs:sweep_pictures",
+        train="cutaway.probes.train.run:train_probes",
     ),
 }
 

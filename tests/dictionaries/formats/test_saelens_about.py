@@ -144,7 +144,7 @@ def test_a_model_of_another_name_is_told_once(
 def test_a_hook_that_is_no_site_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    hook = "blocks.8.attn.hook_pattern"
+    hook = "blocks.8.attn.hook_z"
     found = imported(tmp_path / "a", NEW | {"hook_name": hook})
     with pytest.raises(UserError, match=f"trained at {hook}, which is no site we read"):
         site_of(found)

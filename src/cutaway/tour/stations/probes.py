@@ -12,7 +12,7 @@ from cutaway.figures.html import Picture, Section, Table
 from cutaway.tour.stations.dictionaries import twin
 
 if TYPE_CHECKING:
-    from cutaway.probes.data import ProbeData
+    from cutaway.probes.data.examples import ProbeData
     from cutaway.runs.folder import Run
 
 TARGET = " the"
@@ -30,8 +30,8 @@ _CONTROLS = {
 def visit(out: Path, fast: bool) -> list[Section]:
     """Windows before " the", probes of every layer with controls, a page of text."""
     from cutaway.nets.reference import open_model
-    from cutaway.probes.run import train_probes
-    from cutaway.probes.windows import token_data
+    from cutaway.probes.data.windows import token_data
+    from cutaway.probes.train.run import train_probes
     from cutaway.text.sources import source
 
     model = twin(out, fast)
@@ -52,7 +52,7 @@ def visit(out: Path, fast: bool) -> list[Section]:
 
 
 def _layers(run: Run, data: Path, model: Path) -> Section:
-    from cutaway.probes.report_pictures import probes_figures
+    from cutaway.probes.charts.report import probes_figures
 
     layers, controls = run.read("layers").to_pylist(), run.read("controls").to_pylist()
     rows = [_row(f"probe of {one['site']}", one) for one in layers]
@@ -113,9 +113,9 @@ def _row(name: str, one: dict[str, Any]) -> dict[str, Any]:
 def _page(run: Run, data: ProbeData, out: Path, fast: bool) -> Section:
     from markupsafe import Markup
 
-    from cutaway.probes.held_out import held_out_texts
-    from cutaway.probes.reading import model_of, open_probes, read_tokens, tokens_of
-    from cutaway.probes.view import write_view
+    from cutaway.probes.other_data.held_out import held_out_texts
+    from cutaway.probes.view.page import write_view
+    from cutaway.probes.view.reading import model_of, open_probes, read_tokens, tokens_of
 
     probes = open_probes(run.path)
     network = model_of(probes)

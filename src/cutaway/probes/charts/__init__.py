@@ -1,0 +1,1 @@
+"""Pictures of probes: a report, a confusion, a reliability, a training run."""

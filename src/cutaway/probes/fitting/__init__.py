@@ -1,0 +1,1 @@
+"""Probes of all layers and strengths at once, and the controls beside them."""

@@ -1,0 +1,1 @@
+"""Probes on data they were not trained on."""

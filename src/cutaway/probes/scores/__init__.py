@@ -1,0 +1,1 @@
+"""How good probes are: accuracies, areas, intervals, calibration."""

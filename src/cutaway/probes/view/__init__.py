@@ -1,0 +1,1 @@
+"""Probes over text: the reading and the page."""
