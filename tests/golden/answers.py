@@ -78,7 +78,7 @@ def codes(folder: Path) -> dict[str, Tensor]:
 
 def probabilities(folder: Path) -> dict[str, Tensor]:
     """By every probe, for every token of a prompt."""
-    from cutaway.probes.reading import open_probes, read_tokens
+    from cutaway.probes.view.reading import open_probes, read_tokens
 
     import cutaway
 
