@@ -64,10 +64,10 @@ def weights(folder: Path) -> dict[str, Any]:
 
 def ours(folder: Path, given: argparse.Namespace) -> tuple[Callable[[Any], None], Any]:
     from cutaway.base import hardware
-    from cutaway.dictionaries.base import DictionaryShape
-    from cutaway.dictionaries.control import Settings
-    from cutaway.dictionaries.registry import build
-    from cutaway.dictionaries.task import DictionaryTask
+    from cutaway.dictionaries.architectures.registry import build
+    from cutaway.dictionaries.model.dictionary import DictionaryShape
+    from cutaway.dictionaries.training.control import Settings
+    from cutaway.dictionaries.training.task import DictionaryTask
     from cutaway.training.config import LoopConfig
     from cutaway.training.precision import autocast
     from cutaway.training.updaters import AdamW
@@ -288,10 +288,10 @@ def prepare(folder: Path, given: argparse.Namespace) -> dict[str, float]:
 
 def _trained(folder: Path, states: Any, given: argparse.Namespace) -> dict[str, float]:
     from cutaway.base import hardware
-    from cutaway.dictionaries.base import DictionaryShape
-    from cutaway.dictionaries.control import Settings
-    from cutaway.dictionaries.registry import build
-    from cutaway.dictionaries.task import DictionaryTask
+    from cutaway.dictionaries.architectures.registry import build
+    from cutaway.dictionaries.model.dictionary import DictionaryShape
+    from cutaway.dictionaries.training.control import Settings
+    from cutaway.dictionaries.training.task import DictionaryTask
     from cutaway.training.config import LoopConfig
     from cutaway.training.precision import autocast
     from cutaway.training.updaters import AdamW

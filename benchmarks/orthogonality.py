@@ -25,12 +25,12 @@ from torch import Tensor
 
 from cutaway.base import hardware
 from cutaway.base.seeds import torch_generator
-from cutaway.dictionaries.base import Dictionary, DictionaryShape, Step, TrainingHints
-from cutaway.dictionaries.control import Settings
-from cutaway.dictionaries.orthogonality.config import OrthogonalityFields
-from cutaway.dictionaries.orthogonality.penalty import Orthogonality
-from cutaway.dictionaries.registry import build
-from cutaway.dictionaries.task import DictionaryTask
+from cutaway.dictionaries.architectures.registry import build
+from cutaway.dictionaries.model.dictionary import Dictionary, DictionaryShape, Step, TrainingHints
+from cutaway.dictionaries.training.control import Settings
+from cutaway.dictionaries.training.orthogonality_fields import OrthogonalityFields
+from cutaway.dictionaries.training.task import DictionaryTask
+from cutaway.orthogonality.penalty import Orthogonality
 from cutaway.training.config import LoopConfig
 from cutaway.training.updaters import AdamW
 

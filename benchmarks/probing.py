@@ -25,10 +25,10 @@ import torch
 
 from cutaway.base import hardware
 from cutaway.base.errors import UserError
-from cutaway.dictionaries.base import Dictionary, DictionaryShape
-from cutaway.dictionaries.registry import build
-from cutaway.dictionaries.suite.encoding import BATCH_TOKENS, TextReader, sample_states
-from cutaway.dictionaries.suite.sparse_probing import sparse_probing
+from cutaway.dictionaries.architectures.registry import build
+from cutaway.dictionaries.model.dictionary import Dictionary, DictionaryShape
+from cutaway.evaluations.suite.encoding import BATCH_TOKENS, TextReader, sample_states
+from cutaway.evaluations.suite.sparse_probing import sparse_probing
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
 from cutaway.text.labelled import LabelledTexts

@@ -258,7 +258,7 @@ def test_a_manifest_with_a_broken_reading_is_refused_in_one_line(
 
 @pytest.mark.skipif(not STORIES.is_dir(), reason="needs the shared data")
 def test_a_real_model_is_found_to_be_trained_with_bos_between_stories(tmp_path: Path) -> None:
-    from cutaway.dictionaries.effects import sample
+    from cutaway.features.effects import sample
 
     model = open_model(STORIES)
     written = sample(model, model.tokens("Once upon a time").repeat(10, 1), 150, seed=1)

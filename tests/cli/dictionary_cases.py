@@ -133,8 +133,8 @@ def states_gone(place: Place) -> list[str]:
 
 def saved_without_model(place: Place) -> list[str]:
     """A dictionary of nobody knows which model."""
-    from cutaway.dictionaries.base import DictionaryShape
-    from cutaway.dictionaries.registry import build
+    from cutaway.dictionaries.architectures.registry import build
+    from cutaway.dictionaries.model.dictionary import DictionaryShape
 
     build(DictionaryShape("topk", 16, 32, k=4)).save(place.root / "nobody")
     return ["sae", "eval", str(place.root / "nobody")]
@@ -142,8 +142,8 @@ def saved_without_model(place: Place) -> list[str]:
 
 def saved_without(*fields: str) -> Make:
     """A dictionary of the language run that does not say these things of itself."""
-    from cutaway.dictionaries.base import DictionaryShape
-    from cutaway.dictionaries.registry import build
+    from cutaway.dictionaries.architectures.registry import build
+    from cutaway.dictionaries.model.dictionary import DictionaryShape
 
     def make(place: Place) -> list[str]:
         model = place.runs / "gpt2"

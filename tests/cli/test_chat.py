@@ -12,7 +12,7 @@ import torch
 
 from cli.test_sae_suite import classes_folder
 from conftest import settings_args
-from cutaway.dictionaries.base import Dictionary
+from cutaway.dictionaries.model.dictionary import Dictionary
 from cutaway.nets.reference import open_model
 from cutaway.probes.data.examples import PARTS, ProbeData
 from cutaway.probes.states.probe import Probe

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cutaway.dictionaries.base import Dictionary
+from cutaway.dictionaries.model.dictionary import Dictionary
 
 Cutaway = Callable[..., tuple[int, str, str]]
 WIDTH, FEATURES = 16, 48  # of the model of the fixtures
@@ -108,7 +108,7 @@ def test_an_effect_is_in_the_file_s_units(
 
 
 def test_suite_measures_fold_the_lengths(folders: tuple[Path, Path], gpt2_run: Path) -> None:
-    from cutaway.dictionaries.suite.encoding import encode_texts, unit_decoder
+    from cutaway.evaluations.suite.encoding import encode_texts, unit_decoder
     from cutaway.nets.reference import open_model
 
     model = open_model(gpt2_run, device="cpu")

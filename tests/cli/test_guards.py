@@ -7,7 +7,7 @@ import pytest
 from cutaway.cli.main import run
 from cutaway.dictionaries.synthetic.stream import SyntheticStream
 from cutaway.dictionaries.synthetic.truth import Superposition
-from cutaway.dictionaries.task import DictionaryTask
+from cutaway.dictionaries.training.task import DictionaryTask
 from cutaway.runs.folder import Run
 from cutaway.training.task import WHOLE
 

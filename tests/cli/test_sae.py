@@ -13,7 +13,7 @@ import torch
 
 from cutaway.activations.capture import capture
 from cutaway.base.errors import UserError
-from cutaway.dictionaries.base import Dictionary
+from cutaway.dictionaries.model.dictionary import Dictionary
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
 from cutaway.runs.folder import Run

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cutaway.cli.main import run
-from cutaway.dictionaries.experiments import orthogonality
+from cutaway.orthogonality import experiment as orthogonality
 from cutaway.runs.folder import Run
 
 SETTINGS = {
@@ -87,7 +87,7 @@ def test_an_arm_is_compared_with_the_baseline_seed_by_seed(done) -> None:
 
 
 def test_a_run_off_its_target_stays_out_of_the_comparison(done, tmp_path, monkeypatch) -> None:
-    from cutaway.dictionaries.experiments import comparison
+    from cutaway.orthogonality import comparison
 
     whole = comparison.compared(done)
     monkeypatch.setattr(comparison, "MATCHED", -1.0)
@@ -98,7 +98,7 @@ def test_a_run_off_its_target_stays_out_of_the_comparison(done, tmp_path, monkey
 
 
 def test_a_run_is_matched_with_the_baseline_of_its_seed_whose_l0_is_nearest() -> None:
-    from cutaway.dictionaries.experiments.comparison import match
+    from cutaway.orthogonality.comparison import match
 
     given = [("none", 0, 6.0, 5.8), ("none", 0, 6.5, 6.2), ("tau-0", 0, 6.0, 6.25),
              ("random", 0, 6.0, 6.52), ("none", 1, 6.0, 5.0), ("tau-0", 1, 6.0, 5.2),

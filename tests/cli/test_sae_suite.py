@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import ENDS, OBJECTS, SUBJECTS, VERBS, sentences
-from cutaway.dictionaries.base import DictionaryShape
-from cutaway.dictionaries.registry import build
-from cutaway.dictionaries.suite import run as suite
+from cutaway.dictionaries.architectures.registry import build
+from cutaway.dictionaries.model.dictionary import DictionaryShape
+from cutaway.evaluations.suite import run as suite
+from cutaway.workbench.suite import judged
 
 Cutaway = Callable[..., tuple[int, str, str]]
 CLASSES = {"cats": SUBJECTS, "rivers": OBJECTS, "nights": ENDS, "verbs": VERBS}
@@ -180,9 +181,9 @@ def test_what_is_worked_is_kept_when_a_later_evaluation_is_stopped(
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(suite._WORK, "tpp", stopped)
+    monkeypatch.setitem(suite.WORK, "tpp", stopped)
     with pytest.raises(KeyboardInterrupt):
-        suite.judged(own, ["sparse_probing", "tpp"], tasks=read_tasks(tasks))
+        judged(own, ["sparse_probing", "tpp"], tasks=read_tasks(tasks))
     assert {row["evaluation"] for row in rows_of(own)} == {"sparse_probing"}
 
 
@@ -258,10 +259,10 @@ def test_template_none_and_words_reach_the_evaluation(
         asked.append(options)
         return [{**dict.fromkeys(suite._schema().names), "evaluation": "absorption"}]
 
-    monkeypatch.setattr("cutaway.dictionaries.suite.absorption.first_letter_absorption", seen)
+    monkeypatch.setattr("cutaway.evaluations.suite.absorption.first_letter_absorption", seen)
     many = [a + b + c + d for a, b, c, d in zip(*[iter(string.ascii_lowercase * 4000)] * 4)]
     monkeypatch.setattr(
-        "cutaway.dictionaries.suite.letters.vocabulary_words", lambda _: dict.fromkeys(range(6000))
+        "cutaway.evaluations.suite.letters.vocabulary_words", lambda _: dict.fromkeys(range(6000))
     )
     for words, template in (
         (None, "none"),
@@ -269,7 +270,7 @@ def test_template_none_and_words_reach_the_evaluation(
         ("all", "{word}:"),
         (many[:3], "{word}:"),
     ):
-        suite.judged(own, ["absorption"], words=words, template=template)
+        judged(own, ["absorption"], words=words, template=template)
     told = [(one["words"], one["template"], one["limit"]) for one in asked]
     assert told == [
         (None, None, None),

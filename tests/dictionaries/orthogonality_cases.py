@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cutaway.dictionaries.codes import SparseCodes
-from cutaway.dictionaries.kernels.pattern import Pattern
+from cutaway.sparse.codes import SparseCodes
+from cutaway.sparse.pattern import Pattern
 
 
 def made_up(seed: int, tokens: int = 30, features: int = 24, share: float = 0.2) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cutaway.dictionaries.base import Dictionary, DictionaryShape, TrainingHints
-from cutaway.dictionaries.registry import ARCHITECTURES, build
+from cutaway.dictionaries.architectures.registry import ARCHITECTURES, build
+from cutaway.dictionaries.model.dictionary import Dictionary, DictionaryShape, TrainingHints
 
 WIDTH, FEATURES, K, TOKENS = 12, 40, 4, 96
 FORMS = [

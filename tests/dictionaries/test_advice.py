@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from cutaway.dictionaries.advice import advice, verdict
-from cutaway.dictionaries.config import DictionaryConfig
+from cutaway.dictionaries.training.advice import advice, verdict
+from cutaway.dictionaries.training.config import DictionaryConfig
 
 
 def history(**last: float) -> pa.Table:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from cutaway.dictionaries.architectures.jumprelu import Count, Jump, JumpReLU
-from cutaway.dictionaries.auxiliary import auxiliary_loss
-from cutaway.dictionaries.base import Dictionary, DictionaryShape
-from cutaway.dictionaries.registry import ARCHITECTURES, build
+from cutaway.dictionaries.architectures.registry import ARCHITECTURES, build
+from cutaway.dictionaries.model.dictionary import Dictionary, DictionaryShape
+from cutaway.dictionaries.model.revival import auxiliary_loss
 from dictionaries.small_dictionaries import (
     FEATURES,
     FORMS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cutaway.base.errors import UserError
-from cutaway.dictionaries.config import DictionaryConfig
+from cutaway.dictionaries.training.config import DictionaryConfig
 from cutaway.studies.settings import resolve
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cutaway.dictionaries.control import Settings, SparsityState
+from cutaway.dictionaries.training.control import Settings, SparsityState
 
 FEATURES, TOKENS, LIMIT = 6, 10, 30
 

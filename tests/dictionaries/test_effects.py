@@ -7,15 +7,15 @@ import torch
 
 from cutaway.activations.capture import capture
 from cutaway.base.errors import UserError
-from cutaway.dictionaries.base import Dictionary, DictionaryShape
-from cutaway.dictionaries.effects import (
+from cutaway.dictionaries.architectures.registry import ARCHITECTURES, build
+from cutaway.dictionaries.model.dictionary import Dictionary, DictionaryShape
+from cutaway.features.effects import (
     activations,
     compare_logits,
     feature_effect,
     sample,
     sample_both,
 )
-from cutaway.dictionaries.registry import ARCHITECTURES, build
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
 

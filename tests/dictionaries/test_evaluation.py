@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from cutaway.activations.capture import capture
 from cutaway.activations.splice import splice
 from cutaway.base.errors import UserError
-from cutaway.dictionaries.base import Dictionary, DictionaryShape
-from cutaway.dictionaries.baselines import PCA, RandomDictionary
-from cutaway.dictionaries.codes import DenseCodes
-from cutaway.dictionaries.evaluation import Evaluation, evaluate, table, threshold_movement
-from cutaway.dictionaries.registry import ARCHITECTURES, build
-from cutaway.dictionaries.scores import Reconstruction
+from cutaway.dictionaries.architectures.registry import ARCHITECTURES, build
+from cutaway.dictionaries.model.dictionary import Dictionary, DictionaryShape
+from cutaway.dictionaries.model.reconstruction import Reconstruction
+from cutaway.evaluations.baselines import PCA, RandomDictionary
+from cutaway.evaluations.evaluate import Evaluation, evaluate, table, threshold_movement
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
+from cutaway.sparse.codes import DenseCodes
 
 SITE = "residual.0"
 

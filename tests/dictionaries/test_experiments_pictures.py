@@ -12,20 +12,20 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from cutaway.base.errors import UserError
-from cutaway.dictionaries.experiments import orthogonality
-from cutaway.dictionaries.experiments.comparison import Comparison
-from cutaway.dictionaries.experiments.forest import Row, side_by_side
-from cutaway.dictionaries.experiments.pair_pictures import pair_cosines, pair_stability
-from cutaway.dictionaries.experiments.pictures import (
+from cutaway.dictionaries.pictures.runs import PICTURES
+from cutaway.dictionaries.pictures.training import training_comparison
+from cutaway.figures import look
+from cutaway.figures.look import save
+from cutaway.orthogonality import experiment as orthogonality
+from cutaway.orthogonality.comparison import Comparison
+from cutaway.orthogonality.forest import Row, side_by_side
+from cutaway.orthogonality.pair_pictures import pair_cosines, pair_stability
+from cutaway.orthogonality.pictures import (
     absorption_against_variance,
     differences,
     efficiency,
     study_figures,
 )
-from cutaway.dictionaries.experiments.training_pictures import training_comparison
-from cutaway.dictionaries.pictures import PICTURES
-from cutaway.figures import look
-from cutaway.figures.look import save
 from cutaway.runs.folder import Run
 from cutaway.runs.foreign import open_log
 from cutaway.sweeps.definition import write_definition

@@ -11,11 +11,11 @@ from cutaway.activations.capture import capture
 from cutaway.activations.config import ExtractionConfig
 from cutaway.activations.extraction import extract
 from cutaway.base.errors import UserError
-from cutaway.dictionaries.base import Dictionary, DictionaryShape
-from cutaway.dictionaries.examples import PairCounts
-from cutaway.dictionaries.features import read_features
-from cutaway.dictionaries.features_table import Features
-from cutaway.dictionaries.registry import build
+from cutaway.dictionaries.architectures.registry import build
+from cutaway.dictionaries.model.dictionary import Dictionary, DictionaryShape
+from cutaway.features.examples import PairCounts
+from cutaway.features.reader import read_features
+from cutaway.features.table import Features
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cutaway.base.errors import UserError
-from cutaway.dictionaries.registry import ARCHITECTURES
+from cutaway.dictionaries.architectures.registry import ARCHITECTURES
 from dictionaries.small_dictionaries import small, states
 
 KINDS: dict[str, Callable[[torch.Tensor], Any]] = {

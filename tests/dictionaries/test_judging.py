@@ -14,12 +14,14 @@ from cutaway.activations.extraction import extract
 from cutaway.activations.model_stream import ModelStream
 from cutaway.activations.store import ActivationStore
 from cutaway.activations.stream import ActivationStream
-from cutaway.dictionaries import judging, pipeline, using
-from cutaway.dictionaries.base import Dictionary
-from cutaway.dictionaries.evaluation import Evaluation, table
-from cutaway.dictionaries.features_table import Features
+from cutaway.dictionaries.model.dictionary import Dictionary
+from cutaway.evaluations import held_out as judging
+from cutaway.evaluations.evaluate import Evaluation, table
+from cutaway.features.table import Features
 from cutaway.runs.folder import Run
 from cutaway.studies.train import train
+from cutaway.workbench import pipeline
+from cutaway.workbench import session as using
 
 Cutaway = Callable[..., tuple[int, str, str]]
 SMALL = {"layer": "0", "d_hidden": 64, "target_l0": 6, "batch_size": 64, "max_steps": 30}

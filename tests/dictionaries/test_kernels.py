@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from cutaway.dictionaries.codes import DenseCodes, SparseCodes
-from cutaway.dictionaries.kernels import sparse
-from cutaway.dictionaries.kernels.pattern import CHUNK, Pattern, above, largest, select
+from cutaway.sparse import products as sparse
+from cutaway.sparse.codes import DenseCodes, SparseCodes
+from cutaway.sparse.pattern import CHUNK, Pattern, above, largest, select
 from dictionaries.small_dictionaries import FORMS, dead_features, gradients, hints, small, states
 from dictionaries.small_dictionaries import losses as parts_of
 

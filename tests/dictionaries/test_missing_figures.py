@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from activations.small_stores import huggingface_model
-from cutaway.dictionaries.base import DictionaryShape
-from cutaway.dictionaries.evaluation import Evaluation, evaluate, left_out
-from cutaway.dictionaries.registry import build
-from cutaway.dictionaries.synthetic.judging import judge_synthetic
+from cutaway.dictionaries.architectures.registry import build
+from cutaway.dictionaries.model.dictionary import DictionaryShape
 from cutaway.dictionaries.synthetic.truth import Hierarchy
+from cutaway.evaluations.evaluate import Evaluation, evaluate, left_out
+from cutaway.evaluations.known_truth.judging import judge_synthetic
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
 

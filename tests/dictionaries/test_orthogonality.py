@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cutaway.dictionaries.base import unit_rows
-from cutaway.dictionaries.codes import DenseCodes
-from cutaway.dictionaries.orthogonality import stability
-from cutaway.dictionaries.orthogonality.config import OrthogonalityFields
-from cutaway.dictionaries.orthogonality.instrument import SIZE, Pairs
-from cutaway.dictionaries.orthogonality.pairs import top_pairs
-from cutaway.dictionaries.orthogonality.penalty import Orthogonality
-from cutaway.dictionaries.registry import ARCHITECTURES
+from cutaway.dictionaries.architectures.registry import ARCHITECTURES
+from cutaway.dictionaries.model.dictionary import unit_rows
+from cutaway.dictionaries.training.orthogonality_fields import OrthogonalityFields
+from cutaway.orthogonality import stability
+from cutaway.orthogonality.instrument import SIZE, Pairs
+from cutaway.orthogonality.pairs import top_pairs
+from cutaway.orthogonality.penalty import Orthogonality
+from cutaway.sparse.codes import DenseCodes
 from dictionaries.orthogonality_cases import made_up, sparse
 from dictionaries.small_dictionaries import FEATURES, hints, small, states
 

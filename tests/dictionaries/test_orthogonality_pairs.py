@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cutaway.base.errors import UserError
-from cutaway.dictionaries.codes import DenseCodes, SparseCodes
-from cutaway.dictionaries.kernels.pattern import Pattern
-from cutaway.dictionaries.orthogonality import products
-from cutaway.dictionaries.orthogonality.config import OrthogonalityFields
-from cutaway.dictionaries.orthogonality.pairs import Selection, random_pairs, top_pairs
-from cutaway.dictionaries.orthogonality.penalty import Orthogonality
+from cutaway.dictionaries.training.orthogonality_fields import OrthogonalityFields
+from cutaway.orthogonality import products
+from cutaway.orthogonality.pairs import Selection, random_pairs, top_pairs
+from cutaway.orthogonality.penalty import Orthogonality
+from cutaway.sparse.codes import DenseCodes, SparseCodes
+from cutaway.sparse.pattern import Pattern
 from dictionaries.orthogonality_cases import made_up, sparse
 
 

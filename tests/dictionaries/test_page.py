@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from conftest import PATIENCE
-from cutaway.dictionaries.base import DictionaryShape
-from cutaway.dictionaries.features import read_features
-from cutaway.dictionaries.features_table import Features
-from cutaway.dictionaries.page import features_page, write_page
-from cutaway.dictionaries.registry import build
+from cutaway.dictionaries.architectures.registry import build
+from cutaway.dictionaries.model.dictionary import DictionaryShape
+from cutaway.features.page import features_page, write_page
+from cutaway.features.reader import read_features
+from cutaway.features.table import Features
 from cutaway.nets.reference import open_model
 
 CHROMIUM = next(

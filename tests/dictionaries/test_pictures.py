@@ -9,8 +9,7 @@ import pytest
 from matplotlib.patches import ConnectionPatch
 
 from cutaway.base.errors import UserError
-from cutaway.dictionaries.evaluation import DENSITY_EDGES, Evaluation
-from cutaway.dictionaries.pictures import (
+from cutaway.dictionaries.pictures.runs import (
     NAMES,
     PICTURES,
     density,
@@ -18,6 +17,7 @@ from cutaway.dictionaries.pictures import (
     layer_bars,
     sweep_pictures,
 )
+from cutaway.evaluations.evaluate import DENSITY_EDGES, Evaluation
 from cutaway.figures.look import save
 from cutaway.runs.record import RunRecord, write
 

@@ -18,10 +18,10 @@ from conftest import PATIENCE, command, settings_args
 from cutaway.activations.shards import mapped, write_shard
 from cutaway.activations.store import ActivationStore
 from cutaway.base.errors import RunFailed, UserError
-from cutaway.dictionaries import pipeline
-from cutaway.dictionaries.judging import held_out
-from cutaway.dictionaries.pipeline import model_of
+from cutaway.evaluations.held_out import held_out
 from cutaway.runs.folder import Run
+from cutaway.workbench import pipeline
+from cutaway.workbench.pipeline import model_of
 from stopping import stopped
 
 Cutaway = Callable[..., tuple[int, str, str]]

@@ -13,14 +13,14 @@ from conftest import settings_args
 from cutaway.activations.capture import capture
 from cutaway.activations.store import ActivationStore
 from cutaway.dictionaries import origin
-from cutaway.dictionaries.effects import compare_logits, feature_effect, firing, prompt_ids
-from cutaway.dictionaries.judging import packed_as_trained
-from cutaway.dictionaries.suite.encoding import TextReader
-from cutaway.dictionaries.using import opened
+from cutaway.evaluations.held_out import packed_as_trained
+from cutaway.evaluations.suite.encoding import TextReader
+from cutaway.features.effects import compare_logits, feature_effect, firing, prompt_ids
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
 from cutaway.runs.folder import Run
 from cutaway.text.reading import Reading
+from cutaway.workbench.session import opened
 
 SMALL = {
     "d_hidden": 48, "target_l0": 4, "batch_size": 64, "max_steps": 30, "eval_every": 10,
@@ -92,7 +92,7 @@ def test_text_is_read_as_in_training_when_it_is_judged(
 
 def _truth(trained: Path, dictionary, model: Model) -> float:
     """Explained variance over what the evaluation reads: whole contexts of the validation part."""
-    from cutaway.dictionaries.judging import held_out
+    from cutaway.evaluations.held_out import held_out
 
     store = ActivationStore(trained.parents[1] / "store")
     rows = []

@@ -14,13 +14,13 @@ from functools import cache
 import pytest
 import torch
 
-from cutaway.dictionaries.base import DictionaryShape
-from cutaway.dictionaries.control import Settings
-from cutaway.dictionaries.registry import build
-from cutaway.dictionaries.synthetic.measures import matched_f1, recovery
+from cutaway.dictionaries.architectures.registry import build
+from cutaway.dictionaries.model.dictionary import DictionaryShape
 from cutaway.dictionaries.synthetic.stream import SyntheticStream
 from cutaway.dictionaries.synthetic.truth import Superposition
-from cutaway.dictionaries.task import DictionaryTask
+from cutaway.dictionaries.training.control import Settings
+from cutaway.dictionaries.training.task import DictionaryTask
+from cutaway.evaluations.known_truth.measures import matched_f1, recovery
 from cutaway.training.config import LoopConfig
 from cutaway.training.task import Part
 from cutaway.training.updaters import AdamW

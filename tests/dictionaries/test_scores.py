@@ -9,11 +9,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cutaway.base import hardware
-from cutaway.dictionaries.base import DictionaryShape
-from cutaway.dictionaries.baselines import PCA, Learned
-from cutaway.dictionaries.codes import DenseCodes
-from cutaway.dictionaries.registry import build
-from cutaway.dictionaries.scores import Reconstruction
+from cutaway.dictionaries.architectures.registry import build
+from cutaway.dictionaries.model.dictionary import DictionaryShape
+from cutaway.dictionaries.model.reconstruction import Reconstruction
+from cutaway.evaluations.baselines import PCA, Learned
+from cutaway.sparse.codes import DenseCodes
 
 
 class Metal(TorchDispatchMode):

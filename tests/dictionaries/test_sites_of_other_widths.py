@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from cutaway.activations.capture import capture
-from cutaway.dictionaries.base import Dictionary
-from cutaway.dictionaries.features_table import Features
+from cutaway.dictionaries.model.dictionary import Dictionary
+from cutaway.features.table import Features
 from cutaway.nets.reference import open_model
 from cutaway.nets.sites import residual
 

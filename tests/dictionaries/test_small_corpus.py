@@ -11,12 +11,12 @@ import pytest
 from cutaway.activations.extraction import extract
 from cutaway.activations.store import MANIFEST, ActivationStore
 from cutaway.base.errors import UserError
-from cutaway.dictionaries import using
-from cutaway.dictionaries.evaluation import Evaluation
+from cutaway.evaluations.evaluate import Evaluation
 from cutaway.nets.reference import open_model
 from cutaway.studies.train import train
 from cutaway.text.packing import asked_for, packed
 from cutaway.text.sources import source
+from cutaway.workbench import session as using
 
 ASKED = 1_000_000  # the default, and many times what the corpus has
 SMALL = {"layer": "0", "d_hidden": 64, "target_l0": 6, "batch_size": 64, "max_steps": 5}

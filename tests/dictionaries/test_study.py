@@ -15,9 +15,9 @@ import torch
 from cutaway.activations.extraction import extract
 from cutaway.activations.store import ActivationStore
 from cutaway.base.errors import RunFailed, UserError
-from cutaway.dictionaries.config import DictionaryConfig
-from cutaway.dictionaries.registry import ARCHITECTURES
-from cutaway.dictionaries.task import DictionaryTask
+from cutaway.dictionaries.architectures.registry import ARCHITECTURES
+from cutaway.dictionaries.training.config import DictionaryConfig
+from cutaway.dictionaries.training.task import DictionaryTask
 from cutaway.runs.folder import Run
 from cutaway.studies.settings import resolve
 from cutaway.studies.together import train_together
@@ -374,7 +374,7 @@ def test_one_that_comes_up_later_fails_the_run(
     activations: Path, tmp_path: Path, monkeypatch, small
 ) -> None:
     """The start is set from a sample; what lies beyond it is met in training."""
-    from cutaway.dictionaries import sources
+    from cutaway.dictionaries.training import sources
 
     store = ActivationStore(shutil.copytree(activations, tmp_path / "store"))
     spoil(store, 100, 101)
@@ -397,7 +397,7 @@ def test_the_advice_of_a_real_run_counts_what_was_held_out(small, tmp_path) -> N
 
 
 def test_a_run_whose_l0_is_no_number_is_compared_with_none() -> None:
-    from cutaway.dictionaries.experiments.comparison import BASELINE, match
+    from cutaway.orthogonality.comparison import BASELINE, match
 
     def row(run: str, arm: str, l0: float) -> dict:
         return {"run": run, "arm": arm, "seed": 0, "target_l0": 8.0, "l0": l0}

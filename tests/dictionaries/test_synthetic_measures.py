@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cutaway.dictionaries.synthetic.measures import (
+from cutaway.dictionaries.synthetic.stream import SyntheticStream
+from cutaway.dictionaries.synthetic.truth import Hierarchy, Superposition
+from cutaway.evaluations.known_truth.measures import (
     Comparison,
     absorption,
     alignment,
@@ -13,8 +15,6 @@ from cutaway.dictionaries.synthetic.measures import (
     recovery,
     splitting,
 )
-from cutaway.dictionaries.synthetic.stream import SyntheticStream
-from cutaway.dictionaries.synthetic.truth import Hierarchy, Superposition
 
 P, C = 5, 3
 TRUTH = Hierarchy(P, C, 40, parent_rate=0.3, child_rate=0.6, magnitude_spread=0.2)

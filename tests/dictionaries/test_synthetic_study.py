@@ -12,13 +12,14 @@ import torch
 
 from conftest import PATIENCE, command, settings_args
 from cutaway.base.errors import UserError
-from cutaway.dictionaries.base import Dictionary
-from cutaway.dictionaries.config import DictionaryConfig
-from cutaway.dictionaries.effects import feature_effect, require_model
-from cutaway.dictionaries.evaluation import Evaluation
-from cutaway.dictionaries.sources import open_source
-from cutaway.dictionaries.synthetic.measures import recovery
+from cutaway.dictionaries.model.dictionary import Dictionary
+from cutaway.dictionaries.origin import require_model
 from cutaway.dictionaries.synthetic.truth import Hierarchy, Superposition
+from cutaway.dictionaries.training.config import DictionaryConfig
+from cutaway.dictionaries.training.sources import open_source
+from cutaway.evaluations.evaluate import Evaluation
+from cutaway.evaluations.known_truth.measures import recovery
+from cutaway.features.effects import feature_effect
 from cutaway.nets.sites import parse_site
 from cutaway.runs.folder import Run
 from cutaway.studies.presets import find_preset

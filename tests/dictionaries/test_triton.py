@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cutaway.dictionaries.kernels import sparse
+from cutaway.sparse import products as sparse
 
 PLACES = ["cpu", "cuda"]
 PRODUCTS = ["sum_by_row", "sum_by_feature", "row_sums", "feature_sums", "inner"]
@@ -103,9 +103,9 @@ def test_where_the_kernels_fail_their_check_others_are_used(monkeypatch):
         def check(device: torch.device) -> None:
             raise RuntimeError("no C compiler found")
 
-    name = "cutaway.dictionaries.kernels.triton_sums"
+    name = "cutaway.sparse.triton_sums"
     monkeypatch.setitem(sys.modules, name, Broken)
-    monkeypatch.setattr("cutaway.dictionaries.kernels.triton_sums", Broken, raising=False)
+    monkeypatch.setattr("cutaway.sparse.triton_sums", Broken, raising=False)
     sparse.triton_for.cache_clear()
     with pytest.warns(UserWarning, match="no C compiler found"):
         assert sparse.triton_for(torch.device("cuda")) is None

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from cutaway.dictionaries.codes import encode
-from cutaway.dictionaries.kernels import sparse, triton_sums
-from cutaway.dictionaries.kernels.pattern import Pattern, above
+from cutaway.sparse import products as sparse
+from cutaway.sparse import triton_sums
+from cutaway.sparse.codes import encode
+from cutaway.sparse.pattern import Pattern, above
 
 # Tokens, features, width. Pieces are made small, so that small sums go over many of them: in `long`
 # those of a feature active on every token, in `wide` those of a token with every feature.

@@ -78,9 +78,8 @@ def codes(folder: Path) -> dict[str, Tensor]:
 
 def probabilities(folder: Path) -> dict[str, Tensor]:
     """By every probe, for every token of a prompt."""
-    from cutaway.probes.view.reading import open_probes, read_tokens
-
     import cutaway
+    from cutaway.probes.view.reading import open_probes, read_tokens
 
     model = cutaway.open_model(folder / "language/gpt2")
     tokens = model.tokens(PROMPT)[0]

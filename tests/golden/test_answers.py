@@ -59,9 +59,9 @@ def test_what_a_pipeline_left_is_what_is_read_anew(
     """`features/`, `evaluation.json` and `suite.parquet`, opened without their model."""
     import json
 
-    from cutaway.dictionaries.evaluation import Evaluation
-    from cutaway.dictionaries.features_table import Features
-    from cutaway.dictionaries.suite.run import stored
+    from cutaway.evaluations.evaluate import Evaluation
+    from cutaway.evaluations.suite.run import stored
+    from cutaway.features.table import Features
 
     run = version / "pipeline/residual.1"
     readings = json.loads((version / "expected/pipeline.json").read_text())

@@ -94,7 +94,7 @@ def test_no_golden_is_without_a_test(version: Path) -> None:
 
 
 def test_every_study_and_architecture_has_a_golden() -> None:
-    from cutaway.dictionaries.registry import ARCHITECTURES
+    from cutaway.dictionaries.architectures.registry import ARCHITECTURES
     from cutaway.nets.architectures import ARCHITECTURES as NETWORKS
 
     records = [Run.open(one / name).record for one in VERSIONS for name in runs(one)]

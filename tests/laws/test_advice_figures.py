@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cutaway.dictionaries.advice import advice as of_dictionary
-from cutaway.dictionaries.config import DictionaryConfig
+from cutaway.dictionaries.training.advice import advice as of_dictionary
+from cutaway.dictionaries.training.config import DictionaryConfig
 from cutaway.grokking.advice import advice as of_grokking
 from cutaway.grokking.config import GrokkingConfig
 from cutaway.language.advice import advice as of_language

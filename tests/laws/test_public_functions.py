@@ -21,8 +21,8 @@ from laws.bad_files import write_bad_files
 DOORS = {
     "cutaway": ["Dictionary.load", "Probe.load", "RunStore", "open_model", "train"],
     "cutaway.activations": ["ActivationStore", "extract"],
-    "cutaway.dictionaries.evaluation": ["Evaluation.load"],
-    "cutaway.dictionaries.features_table": ["Features.load"],
+    "cutaway.evaluations.evaluate": ["Evaluation.load"],
+    "cutaway.features.table": ["Features.load"],
     "cutaway.figures": ["format_of"],
     "cutaway.grokking": ["all_pairs", "phases", "split"],
     "cutaway.grokking.histories": ["history_of"],

@@ -46,7 +46,7 @@ def auto(request: pytest.FixtureRequest, corpus: Path) -> tuple[str, dict]:
 @pytest.fixture
 def moody(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine on which no measurement comes out as the one before, and both precisions exist."""
-    from cutaway.dictionaries import study
+    from cutaway.dictionaries.training import study
 
     shares, order = iter([0.31, 0.002, 0.77, 0.0001] * 9), iter(["bfloat16", "float32"] * 9)
     monkeypatch.setattr(study, "break_even", lambda *given: next(shares))

@@ -11,26 +11,26 @@ from pathlib import Path
 
 import pytest
 import torch
+from probes.test_probe import about
 from torch import Tensor
 
 from cutaway.activations.splice import splice
 from cutaway.base.errors import UserError
-from cutaway.dictionaries.base import Dictionary
-from cutaway.dictionaries.baselines import PCA, RandomDictionary
-from cutaway.dictionaries.codes import DenseCodes
-from cutaway.dictionaries.effects import activations, changed, compare_logits, firing
-from cutaway.dictionaries.evaluation import Evaluation, evaluate, table
-from cutaway.dictionaries.registry import ARCHITECTURES
-from cutaway.dictionaries.scores import Reconstruction
+from cutaway.dictionaries.architectures.registry import ARCHITECTURES
+from cutaway.dictionaries.model.dictionary import Dictionary
+from cutaway.dictionaries.model.reconstruction import Reconstruction
+from cutaway.evaluations.baselines import PCA, RandomDictionary
+from cutaway.evaluations.evaluate import Evaluation, evaluate, table
+from cutaway.features.effects import activations, changed, compare_logits, firing
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
 from cutaway.probes.fitting.methods import LayerFits
 from cutaway.probes.states.probe import Probe
 from cutaway.probes.view.reading import _folded
+from cutaway.sparse.codes import DenseCodes
 from dictionaries.formats.test_native_units import FOREIGN, loaded
 from dictionaries.small_dictionaries import WIDTH, hints, losses, small, states
 from dictionaries.test_evaluation import SITE, dictionary_for
-from probes.test_probe import about
 
 ROWS = 20
 BROKEN = (0, 7, 8, 19)  # the first, two neighbours, the last

@@ -13,8 +13,8 @@ pytest.importorskip("gguf")
 pytest.importorskip("accelerate")
 
 from cutaway.base.errors import UserError
-from cutaway.dictionaries.pipeline import name_of
 from cutaway.nets.reference import open_model
+from cutaway.workbench.pipeline import name_of
 from nets.gguf_files import write
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -16,7 +16,7 @@ from conftest import settings_args
 from cutaway.activations.reading import decided, pack
 from cutaway.activations.store import ActivationStore
 from cutaway.base.errors import UserError
-from cutaway.dictionaries.effects import prompt_ids
+from cutaway.features.effects import prompt_ids
 from cutaway.nets.reference import open_model
 from cutaway.text.chat import ChatTemplate, messages_of
 from cutaway.text.conversations import Chosen, ConversationSource, template_of

@@ -14,7 +14,7 @@ from cutaway.cli.common import Flag, output_format
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cutaway.dictionaries.evaluation import Evaluation
+    from cutaway.evaluations.evaluate import Evaluation
     from cutaway.nets.sites import Site
 
 Settings = Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]
@@ -45,7 +45,7 @@ def train(
         csv: Print CSV.
     """
     from cutaway.activations.store import ActivationStore
-    from cutaway.dictionaries.pipeline import chosen, require_begun, require_place, train_layers
+    from cutaway.workbench.pipeline import chosen, require_begun, require_place, train_layers
 
     format = output_format(json, csv)
     if out is None:
@@ -110,7 +110,7 @@ def pipeline(
     """
     from cutaway.activations.config import count
     from cutaway.activations.store import ActivationStore
-    from cutaway.dictionaries import pipeline as steps
+    from cutaway.workbench import pipeline as steps
 
     format = output_format(json, csv)
     if out is None:
@@ -206,9 +206,9 @@ def evaluate(
         csv: Print CSV.
     """
     from cutaway.activations.config import count
-    from cutaway.dictionaries import using
-    from cutaway.dictionaries.pipeline import target_of, write_summary
     from cutaway.runs import checksums, places
+    from cutaway.workbench import session as using
+    from cutaway.workbench.pipeline import target_of, write_summary
 
     format = output_format(json, csv)
     if not dictionaries:
@@ -266,7 +266,7 @@ def evaluate(
 
 def dictionary_settings(tokens: tuple[str, ...], config: Path | None) -> dict[str, Any]:
     """What a file or preset says and, above it, the command line."""
-    from cutaway.dictionaries.config import DictionaryConfig
+    from cutaway.dictionaries.training.config import DictionaryConfig
     from cutaway.studies.presets import find_preset
     from cutaway.studies.settings import flattened, overrides, resolve
 
@@ -294,7 +294,7 @@ def _require_all(out: Path, sites: Sequence[Site], folders: Sequence[Path]) -> N
 
 
 def _tell(evaluations: list[Evaluation], format: display.Format) -> None:
-    from cutaway.dictionaries.evaluation import left_out, table
+    from cutaway.evaluations.evaluate import left_out, table
 
     if format == "json":
         display.show([one.to_json() for one in evaluations], format)
@@ -306,8 +306,8 @@ def _tell(evaluations: list[Evaluation], format: display.Format) -> None:
 
 def _verdicts(folders: list[Path]) -> list[dict[str, Any]]:
     """Each dictionary's targets, and whether its best checkpoint, the one loaded, meets them."""
-    from cutaway.dictionaries.advice import judged, verdict
-    from cutaway.dictionaries.config import DictionaryConfig
+    from cutaway.dictionaries.training.advice import judged, verdict
+    from cutaway.dictionaries.training.config import DictionaryConfig
     from cutaway.runs.folder import Run
 
     rows = []

@@ -48,10 +48,10 @@ def features(
         csv: Print CSV.
     """
     from cutaway.activations.config import count
-    from cutaway.dictionaries import using
-    from cutaway.dictionaries.page import write_page
+    from cutaway.features.page import write_page
     from cutaway.figures.text import visible
     from cutaway.runs import checksums, places
+    from cutaway.workbench import session as using
 
     format = output_format(json, csv)
     if top < 1:
@@ -95,8 +95,8 @@ def export(
         out: The folder to write; a new or empty one.
         site: Where in the model it was trained, for files that do not say: residual.6, mlp.3.
     """
-    from cutaway.dictionaries.base import Dictionary
-    from cutaway.dictionaries.formats import export as write
+    from cutaway.dictionaries.files import export as write
+    from cutaway.dictionaries.model.dictionary import Dictionary
     from cutaway.runs import places
 
     if out is None:
@@ -142,9 +142,10 @@ def effect(
         csv: Print CSV.
     """
     from cutaway.activations.reading import of_chat
-    from cutaway.dictionaries import origin, using
-    from cutaway.dictionaries.effects import compare_logits, feature_effect, firing, sample_both
+    from cutaway.dictionaries import origin
+    from cutaway.features.effects import compare_logits, feature_effect, firing, sample_both
     from cutaway.figures.text import visible
+    from cutaway.workbench import session as using
 
     format = output_format(json, csv)
     if not prompt:

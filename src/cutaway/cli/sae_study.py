@@ -60,7 +60,7 @@ def study(
         json: Print JSON.
         csv: Print CSV.
     """
-    from cutaway.dictionaries.experiments import report
+    from cutaway.orthogonality import report
     from cutaway.runs import checksums
     from cutaway.sweeps.run import run_sweep
 
@@ -108,8 +108,8 @@ def _planned(
     pushes: dict[str, float],
 ) -> Sweep:
     from cutaway.activations.store import ActivationStore
-    from cutaway.dictionaries.config import DictionaryConfig
-    from cutaway.dictionaries.experiments import orthogonality as study
+    from cutaway.dictionaries.training.config import DictionaryConfig
+    from cutaway.orthogonality import experiment as study
     from cutaway.studies.settings import resolve
 
     if (activations is None) is not synthetic:

@@ -30,13 +30,14 @@ def evaluate_suite(
     Rows are kept as suite.parquet in each dictionary's folder, or in OUT (of several in OUT/NAME),
     with a picture in figures/ there. What is wrong with the input is told before anything slow.
     """
-    from cutaway.dictionaries import using
-    from cutaway.dictionaries.suite import run as suite
-    from cutaway.dictionaries.suite.letters import around, listed
-    from cutaway.dictionaries.suite.pictures import suite_picture
-    from cutaway.dictionaries.suite.summary import tables
+    from cutaway.evaluations.suite import run as suite
+    from cutaway.evaluations.suite.letters import around, listed
+    from cutaway.evaluations.suite.pictures import suite_picture
+    from cutaway.evaluations.suite.summary import tables
     from cutaway.figures.look import save
     from cutaway.runs import checksums
+    from cutaway.workbench import session as using
+    from cutaway.workbench.suite import judged
 
     chosen = suite.chosen(names)
     if not 1 <= seeds <= _MOST_SEEDS:
@@ -57,7 +58,7 @@ def evaluate_suite(
         folder = using.home(path)
         if out is not None:
             folder = out / label if several else out
-        found = suite.judged(
+        found = judged(
             path,
             chosen,
             **asked,
@@ -93,7 +94,7 @@ def labelled(places: Sequence[str] | None) -> list[Any] | None:
 
 
 def _crossed(paths: Sequence[Path] | None) -> list[Any] | None:
-    from cutaway.dictionaries.suite.crossed import crossed_table
+    from cutaway.evaluations.suite.crossed import crossed_table
 
     if paths is None:
         return None
@@ -109,7 +110,7 @@ def _require_different(field: str, names: Sequence[str]) -> None:
 
 def _labels(dictionaries: Sequence[Path]) -> list[str]:
     """A name for each dictionary, that of its folder, with a number where that is taken."""
-    from cutaway.dictionaries.using import home
+    from cutaway.workbench.session import home
 
     labels: list[str] = []
     for path in dictionaries:

@@ -12,8 +12,10 @@ from dataclasses import replace
 from cutaway.activations.reading import special_tokens
 from cutaway.activations.store import ActivationStore
 from cutaway.base.display import notice
-from cutaway.dictionaries.base import Dictionary
+from cutaway.base.errors import UserError
+from cutaway.dictionaries.model.dictionary import Dictionary
 from cutaway.nets.model import Model, ModelReference
+from cutaway.nets.sites import Site, parse_site
 from cutaway.text.reading import Reading
 
 LIBRARIES = {
@@ -139,6 +141,64 @@ def context_length(dictionary: Dictionary, model: Model) -> int | None:
     if length is None or model.max_length is None or not dictionary.metadata.get("units"):
         return length
     return min(length, model.max_length)
+
+
+def site_of(dictionary: Dictionary, site: str | int | Site | None = None) -> Site:
+    """The site given, else the one the dictionary was trained on; UserError where neither is known."""
+    require_of_model(dictionary)
+    known = dictionary.metadata.get("site")
+    if site is None and known is None and (place := hook(dictionary)) is not None:
+        raise UserError(
+            f"site: this dictionary was trained at {place}, which is no site we read; if it is the "
+            "same place as one, name that, as in --site residual.6"
+        )
+    if site is None and known is None:
+        raise UserError(
+            "site: this dictionary does not say where it was trained; name its site, as in "
+            "--site residual.6"
+        )
+    return parse_site(known if site is None else site)
+
+
+def skips_first(dictionary: Dictionary) -> bool:
+    """Whether it was trained without position 0, an attention sink; so where it does not say."""
+    return dictionary.metadata.get("positions") != "all"
+
+
+def require_of_model(dictionary: Dictionary) -> None:
+    """UserError where the dictionary was trained on synthetic states."""
+    if dictionary.metadata.get("synthetic") is not None:
+        place = dictionary.metadata.get("run", "dictionary")
+        raise UserError(
+            f"{place}: was trained on synthetic states; there is no model to read or change with it"
+        )
+
+
+def require_model(dictionary: Dictionary, reference: ModelReference, width: int) -> None:
+    """UserError where states of this width or model are not what the dictionary was trained on."""
+    require_of_model(dictionary)
+    if width != dictionary.shape.d_model:
+        raise UserError(
+            f"dictionary: made for states of width {dictionary.shape.d_model}, and "
+            f"{reference.id} has {width}"
+        )
+    recorded = dictionary.metadata.get("reference")
+    if recorded and not ModelReference.from_json(recorded).same_model(reference):
+        raise UserError(
+            f"dictionary: trained on {recorded.get('id')}, and {reference.id} has other weights "
+            "or another tokenizer"
+        )
+    compare_model(dictionary, reference)
+
+
+def require_model_at(dictionary: Dictionary, model: Model, site: str | int | Site | None) -> Site:
+    """The site, of width d, at which a model has what the dictionary reads (`site_of`); UserError for
+    another model's dictionary and for a site that the model lacks."""
+    place = site_of(dictionary, site)
+    own = place.kind in ("heads", "neurons")  # of another width than the model
+    require_model(dictionary, model.reference, model.width_at(place) if own else model.width)
+    model.place_of(place)
+    return place
 
 
 def _plain(name: str) -> str:

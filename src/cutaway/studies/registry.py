@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cutaway.base.errors import UserError, nearest
+from cutaway.base.named import fetch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,12 +60,12 @@ STUDIES: dict[str, Entry] = {
         sweep_advice="cutaway.grokking.advice:sweep_advice",
     ),
     "dictionary": Entry(
-        config="cutaway.dictionaries.config:DictionaryConfig",
-        study="cutaway.dictionaries.study:DictionaryStudy",
-        presets="cutaway.dictionaries.presets",
-        pictures="cutaway.dictionaries.pictures:PICTURES",
-        words="cutaway.dictionaries.pictures:NAMES",
-        sweep_pictures="cutaway.dictionaries.pictures:sweep_pictures",
+        config="cutaway.dictionaries.training.config:DictionaryConfig",
+        study="cutaway.dictionaries.training.study:DictionaryStudy",
+        presets="cutaway.dictionaries.training.presets",
+        pictures="cutaway.dictionaries.pictures.runs:PICTURES",
+        words="cutaway.dictionaries.pictures.runs:NAMES",
+        sweep_pictures="cutaway.dictionaries.pictures.runs:sweep_pictures",
     ),
     "probe": Entry(
         config="cutaway.probes.train.config:ProbeConfig",
@@ -81,39 +81,39 @@ STUDIES: dict[str, Entry] = {
 
 def config_of(name: str) -> type[StudyConfig]:
     """The config class of a study."""
-    return _fetch(_entry(name).config)
+    return fetch(_entry(name).config)
 
 
 def study_of(name: str) -> Study:
     """The study itself; loads its room."""
-    return _fetch(_entry(name).study)()
+    return fetch(_entry(name).study)()
 
 
 def trainer_of(name: str) -> Callable[..., Run] | None:
     """What trains a study's runs; None where that is the loop alone."""
     place = _entry(name).train
-    return _fetch(place) if place else None
+    return fetch(place) if place else None
 
 
 def pictures_of(name: str) -> Mapping[str, Callable[[Any], Figure | None]]:
     """Every picture of a study's runs: name → from a log to a figure, or None."""
-    return _fetch(_entry(name).pictures)
+    return fetch(_entry(name).pictures)
 
 
 def words_of(name: str) -> Mapping[str, str]:
     """What a study calls its recorded columns."""
-    return _fetch(_entry(name).words)
+    return fetch(_entry(name).words)
 
 
 def sweep_pictures_of(name: str) -> Callable[[Sequence[Any], Sequence[str]], dict[str, Figure]]:
     """From the logs of a study's runs and their groups to pictures of all of them, by name."""
-    return _fetch(_entry(name).sweep_pictures)
+    return fetch(_entry(name).sweep_pictures)
 
 
 def sweep_advice_of(name: str) -> Callable[[Sequence[Any], Sequence[str]], list[str]]:
     """From the logs of a study's runs and their groups to what their owner should know."""
     place = _entry(name).sweep_advice
-    return _fetch(place) if place else lambda logs, groups: []
+    return fetch(place) if place else lambda logs, groups: []
 
 
 def infer(values: Mapping[str, Any]) -> str:
@@ -147,8 +147,3 @@ def _entry(name: str) -> Entry:
             f"study = {name!r}: expected one of {', '.join(STUDIES)}{nearest(str(name), STUDIES)}"
         )
     return STUDIES[name]
-
-
-def _fetch(place: str) -> Any:
-    module, _, attribute = place.partition(":")
-    return getattr(import_module(module), attribute)

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cutaway.dictionaries.base import Dictionary, DictionaryShape
-from cutaway.dictionaries.registry import build
+from cutaway.dictionaries.architectures.registry import build
+from cutaway.dictionaries.model.dictionary import Dictionary, DictionaryShape
 
 WIDTH, FEATURES, K = 12, 40, 5
 ABOUT = {"reference": {"id": "gpt2", "width": WIDTH}, "site": "residual.3", "positions": "all"}

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cutaway.dictionaries import origin
-from cutaway.dictionaries.base import Dictionary
-from cutaway.dictionaries.formats import export
-from cutaway.dictionaries.registry import ARCHITECTURES
+from cutaway.dictionaries.architectures.registry import ARCHITECTURES
+from cutaway.dictionaries.files import export
+from cutaway.dictionaries.model.dictionary import Dictionary
 from dictionaries.formats.cases import (
     K,
     saelens_folder,

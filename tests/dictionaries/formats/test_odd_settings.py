@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from cutaway.base.errors import UserError
-from cutaway.dictionaries.base import Dictionary
-from cutaway.dictionaries.formats import export
+from cutaway.dictionaries.files import export
+from cutaway.dictionaries.model.dictionary import Dictionary
 from dictionaries.formats.cases import trained
 from dictionaries.formats.test_native_units import FOREIGN
 

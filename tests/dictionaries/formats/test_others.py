@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cutaway.base.errors import UserError
-from cutaway.dictionaries.base import Dictionary
+from cutaway.dictionaries.model.dictionary import Dictionary
 from dictionaries.formats.cases import (
     FEATURES,
     WIDTH,
@@ -210,7 +210,7 @@ def test_a_matryoshka_of_dictionary_learning_without_its_groups_is_refused(tmp_p
 
 def test_a_state_dict_is_read_as_torch_reads_it_without_unpickling(tmp_path: Path) -> None:
     """Views, shared and empty blocks, every type, and the versions a module's state dict carries."""
-    from cutaway.dictionaries.formats.dictionary_learning import read_state_dict
+    from cutaway.dictionaries.files.dictionary_learning import read_state_dict
 
     module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
     block = torch.arange(24.0)

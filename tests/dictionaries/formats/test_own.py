@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from cutaway.base.errors import UserError
-from cutaway.dictionaries.base import Dictionary
-from cutaway.dictionaries.formats import export, formats_of
-from cutaway.dictionaries.registry import ARCHITECTURES
+from cutaway.dictionaries.architectures.registry import ARCHITECTURES
+from cutaway.dictionaries.files import export, formats_of
+from cutaway.dictionaries.model.dictionary import Dictionary
 from cutaway.runs.folder import Run
 from dictionaries.formats.cases import ABOUT, Harmful, states, trained
 

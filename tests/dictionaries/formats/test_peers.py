@@ -12,9 +12,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from conftest import PATIENCE
-from cutaway.dictionaries.base import Dictionary
-from cutaway.dictionaries.formats import export
-from cutaway.dictionaries.registry import ARCHITECTURES
+from cutaway.dictionaries.architectures.registry import ARCHITECTURES
+from cutaway.dictionaries.files import export
+from cutaway.dictionaries.model.dictionary import Dictionary
 from dictionaries.formats.cases import agree, states, trained
 
 # Run by an interpreter that has them: encodes what we exported, and saves what they make.

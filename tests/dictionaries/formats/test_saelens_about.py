@@ -12,9 +12,9 @@ import pytest
 
 from cutaway.base.errors import UserError
 from cutaway.dictionaries import origin
-from cutaway.dictionaries.base import Dictionary
-from cutaway.dictionaries.effects import require_model, site_of, skips_first
-from cutaway.dictionaries.formats import export
+from cutaway.dictionaries.files import export
+from cutaway.dictionaries.model.dictionary import Dictionary
+from cutaway.dictionaries.origin import require_model, site_of, skips_first
 from cutaway.nets.model import ModelReference
 from dictionaries.formats.cases import WIDTH, saelens_folder, trained
 

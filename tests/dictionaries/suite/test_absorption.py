@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from cutaway.base.errors import UserError
-from cutaway.dictionaries.base import Dictionary, DictionaryShape
-from cutaway.dictionaries.registry import build
-from cutaway.dictionaries.suite.absorption import absorption_scores, first_letter_absorption
-from cutaway.dictionaries.suite.letters import LETTERS, TEST, choose_words
+from cutaway.dictionaries.architectures.registry import build
+from cutaway.dictionaries.model.dictionary import Dictionary, DictionaryShape
+from cutaway.evaluations.suite.absorption import absorption_scores, first_letter_absorption
+from cutaway.evaluations.suite.letters import LETTERS, TEST, choose_words
 from cutaway.nets.model import Model
 from dictionaries.suite.spelling_models import made_up_words, table_model, word_tokenizer
 

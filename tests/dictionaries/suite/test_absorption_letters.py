@@ -13,7 +13,7 @@ import torch
 from activations.tiny_models import save_model
 from cutaway.activations.capture import capture
 from cutaway.base.errors import RunFailed, UserError
-from cutaway.dictionaries.suite.letters import (
+from cutaway.evaluations.suite.letters import (
     TEST,
     TRAIN,
     VALIDATION,

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from cutaway.dictionaries.architectures.relu import ReLU
-from cutaway.dictionaries.base import DictionaryShape
-from cutaway.dictionaries.suite.splitting import (
+from cutaway.dictionaries.model.dictionary import DictionaryShape
+from cutaway.evaluations.suite.splitting import (
     balanced,
     grown,
     l1_probe,

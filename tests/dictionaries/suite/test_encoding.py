@@ -9,9 +9,9 @@ import torch
 
 from cutaway.activations.capture import capture
 from cutaway.base.errors import UserError
-from cutaway.dictionaries.base import Dictionary, DictionaryShape
-from cutaway.dictionaries.registry import ARCHITECTURES, build
-from cutaway.dictionaries.suite.encoding import SparseRows, encode_texts, sample_states
+from cutaway.dictionaries.architectures.registry import ARCHITECTURES, build
+from cutaway.dictionaries.model.dictionary import Dictionary, DictionaryShape
+from cutaway.evaluations.suite.encoding import SparseRows, encode_texts, sample_states
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
 
@@ -131,5 +131,5 @@ def test_sparse_rows_do_what_the_dense_matrix_does(monkeypatch):
     torch.testing.assert_close(sparse.scaled(3.0).dense(), 3 * dense)
     weights = torch.randn(3, 20, generator=generator)
     torch.testing.assert_close(sparse.weighted(weights), weights @ dense)
-    monkeypatch.setattr("cutaway.dictionaries.suite.encoding._ENTRIES", 20)
+    monkeypatch.setattr("cutaway.evaluations.suite.encoding._ENTRIES", 20)
     torch.testing.assert_close(sparse.weighted(weights), weights @ dense)

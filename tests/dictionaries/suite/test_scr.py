@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from cutaway.base.errors import UserError
-from cutaway.dictionaries.base import Dictionary, DictionaryShape
-from cutaway.dictionaries.registry import build
-from cutaway.dictionaries.suite.ablation import Pooled
-from cutaway.dictionaries.suite.crossed import CrossedTexts
-from cutaway.dictionaries.suite.scr import Removal, removal, spurious_correlation_removal
-from cutaway.dictionaries.suite.sparse_probing import Dense
+from cutaway.dictionaries.architectures.registry import build
+from cutaway.dictionaries.model.dictionary import Dictionary, DictionaryShape
+from cutaway.evaluations.suite.ablation import Pooled
+from cutaway.evaluations.suite.crossed import CrossedTexts
+from cutaway.evaluations.suite.scr import Removal, removal, spurious_correlation_removal
+from cutaway.evaluations.suite.sparse_probing import Dense
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
 

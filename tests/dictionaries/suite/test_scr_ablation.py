@@ -10,9 +10,9 @@ import torch
 from torch.testing import assert_close
 
 from cutaway.activations.capture import capture
-from cutaway.dictionaries.base import DictionaryShape
-from cutaway.dictionaries.registry import ARCHITECTURES, build
-from cutaway.dictionaries.suite.ablation import (
+from cutaway.dictionaries.architectures.registry import ARCHITECTURES, build
+from cutaway.dictionaries.model.dictionary import DictionaryShape
+from cutaway.evaluations.suite.ablation import (
     Pooled,
     ablated_logits,
     active,
@@ -26,7 +26,7 @@ from cutaway.dictionaries.suite.ablation import (
     split,
     strongest,
 )
-from cutaway.dictionaries.suite.sparse_probing import Dense
+from cutaway.evaluations.suite.sparse_probing import Dense
 from cutaway.nets.reference import open_model
 from cutaway.text.labelled import LabelledTexts
 from dictionaries.small_dictionaries import FEATURES, WIDTH, small, states

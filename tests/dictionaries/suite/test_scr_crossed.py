@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cutaway.base.errors import UserError
-from cutaway.dictionaries.suite.crossed import (
+from cutaway.evaluations.suite.crossed import (
     CrossedTexts,
     cross,
     crossed_docstrings,

@@ -11,10 +11,10 @@ from sklearn.linear_model import LogisticRegression
 
 from conftest import sentences
 from cutaway.base.errors import UserError
-from cutaway.dictionaries.base import Dictionary, DictionaryShape
-from cutaway.dictionaries.registry import build
-from cutaway.dictionaries.suite.encoding import EncodedTexts, SparseRows
-from cutaway.dictionaries.suite.sparse_probing import (
+from cutaway.dictionaries.architectures.registry import build
+from cutaway.dictionaries.model.dictionary import Dictionary, DictionaryShape
+from cutaway.evaluations.suite.encoding import EncodedTexts, SparseRows
+from cutaway.evaluations.suite.sparse_probing import (
     BASELINES,
     STRENGTHS,
     Dense,

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from matplotlib.colors import to_hex
 
-from cutaway.dictionaries.suite.pictures import suite_picture
-from cutaway.dictionaries.suite.summary import Score, of_tasks, scores, tables
+from cutaway.evaluations.suite.pictures import suite_picture
+from cutaway.evaluations.suite.summary import Score, of_tasks, scores, tables
 from cutaway.figures import look
 
 

@@ -13,11 +13,11 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from cutaway.base.errors import UserError
-from cutaway.dictionaries.base import Dictionary, DictionaryShape
-from cutaway.dictionaries.registry import build
-from cutaway.dictionaries.suite.ablation import Pooled
-from cutaway.dictionaries.suite.sparse_probing import Dense
-from cutaway.dictionaries.suite.tpp import (
+from cutaway.dictionaries.architectures.registry import build
+from cutaway.dictionaries.model.dictionary import Dictionary, DictionaryShape
+from cutaway.evaluations.suite.ablation import Pooled
+from cutaway.evaluations.suite.sparse_probing import Dense
+from cutaway.evaluations.suite.tpp import (
     Perturbation,
     perturbation,
     scores,

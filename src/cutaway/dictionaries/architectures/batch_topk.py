@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cutaway.dictionaries.auxiliary import auxiliary_loss
-from cutaway.dictionaries.base import Dictionary, DictionaryShape, Step, TrainingHints
-from cutaway.dictionaries.codes import Codes
-from cutaway.dictionaries.kernels.pattern import above
+from cutaway.dictionaries.model.dictionary import Dictionary, DictionaryShape, Step, TrainingHints
+from cutaway.dictionaries.model.revival import auxiliary_loss
+from cutaway.sparse.codes import Codes
+from cutaway.sparse.pattern import above
 
 _MEMORY = 0.99  # of the running mean of the smallest kept activation
 _SURE = 0.8  # candidates are looked for above this share of it; too few, and all are

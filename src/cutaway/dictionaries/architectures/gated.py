@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from cutaway.dictionaries.architectures.relu import begin_near
-from cutaway.dictionaries.auxiliary import auxiliary_loss
-from cutaway.dictionaries.base import Dictionary, DictionaryShape, Step, TrainingHints
-from cutaway.dictionaries.codes import Codes, encode
-from cutaway.dictionaries.kernels.pattern import above
+from cutaway.dictionaries.model.dictionary import Dictionary, DictionaryShape, Step, TrainingHints
+from cutaway.dictionaries.model.revival import auxiliary_loss
+from cutaway.sparse.codes import Codes, encode
+from cutaway.sparse.pattern import above
 
 
 class Gated(Dictionary):

@@ -28,10 +28,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cutaway.dictionaries.auxiliary import auxiliary_loss
-from cutaway.dictionaries.base import Dictionary, DictionaryShape, Step, TrainingHints
-from cutaway.dictionaries.codes import Codes, DenseCodes
-from cutaway.dictionaries.kernels.pattern import above
+from cutaway.dictionaries.model.dictionary import Dictionary, DictionaryShape, Step, TrainingHints
+from cutaway.dictionaries.model.revival import auxiliary_loss
+from cutaway.sparse.codes import Codes, DenseCodes
+from cutaway.sparse.pattern import above
 
 TANH_SCALE = 4.0  # c of the tanh penalty, for inputs with E‖x̃‖² = d
 REVIVAL = 1.0  # AuxK's weight here; at 1/32 features come back as well, but having learnt less

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from cutaway.dictionaries.architectures.batch_topk import BatchTopK
-from cutaway.dictionaries.auxiliary import auxiliary_loss
-from cutaway.dictionaries.base import Step, TrainingHints, unit_rows
+from cutaway.dictionaries.model.dictionary import Step, TrainingHints, unit_rows
+from cutaway.dictionaries.model.revival import auxiliary_loss
 
 
 class Matryoshka(BatchTopK):

@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cutaway.dictionaries.auxiliary import auxiliary_loss
-from cutaway.dictionaries.base import Dictionary, Step, TrainingHints
-from cutaway.dictionaries.codes import Codes
-from cutaway.dictionaries.kernels.pattern import above
+from cutaway.dictionaries.model.dictionary import Dictionary, Step, TrainingHints
+from cutaway.dictionaries.model.revival import auxiliary_loss
+from cutaway.sparse.codes import Codes
+from cutaway.sparse.pattern import above
 
 
 class ReLU(Dictionary):

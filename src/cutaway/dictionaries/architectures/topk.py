@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from cutaway.dictionaries.auxiliary import auxiliary_loss
-from cutaway.dictionaries.base import Dictionary, Step, TrainingHints
-from cutaway.dictionaries.codes import Codes
-from cutaway.dictionaries.kernels.pattern import largest
+from cutaway.dictionaries.model.dictionary import Dictionary, Step, TrainingHints
+from cutaway.dictionaries.model.revival import auxiliary_loss
+from cutaway.sparse.codes import Codes
+from cutaway.sparse.pattern import largest
 
 
 class TopK(Dictionary):

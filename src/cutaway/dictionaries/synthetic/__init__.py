@@ -1,6 +1,5 @@
-"""States made of known features, and how much of that truth a dictionary has found.
+"""States made of known features: `truth` says what is drawn, `stream` hands it out as batches.
 
-`truth.py` says what is drawn, `stream.py` hands it out as batches, `measures.py` compares a
-dictionary with it, `instrument.py` does so while one is trained, `judging.py` when one is done.
-`config.py` holds the settings.
+`config` holds the settings. How much of that truth a dictionary has found is measured in
+`cutaway.evaluations.known_truth`.
 """

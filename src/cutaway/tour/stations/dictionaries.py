@@ -11,9 +11,9 @@ from cutaway.figures.html import Picture, Section, Table
 from cutaway.figures.text import visible
 
 if TYPE_CHECKING:
-    from cutaway.dictionaries.base import Dictionary
-    from cutaway.dictionaries.evaluation import Evaluation
-    from cutaway.dictionaries.features_table import Features
+    from cutaway.dictionaries.model.dictionary import Dictionary
+    from cutaway.evaluations.evaluate import Evaluation
+    from cutaway.features.table import Features
     from cutaway.nets.model import Model
 
 TWIN = "docstrings-tiny-gpt2"
@@ -25,8 +25,8 @@ _OFTEN = 100  # tokens a feature shown has fired on
 
 def visit(out: Path, fast: bool) -> list[Section]:
     """Extract, train, judge, read; switch a feature off."""
-    from cutaway.dictionaries.features_table import Features
-    from cutaway.dictionaries.pipeline import FEATURES, pipeline
+    from cutaway.features.table import Features
+    from cutaway.workbench.pipeline import FEATURES, pipeline
 
     model = twin(out, fast)
     folder = out / "dictionaries"
@@ -61,8 +61,8 @@ def twin(out: Path, fast: bool) -> Path:
 
 
 def _worth(evaluations: list[Evaluation], model: Path, folder: Path) -> Section:
-    from cutaway.dictionaries.evaluation import table
-    from cutaway.dictionaries.pictures import layer_bars
+    from cutaway.dictionaries.pictures.runs import layer_bars
+    from cutaway.evaluations.evaluate import table
 
     columns = ("site", "coder", "L0", "dead", "EV", "NMSE", "CE recovered")
     rows = [{name: row[name] for name in columns} for row in table(evaluations)]
@@ -106,8 +106,8 @@ def _read(features: Features, run: Path) -> Section:
 
 
 def _effect(features: Features, run: Path, model: Path) -> Section:
-    from cutaway.dictionaries.base import Dictionary
-    from cutaway.dictionaries.effects import compare_logits, feature_effect
+    from cutaway.dictionaries.model.dictionary import Dictionary
+    from cutaway.features.effects import compare_logits, feature_effect
     from cutaway.nets.reference import open_model
 
     dictionary, network = Dictionary.load(run), open_model(model)
@@ -146,7 +146,7 @@ def _telling(features: Features) -> list[int]:
 def _strongest(dictionary: Dictionary, network: Model) -> int:
     """The feature that is the strongest on the prompt's last token."""
     from cutaway.activations.capture import capture
-    from cutaway.dictionaries.effects import site_of
+    from cutaway.dictionaries.origin import site_of
 
     site = site_of(dictionary)
     states = capture(network, network.tokens(PROMPT), [site])[network.site(site)]

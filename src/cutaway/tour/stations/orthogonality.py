@@ -37,7 +37,8 @@ _NAMES = {
 
 def visit(out: Path, fast: bool) -> list[Section]:
     """Two seeds of three arms side by side; what became of the parents."""
-    from cutaway.dictionaries.experiments import orthogonality, report
+    from cutaway.orthogonality import experiment as orthogonality
+    from cutaway.orthogonality import report
     from cutaway.sweeps.run import run_sweep
 
     folder, steps = out / "orthogonality", STEPS // 10 if fast else STEPS

@@ -1,1 +1,0 @@
-"""Studies of dictionaries: arms over seeds, judged side by side."""

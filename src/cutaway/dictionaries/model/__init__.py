@@ -1,0 +1,1 @@
+"""What a dictionary is: its parameters, codes and reconstruction, and the revival of dead features."""

@@ -1,0 +1,1 @@
+"""Pictures of a dictionary's training."""

@@ -1,0 +1,1 @@
+"""What dictionaries are worth: reconstruction, loss with states replaced, baselines, benchmarks, known truth."""

@@ -1,0 +1,1 @@
+"""How much of a known truth a dictionary of synthetic states has found."""

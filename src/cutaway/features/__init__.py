@@ -1,0 +1,1 @@
+"""Features of a dictionary over text: what they fire on and promote, and what changing them does."""

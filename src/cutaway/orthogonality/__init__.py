@@ -1,0 +1,1 @@
+"""Keeping features that fire together at right angles: a penalty, and the experiment about it."""

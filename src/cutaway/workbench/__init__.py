@@ -1,0 +1,1 @@
+"""Dictionaries with their models and texts: one pipeline, one session."""
