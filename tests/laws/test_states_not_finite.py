@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from probes.test_probe import about
 from torch import Tensor
 
 from cutaway.activations.splice import splice
@@ -28,9 +27,10 @@ from cutaway.probes.fitting.methods import LayerFits
 from cutaway.probes.states.probe import Probe
 from cutaway.probes.view.reading import _folded
 from cutaway.sparse.codes import DenseCodes
-from dictionaries.formats.test_native_units import FOREIGN, loaded
+from dictionaries.files.test_native_units import FOREIGN, loaded
 from dictionaries.small_dictionaries import WIDTH, hints, losses, small, states
-from dictionaries.test_evaluation import SITE, dictionary_for
+from evaluations.test_evaluate import SITE, dictionary_for
+from probes.states.test_probe import about
 
 ROWS = 20
 BROKEN = (0, 7, 8, 19)  # the first, two neighbours, the last

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cutaway.base.errors import UserError
-from cutaway.nets.sites import EMBED, WORDS, Site, parse_site, parse_sites, residual
+from cutaway.nets.sites import EMBED, WORDS, Site, hook_name, parse_site, parse_sites, residual
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,7 @@ def test_a_name_written_is_the_name_read() -> None:
     sites = [WORDS, EMBED, *(Site(kind, 3) for kind in kinds)]
     assert [str(site) for site in sites] == ["words", "embed", *(f"{kind}.3" for kind in kinds)]
     assert [parse_site(str(site)) for site in sites] == sites
+    assert [parse_site(hook_name(site)) for site in sites] == sites
 
 
 def test_sites_order_as_a_forward_pass_meets_them() -> None:

@@ -17,7 +17,7 @@ from cutaway.probes.states.probe import ProbeAbout
 from cutaway.probes.view.page import pieces, view_data, write_view
 from cutaway.probes.view.reading import TextReading
 from cutaway.text.tokenizers import Tokenizer
-from dictionaries.test_page import browse, said
+from features.test_page import browse, said
 
 EVIL = "</script><b id='broken'>"
 TEXT = f"The old king sees the river.\n\n\tAnd the cat, the dog {EVIL} 你好 in the end\n"

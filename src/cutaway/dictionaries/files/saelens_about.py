@@ -20,7 +20,7 @@ from typing import Any
 
 from cutaway.base.errors import UserError
 from cutaway.dictionaries.model.dictionary import Dictionary, DictionaryShape
-from cutaway.nets.sites import parse_site
+from cutaway.nets.sites import hook_name, parse_site
 from cutaway.text.reading import Reading
 
 FORM = "6.0.0"  # the first SAELens whose cfg.json has this form
@@ -31,7 +31,6 @@ _KEYS = (
     *("context_size", "seqpos_slice", "dataset_path", "hf_hook_name"),
 )
 _OLD_NAMES = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_index"}
-_HOOKS = {"residual": "hook_resid_post", "attention": "hook_attn_out", "mlp": "hook_mlp_out"}
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     **dict.fromkeys(("model_name", "hook_name", "hook_point"), ((str,), "text")),
     "prepend_bos": ((bool,), "true or false"),
@@ -66,7 +65,7 @@ def read(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     if about["site"] is None and hook is not None:
         try:
             about["site"] = str(parse_site(hook))
-        except UserError:  # a place we do not capture, such as hook_z: its name is in the config
+        except UserError:  # a place we do not capture, such as hook_q: its name is in the config
             about["site"] = None
     if about["positions"] is None and _begins_late(theirs):
         about["positions"] = "without 0"
@@ -160,7 +159,4 @@ def _hook_of(site: str | None, hook: str | None) -> str | None:
             return hook
     except UserError:
         pass
-    place = parse_site(site)
-    if place.kind == "embed":
-        return "blocks.0.hook_resid_pre"
-    return f"blocks.{place.layer}.{_HOOKS[place.kind]}"
+    return hook_name(parse_site(site))

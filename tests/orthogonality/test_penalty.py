@@ -18,8 +18,8 @@ from cutaway.orthogonality.instrument import SIZE, Pairs
 from cutaway.orthogonality.pairs import top_pairs
 from cutaway.orthogonality.penalty import Orthogonality
 from cutaway.sparse.codes import DenseCodes
-from dictionaries.orthogonality_cases import made_up, sparse
 from dictionaries.small_dictionaries import FEATURES, hints, small, states
+from orthogonality.cases import made_up, sparse
 
 WIDTH = 5
 

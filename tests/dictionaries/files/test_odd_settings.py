@@ -13,8 +13,8 @@ import pytest
 from cutaway.base.errors import UserError
 from cutaway.dictionaries.files import export
 from cutaway.dictionaries.model.dictionary import Dictionary
-from dictionaries.formats.cases import trained
-from dictionaries.formats.test_native_units import FOREIGN
+from dictionaries.files.cases import trained
+from dictionaries.files.test_native_units import FOREIGN
 
 ODD = [None, True, -1, 1.5, float("nan"), float("inf"), 10**30, "x", "", [], {}, [None], {"a": 1}]
 FORMS = [*FOREIGN, "own jumprelu", "own topk", "own matryoshka"]

@@ -13,7 +13,7 @@ from cutaway.base.errors import UserError
 from cutaway.dictionaries.architectures.registry import ARCHITECTURES
 from cutaway.dictionaries.files import export
 from cutaway.dictionaries.model.dictionary import Dictionary
-from dictionaries.formats.cases import (
+from dictionaries.files.cases import (
     ABOUT,
     FEATURES,
     WIDTH,

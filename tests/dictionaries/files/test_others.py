@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cutaway.base.errors import UserError
 from cutaway.dictionaries.model.dictionary import Dictionary
-from dictionaries.formats.cases import (
+from dictionaries.files.cases import (
     FEATURES,
     WIDTH,
     Harmful,

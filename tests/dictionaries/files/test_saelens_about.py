@@ -16,7 +16,7 @@ from cutaway.dictionaries.files import export
 from cutaway.dictionaries.model.dictionary import Dictionary
 from cutaway.dictionaries.origin import require_model, site_of, skips_first
 from cutaway.nets.model import ModelReference
-from dictionaries.formats.cases import WIDTH, saelens_folder, trained
+from dictionaries.files.cases import WIDTH, saelens_folder, trained
 
 NEW = {
     "sae_lens_version": "6.22.1",
@@ -144,7 +144,7 @@ def test_a_model_of_another_name_is_told_once(
 def test_a_hook_that_is_no_site_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    hook = "blocks.8.attn.hook_z"
+    hook = "blocks.8.attn.hook_pattern"
     found = imported(tmp_path / "a", NEW | {"hook_name": hook})
     with pytest.raises(UserError, match=f"trained at {hook}, which is no site we read"):
         site_of(found)

@@ -15,7 +15,7 @@ from cutaway.dictionaries.architectures.registry import ARCHITECTURES
 from cutaway.dictionaries.files import export, formats_of
 from cutaway.dictionaries.model.dictionary import Dictionary
 from cutaway.runs.folder import Run
-from dictionaries.formats.cases import ABOUT, Harmful, states, trained
+from dictionaries.files.cases import ABOUT, Harmful, states, trained
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -13,7 +13,7 @@ from cutaway.dictionaries.model.dictionary import Dictionary, DictionaryShape
 from cutaway.evaluations.suite.absorption import absorption_scores, first_letter_absorption
 from cutaway.evaluations.suite.letters import LETTERS, TEST, choose_words
 from cutaway.nets.model import Model
-from dictionaries.suite.spelling_models import made_up_words, table_model, word_tokenizer
+from evaluations.suite.spelling_models import made_up_words, table_model, word_tokenizer
 
 # -- the scores, by hand: features 0 and 1 are the split ones, 2 to 6 are not -------------------
 

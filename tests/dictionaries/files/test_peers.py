@@ -15,7 +15,7 @@ from conftest import PATIENCE
 from cutaway.dictionaries.architectures.registry import ARCHITECTURES
 from cutaway.dictionaries.files import export
 from cutaway.dictionaries.model.dictionary import Dictionary
-from dictionaries.formats.cases import agree, states, trained
+from dictionaries.files.cases import agree, states, trained
 
 # Run by an interpreter that has them: encodes what we exported, and saves what they make.
 _PEER = '''

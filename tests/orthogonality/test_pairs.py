@@ -16,7 +16,7 @@ from cutaway.orthogonality.pairs import Selection, random_pairs, top_pairs
 from cutaway.orthogonality.penalty import Orthogonality
 from cutaway.sparse.codes import DenseCodes, SparseCodes
 from cutaway.sparse.pattern import Pattern
-from dictionaries.orthogonality_cases import made_up, sparse
+from orthogonality.cases import made_up, sparse
 
 
 def by_brute_force(f: Tensor, count: int) -> dict[tuple[int, int], float]:

@@ -15,7 +15,7 @@ from cutaway.dictionaries import origin
 from cutaway.dictionaries.architectures.registry import ARCHITECTURES
 from cutaway.dictionaries.files import export
 from cutaway.dictionaries.model.dictionary import Dictionary
-from dictionaries.formats.cases import (
+from dictionaries.files.cases import (
     K,
     saelens_folder,
     saelens_reference,
@@ -23,7 +23,7 @@ from dictionaries.formats.cases import (
     states,
     trained,
 )
-from dictionaries.formats.test_others import learnt, learnt_folder, sparsify_folder
+from dictionaries.files.test_others import learnt, learnt_folder, sparsify_folder
 
 
 def saelens(architecture: str, **config: object) -> Callable[[Path], None]:
