@@ -259,8 +259,8 @@ def write_summary(
     evaluations: Sequence[Evaluation], out: Path, target: float | None = None
 ) -> list[Path]:
     """`evaluation.csv` and the pictures of all layers, with their common target L0 where given."""
-    from cutaway.dictionaries.pictures.runs import density, ev_against_l0, layer_bars
     from cutaway.evaluations.evaluate import table
+    from cutaway.evaluations.pictures import density, ev_against_l0, layer_bars
     from cutaway.figures.look import save
 
     rows = table(evaluations)

@@ -61,8 +61,8 @@ def twin(out: Path, fast: bool) -> Path:
 
 
 def _worth(evaluations: list[Evaluation], model: Path, folder: Path) -> Section:
-    from cutaway.dictionaries.pictures.runs import layer_bars
     from cutaway.evaluations.evaluate import table
+    from cutaway.evaluations.pictures import layer_bars
 
     columns = ("site", "coder", "L0", "dead", "EV", "NMSE", "CE recovered")
     rows = [{name: row[name] for name in columns} for row in table(evaluations)]
