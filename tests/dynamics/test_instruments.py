@@ -161,7 +161,7 @@ def test_each_member_draws_its_own_probes(bench) -> None:
 
 
 def test_signs_are_fair_and_independent() -> None:
-    from cutaway.dynamics.probes import signs
+    from cutaway.dynamics.estimation import signs
 
     drawn = signs(80_001, torch_generator(0, 0, "signs")).double()
     assert set(drawn.tolist()) == {-1.0, 1.0}

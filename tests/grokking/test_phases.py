@@ -270,7 +270,7 @@ def test_a_wrong_request_ends_with_2_and_one_line(
 
 
 def test_the_command_and_the_function_have_the_same_defaults() -> None:
-    from cutaway.cli.history import phases as command
+    from cutaway.cli.runs_phases import phases as command
 
     mine, theirs = (inspect.signature(one).parameters for one in (phases, command))
     for name in ("train_threshold", "test_threshold", "sustain"):

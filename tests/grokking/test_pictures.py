@@ -15,8 +15,8 @@ from conftest import DATA
 from cutaway.base.errors import UserError
 from cutaway.figures.look import save
 from cutaway.grokking.inside import power_map, progress_curves, routing_maps
+from cutaway.grokking.instruments import routing_table
 from cutaway.grokking.pictures import PICTURES, dynamics, phase_spans, training_curves, weight_norms
-from cutaway.grokking.routing import routing_table
 from cutaway.grokking.sweep_pictures import sweep_curves, sweep_grid
 from cutaway.runs import Run
 from cutaway.runs.foreign import open_log

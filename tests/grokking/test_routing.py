@@ -9,13 +9,8 @@ import torch
 
 from cutaway.base.errors import UserError
 from cutaway.grokking.data import all_pairs
-from cutaway.grokking.routing import (
-    REGULARIZERS,
-    Routing,
-    RoutingTable,
-    regularizer,
-    routing_measures,
-)
+from cutaway.grokking.instruments import Routing, RoutingTable
+from cutaway.grokking.routing import REGULARIZERS, regularizer, routing_measures
 from cutaway.nets.architectures import build
 from cutaway.nets.stacked import stack
 

@@ -15,6 +15,7 @@ from cutaway.base.errors import UserError
 if TYPE_CHECKING:
     from cyclopts import Token
 
+Runs = Annotated[Path, Parameter(name="--runs")]  # the folder that holds the runs
 Flag = Annotated[bool, Parameter(negative=())]  # an option without a --no- form
 
 
@@ -90,6 +91,15 @@ def whole(kind: type, tokens: Sequence[Token]) -> int:
     except ValueError:
         pass
     raise ValueError(f"{text!r}: expected a whole number")
+
+
+def history_files_of(path: Path) -> list[Path]:
+    """A file itself, or the history files in a folder."""
+    from cutaway.runs.history_files import is_history_file
+
+    if not path.is_dir():
+        return [path]
+    return sorted(one for one in path.iterdir() if is_history_file(one) and one.is_file())
 
 
 def readable(token: str) -> str:

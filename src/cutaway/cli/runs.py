@@ -6,14 +6,12 @@ import json as jsonlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Any
 
 from cutaway.base import display
 from cutaway.base.errors import CutawayError, UserError
 from cutaway.base.progress import duration
-from cutaway.cli.common import Flag, output_format
+from cutaway.cli.common import Flag, Runs, output_format
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
     from cutaway.runs.folder import Run
     from cutaway.runs.record import RunRecord
 
-Runs = Annotated[Path, Parameter(name="--runs")]
 _SHOWN_METRICS = 2
 _LONGEST = 200  # characters of a list in `show`
 _FIRST = ("test_acc", "train_acc")  # after the best of a figure; then as the record has them

@@ -14,7 +14,7 @@ from torch.func import functional_call, grad, jacrev, vmap
 from torch.utils import _pytree as pytree
 
 from cutaway.base import hardware
-from cutaway.dynamics.probes import measuring, trained
+from cutaway.dynamics.estimation import measuring, trained
 from cutaway.training.task import Task
 
 

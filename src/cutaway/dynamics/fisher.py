@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cutaway.dynamics import probes
+from cutaway.dynamics import estimation
 from cutaway.training.task import Part, Task
 
 
@@ -31,7 +31,7 @@ def fisher_trace(
 
     `exact.fisher_trace` is the exact figure.
     """
-    parameters, members = probes.trained(task), task.members
+    parameters, members = estimation.trained(task), task.members
 
     def sweep(count: int, wanted: Sequence[bool]) -> Tensor:
         terms, examples = [], 0
@@ -40,8 +40,8 @@ def fisher_trace(
             here = losses.shape[-1]
             examples += here
             for probe in range(count):
-                drawn = probes.per_member(
-                    lambda g, here=here: probes.signs(here, g), generators, wanted
+                drawn = estimation.per_member(
+                    lambda g, here=here: estimation.signs(here, g), generators, wanted
                 )
                 gradient = torch.autograd.grad(
                     losses,
@@ -51,8 +51,8 @@ def fisher_trace(
                     allow_unused=True,
                 )
                 met = [one for one in gradient if one is not None]
-                terms.append(probes.dot(met, met, members))
+                terms.append(estimation.dot(met, met, members))
         return torch.stack(terms).view(chunks, count, members).transpose(0, 1) / examples
 
-    with probes.measuring(task):
-        return probes.estimate(sweep, chunks, members, relative_error=relative_error, most=most)
+    with estimation.measuring(task):
+        return estimation.estimate(sweep, chunks, members, relative_error=relative_error, most=most)

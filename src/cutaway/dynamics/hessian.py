@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cutaway.dynamics import probes
+from cutaway.dynamics import estimation
 from cutaway.dynamics.fisher import fisher_trace
 from cutaway.training.instruments import Moment, Stateless
 from cutaway.training.task import Part, Task
@@ -35,7 +35,7 @@ class WeightCurvature(Stateless):
 
     def read(self, at: Moment) -> dict[str, Tensor]:
         if self._fitting is None:
-            count = probes.count_examples(at.task, at.step) if at.task.separable else 1
+            count = estimation.count_examples(at.task, at.step) if at.task.separable else 1
             self._fitting = max(1, min(self.chunks, count // _CHUNK))
         row = {}
         for name, measure in _MEASURES.items():
@@ -64,7 +64,7 @@ def weight_hessian_trace(
     For a loss that is a sum of functions of single weights one probe is exact.
     `exact.weight_hessian` is the whole matrix.
     """
-    parameters, members = probes.trained(task), task.members
+    parameters, members = estimation.trained(task), task.members
     size = sum(parameter.numel() for parameter in parameters) // members
 
     def sweep(count: int, wanted: Sequence[bool]) -> Tensor:
@@ -77,10 +77,12 @@ def weight_hessian_trace(
             # where the loss is linear in a parameter, or does not know it, its rows of H are zero
             curved = [i for i, g in enumerate(slopes) if g is not None and g.requires_grad]
             for probe in range(count):
-                flat = probes.per_member(lambda g: probes.signs(size, g), generators, wanted)
-                v = probes.like(flat, parameters, members)
+                flat = estimation.per_member(
+                    lambda g: estimation.signs(size, g), generators, wanted
+                )
+                v = estimation.like(flat, parameters, members)
                 if not curved:
-                    terms.append(probes.dot(v, [torch.zeros_like(one) for one in v], members))
+                    terms.append(estimation.dot(v, [torch.zeros_like(one) for one in v], members))
                     continue
                 product = torch.autograd.grad(
                     [slopes[i] for i in curved],
@@ -90,11 +92,13 @@ def weight_hessian_trace(
                     allow_unused=True,
                 )
                 met = [i for i, one in enumerate(product) if one is not None]
-                terms.append(probes.dot([v[i] for i in met], [product[i] for i in met], members))
+                terms.append(
+                    estimation.dot([v[i] for i in met], [product[i] for i in met], members)
+                )
         return torch.stack(terms).view(chunks, count, members).transpose(0, 1)
 
-    with probes.measuring(task):
-        return probes.estimate(sweep, chunks, members, relative_error=relative_error, most=most)
+    with estimation.measuring(task):
+        return estimation.estimate(sweep, chunks, members, relative_error=relative_error, most=most)
 
 
 _MEASURES = {"weight_hessian_trace": weight_hessian_trace, "fisher_trace": fisher_trace}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cutaway.base import hardware
-from cutaway.dynamics import probes
+from cutaway.dynamics import estimation
 from cutaway.training.instruments import Moment, Stateless
 
 _CHUNK = 1024  # examples whose graph of second derivatives is held at once
@@ -36,7 +36,7 @@ class InputSensitivity(Stateless):
 
     def read(self, at: Moment) -> dict[str, Tensor]:
         task = at.task
-        with probes.measuring(task):
+        with estimation.measuring(task):
             batch = task.batch(at.step)
             entering, targets = task.embed(batch), task.targets(batch)
             total = targets.shape[-1]
@@ -60,7 +60,7 @@ class InputSensitivity(Stateless):
     def _subset(self, at: Moment, entering: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Each member's own random examples."""
         total, count = targets.shape[-1], self.examples
-        chosen = probes.per_member(
+        chosen = estimation.per_member(
             lambda g: torch.randperm(total, generator=g, device=g.device)[:count], at.generators
         )
         if at.task.members == 1:
@@ -78,14 +78,16 @@ class InputSensitivity(Stateless):
         (slope,) = torch.autograd.grad(loss, entering, create_graph=True)
         squares, traces = [], []
         for _ in range(self.probes):
-            v = probes.per_member(
-                lambda g: probes.directions(logits.shape[-2], classes, g, logits.dtype),
+            v = estimation.per_member(
+                lambda g: estimation.directions(logits.shape[-2], classes, g, logits.dtype),
                 at.generators,
             )
             (pulled,) = torch.autograd.grad(logits, entering, v, retain_graph=True)
             squares.append(classes * pulled.flatten(first).square().sum(-1, dtype=wide))
             size = entering.shape[first - 1 :].numel()
-            flat = probes.per_member(lambda g, size=size: probes.signs(size, g), at.generators)
+            flat = estimation.per_member(
+                lambda g, size=size: estimation.signs(size, g), at.generators
+            )
             u = flat.view(entering.shape).to(entering.dtype)
             (product,) = torch.autograd.grad(slope, entering, u, retain_graph=True)
             traces.append((u * product).flatten(first).sum(-1, dtype=wide))

@@ -7,16 +7,15 @@ stands at the axis (`loss`: at the axis of losses).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cutaway.base.errors import UserError, nearest
 from cutaway.figures.curves import Series, Style, curves
-from cutaway.figures.recorded import decades, recorded, rows, spread_steps
+from cutaway.figures.recorded import Log, decades, recorded, rows, spread_steps
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from matplotlib.figure import Figure
 
 _LOSSES: tuple[tuple[str, str, Style], ...] = (  # column, its line's name, its style
@@ -25,15 +24,6 @@ _LOSSES: tuple[tuple[str, str, Style], ...] = (  # column, its line's name, its 
     ("test_loss", "test", "strong"),
 )
 _WIDE = 2  # decades from which an axis is logarithmic where nobody says
-
-
-class Log(Protocol):
-    """What these pictures need of a run or a log (`cutaway.runs.foreign.Log` has it)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def history(self) -> pa.Table: ...
 
 
 def loss_curves(

@@ -1,9 +1,10 @@
-"""What a recorded table holds of a column, as arrays that a chart can draw."""
+"""What pictures draw: a log, and what its table holds of a column, as arrays for a chart."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -11,6 +12,22 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _MANY = 8
+
+
+class Log(Protocol):
+    """What pictures need of a run or of a training log (`cutaway.runs.foreign.Log` has it).
+
+    `path`: the run's folder or the log's file. `words`: the table of a run that recorded words.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def path(self) -> Path: ...
+    @property
+    def history(self) -> pa.Table: ...
+    @property
+    def words(self) -> pa.Table | None: ...
 
 
 def recorded(table: pa.Table, column: str) -> bool:

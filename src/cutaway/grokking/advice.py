@@ -17,7 +17,7 @@ from cutaway.studies.presets import presets
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from cutaway.grokking.pictures import Log
+    from cutaway.figures.recorded import Log
 
 _BLIP = 0.05  # a fall of accuracy this far below its best so far, and back, is a blip
 _MANY = 3  # blips from which a run counts as unsteady

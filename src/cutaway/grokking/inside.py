@@ -6,8 +6,7 @@ run that kept no checkpoint, and an operation without a circle where the picture
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from cutaway.base.errors import UserError
 from cutaway.figures.categories import category_maps
 from cutaway.figures.curves import Series, curves
 from cutaway.figures.heatmap import heatmap
-from cutaway.figures.recorded import spread_steps
+from cutaway.figures.recorded import Log, spread_steps
 from cutaway.figures.spikes import spikes
 
 if TYPE_CHECKING:
@@ -26,21 +25,10 @@ if TYPE_CHECKING:
     from cutaway.nets.reference import LoadedModel
 
 _FAINTEST = 1e-6  # of the largest power: what is drawn as nothing
-
-
-class Recorded(Protocol):
-    """A run's folder, or another's file, and its name."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def path(self) -> Path: ...
-
-
 _FEW_KEYS = 15
 
 
-def progress(log: Recorded) -> Figure | None:
+def progress(log: Log) -> Figure | None:
     """Restricted, excluded, training and test loss over the run's kept checkpoints."""
     from cutaway.grokking.progress import progress_measures
 
@@ -85,7 +73,7 @@ def progress_curves(table: pa.Table, *, title: str | None = None) -> Figure:
     )
 
 
-def embedding_spectrum(log: Recorded) -> Figure | None:
+def embedding_spectrum(log: Log) -> Figure | None:
     """Fourier norms of the last checkpoint's embedding by frequency, key frequencies marked."""
     loaded = _last(log)
     if loaded is None:
@@ -116,7 +104,7 @@ def embedding_spectrum(log: Recorded) -> Figure | None:
     )
 
 
-def output_spectrum(log: Recorded) -> Figure | None:
+def output_spectrum(log: Log) -> Figure | None:
     """2-D power of the last checkpoint's output table by frequency, the constant left out."""
     loaded = _last(log)
     if loaded is None:
@@ -162,7 +150,7 @@ def power_map(power: np.ndarray, *, logarithms: bool = False, title: str | None 
     )
 
 
-def routing(log: Recorded) -> Figure | None:
+def routing(log: Log) -> Figure | None:
     """The head with the largest weight for each pair (a, b), at the last recorded step."""
     from cutaway.runs import table as tables
 
@@ -198,7 +186,7 @@ def routing_maps(table: pa.Table, *, title: str | None = None) -> Figure:
     )
 
 
-def _kept(log: Recorded) -> int:
+def _kept(log: Log) -> int:
     """How many checkpoints a run keeps; 0 for another's file."""
     from cutaway.runs import Run
     from cutaway.runs.record import FILE
@@ -208,7 +196,7 @@ def _kept(log: Recorded) -> int:
     return len(Run.open(log.path).checkpoints.steps())
 
 
-def _last(log: Recorded) -> LoadedModel | None:
+def _last(log: Log) -> LoadedModel | None:
     """The network of the run's last checkpoint, on the CPU, where there is one."""
     if not _kept(log):
         return None

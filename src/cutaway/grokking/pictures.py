@@ -8,33 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cutaway.base.errors import UserError
 from cutaway.figures.curves import Series
 from cutaway.figures.panels import Panel, panels
-from cutaway.figures.recorded import decades, over_blocks, recorded, rows, spread_steps
+from cutaway.figures.recorded import Log, decades, over_blocks, recorded, rows, spread_steps
 from cutaway.figures.spans import Span
 from cutaway.grokking import inside
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from matplotlib.figure import Figure
-
-
-class Log(Protocol):
-    """What a picture needs of a run or of a history (`cutaway.runs.foreign.Log` has it)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def path(self) -> Path: ...
-    @property
-    def history(self) -> pa.Table: ...
-
 
 # Columns of the history in plain words (loss: the axis of both losses).
 NAMES = {

@@ -17,8 +17,7 @@ from cutaway.dynamics.sensitivity import InputSensitivity
 from cutaway.grokking.advice import advice
 from cutaway.grokking.config import GrokkingConfig
 from cutaway.grokking.data import split
-from cutaway.grokking.instruments import Spectrum
-from cutaway.grokking.routing import Routing, RoutingTable
+from cutaway.grokking.instruments import Routing, RoutingTable, Spectrum
 from cutaway.grokking.task import GrokkingTask
 from cutaway.nets.architectures import build
 from cutaway.nets.stacked import stack

@@ -14,7 +14,7 @@ from cutaway.base.columns import records
 from cutaway.base.errors import UserError, nearest
 from cutaway.figures.heatmap import heatmap
 from cutaway.figures.histories import group_curves
-from cutaway.figures.recorded import recorded, rows
+from cutaway.figures.recorded import Log, recorded, rows
 from cutaway.figures.ticks import number
 from cutaway.grokking.config import GrokkingConfig
 from cutaway.grokking.pictures import NAMES
@@ -22,8 +22,6 @@ from cutaway.grokking.pictures import NAMES
 if TYPE_CHECKING:
     import pyarrow as pa
     from matplotlib.figure import Figure
-
-    from cutaway.grokking.pictures import Log
 
 _WORDS = NAMES | {
     "grokked_step_median": "step of grokking (median)",

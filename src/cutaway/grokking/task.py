@@ -16,9 +16,10 @@ from cutaway.grokking.group import in_order
 from cutaway.grokking.routing import regularizer
 from cutaway.grokking.spectrum import spectral_smoothness
 from cutaway.training.config import LoopConfig
+from cutaway.training.gradient_filters import GradientFilter, Grokfast, OrthogonalGradient
 from cutaway.training.task import WHOLE, Loss, Part, Task
-from cutaway.training.updaters import Updater, adamw
-from cutaway.training.variants import GradientFilter, Grokfast, OrthogonalGradient
+from cutaway.training.updaters import adamw
+from cutaway.training.updating import Updater
 
 
 class PairBatch(NamedTuple):

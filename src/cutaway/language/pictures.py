@@ -6,7 +6,7 @@ Tables in, figure out: nothing here needs torch. `PICTURES` lists what `cutaway 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,25 +15,13 @@ from cutaway.figures import histories
 from cutaway.figures.bars import horizontal_bars
 from cutaway.figures.curves import Series, curves
 from cutaway.figures.panels import Panel, panels
-from cutaway.figures.recorded import decades, over_blocks, recorded
+from cutaway.figures.recorded import Log, decades, over_blocks, recorded
 from cutaway.figures.recorded import rows as recorded_rows
 from cutaway.figures.text import visible
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from matplotlib.figure import Figure
-
-
-class Log(Protocol):
-    """What a picture needs of a run or of a training log (`cutaway.runs.foreign.Log` has it)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def history(self) -> pa.Table: ...
-    @property
-    def words(self) -> pa.Table | None: ...
-
 
 # Columns of the history in plain words (loss: the axis of both losses); any other is shown with
 # its underscores as spaces.

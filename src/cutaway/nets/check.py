@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
+from cutaway.nets.model_reference import ModelReference
 from cutaway.nets.sites import EMBED, Site, residual
-
-if TYPE_CHECKING:
-    from cutaway.nets.model import Model
 
 _TOKENS, _CHANGED = 12, 4  # of a pass, and how many of its last tokens are others the second time
 # Share of a state's norm that may move. Products of equal shapes give equal rows, so that nothing moves
@@ -91,7 +90,25 @@ class Abilities:
         )
 
 
-def abilities_of(model: Model) -> Abilities:
+class Network(Protocol):
+    """What is asked of a model here (`nets.model.Model` has it)."""
+
+    module: nn.Module
+    reference: ModelReference
+    n_layers: int
+    vocab_size: int
+    max_length: int | None
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def abilities(self) -> Abilities: ...
+    def module_at(self, site: Site) -> nn.Module: ...
+    def hook(self, site: Site, function: Callable[[Tensor], Tensor | None]) -> RemovableHandle: ...
+    def logits(self, tokens: Tensor) -> Tensor: ...
+
+
+def abilities_of(model: Network) -> Abilities:
     """Read a few tokens twice and compare; of networks trained here it is known.
 
     Raises UserError where the model cannot read them at all.
@@ -114,7 +131,7 @@ def abilities_of(model: Model) -> Abilities:
     )
 
 
-def tell(model: Model, sites: Sequence[Site] = ()) -> None:
+def tell(model: Network, sites: Sequence[Site] = ()) -> None:
     """Say once of a model what dictionaries of it go without, and of `sites` what does not add up."""
     lines = [model.abilities.told()]
     if any(site.kind in ("attention", "mlp") for site in sites):
@@ -129,7 +146,7 @@ def tell(model: Model, sites: Sequence[Site] = ()) -> None:
 # -- inside ----------------------------------------------------------------------------------------
 
 
-def _tokens(model: Model) -> Tensor:
+def _tokens(model: Network) -> Tensor:
     """Tokens (1, T) spread over the vocabulary; none of the first few ids, where padding is."""
     count = min(_TOKENS, model.max_length or _TOKENS)
     count = max(count, _CHANGED + 1)
@@ -145,7 +162,7 @@ def _others(tokens: Tensor, vocab_size: int) -> Tensor:
     return first + (tokens - first + 1 + room // 3) % room
 
 
-def _states(model: Model, tokens: Tensor) -> tuple[dict[Site, Tensor], bool]:
+def _states(model: Network, tokens: Tensor) -> tuple[dict[Site, Tensor], bool]:
     """Every site's states, and whether the pass ended in logits."""
     states: dict[Site, Tensor] = {}
     handles = []
@@ -181,7 +198,7 @@ def _states(model: Model, tokens: Tensor) -> tuple[dict[Site, Tensor], bool]:
     return states, head
 
 
-def _sites(model: Model) -> list[Site]:
+def _sites(model: Network) -> list[Site]:
     found = [EMBED]
     for layer in range(model.n_layers):
         for kind in ("attention", "mlp", "residual"):
@@ -193,7 +210,7 @@ def _sites(model: Model) -> list[Site]:
     return found
 
 
-def _allowed(model: Model) -> float:
+def _allowed(model: Network) -> float:
     """How far earlier states of a causal model may move."""
     experts = any("expert" in name for name, _ in model.module.named_modules())
     return _OF_EXPERTS.get(model.dtype, _OF_EXPERTS_IN_16_BITS) if experts else _NOTHING
@@ -208,7 +225,7 @@ def _share(one: Tensor, other: Tensor) -> float:
     return float(((one - other).norm(dim=-1) / one.norm(dim=-1).clamp(min=1e-30)).max())
 
 
-def _adds_up(model: Model, states: Mapping[Site, Tensor]) -> bool | None:
+def _adds_up(model: Network, states: Mapping[Site, Tensor]) -> bool | None:
     limit = _SUM.get(model.dtype, _SUM_OF_16_BITS)
     before, found = states.get(EMBED), None
     for layer in range(model.n_layers):

@@ -5,87 +5,27 @@ Whatever it is made of (a run's network, anything from Hugging Face), the rooms 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
-from cutaway.base import json_text
 from cutaway.base.errors import UserError
 from cutaway.nets.anatomy import Anatomy, Place, reading
-from cutaway.nets.quantised import dequantised, named
+from cutaway.nets.check import Abilities, abilities_of
+from cutaway.nets.model_reference import ModelReference
 from cutaway.nets.sites import Site, parse_site, parse_sites
 from cutaway.nets.tokens import Tokens, Window, batch, ids_and_mask, mask_of, token_ids
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
-    from cutaway.nets.check import Abilities
     from cutaway.text.reading import Reading
     from cutaway.text.tokenizers import Tokenizer
 
-FORMAT = 1
 _IDS = (torch.int64, torch.int32)
-
-
-@dataclass(frozen=True)
-class ModelReference:
-    """Which weights something was made from; stores, dictionaries and probes carry it.
-
-    `id` is a hub id, or the path a folder had; the hashes say whether it is still the same model.
-    """
-
-    kind: Literal["run", "huggingface"]
-    id: str
-    revision: str | None  # a hub model's commit
-    step: int | None  # a run's checkpoint
-    weights_sha256: str
-    tokenizer_sha256: str | None
-    n_layers: int
-    width: int
-    quantisation: str | None = None  # how a GGUF file stored it: `4 bits (Q4_K_M)`
-
-    @property
-    def dequantised(self) -> str:
-        """`dequantised from 4 bits (Q4_K_M)`, to stand beside figures; empty for other models."""
-        return dequantised(self.quantisation)
-
-    @property
-    def named(self) -> str:
-        """The model's id and, where it is so, that its weights were dequantised."""
-        return named(self.id, self.quantisation)
-
-    def same_model(self, other: ModelReference) -> bool:
-        """Whether both mean the same weights and the same tokens, wherever they lie."""
-        return (self.weights_sha256, self.tokenizer_sha256) == (
-            other.weights_sha256,
-            other.tokenizer_sha256,
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for a JSON file."""
-        content = {"format": FORMAT, **asdict(self)}
-        if self.quantisation is None:  # as files from before this field have it
-            del content["quantisation"]
-        return content
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any] | str) -> ModelReference:
-        """What `to_json` gave, or its text. UserError for anything else and for a newer format."""
-        try:
-            content = json_text.loads(content) if isinstance(content, str) else dict(content)
-            form = content.pop("format")
-            if isinstance(form, int) and form > FORMAT:
-                raise UserError(
-                    f"model reference: format {form} is newer than this cutaway reads ({FORMAT})"
-                )
-            known = {field.name for field in fields(cls)}
-            return cls(**{key: value for key, value in content.items() if key in known})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"model reference: not one ({error})") from None
 
 
 _SAYS = {
@@ -161,8 +101,6 @@ class Model:
     @cached_property
     def abilities(self) -> Abilities:
         """What it can be asked, found by two short passes when that is first wanted (`nets.check`)."""
-        from cutaway.nets.check import abilities_of
-
         return abilities_of(self)
 
     @property

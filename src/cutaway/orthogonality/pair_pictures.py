@@ -19,7 +19,7 @@ from cutaway.figures import look, ticks
 from cutaway.figures.curves import Series, legend
 from cutaway.figures.heatmap import colormap
 from cutaway.figures.panels import Panel, panels
-from cutaway.figures.recorded import recorded, rows
+from cutaway.figures.recorded import Log, recorded, rows
 from cutaway.figures.text import label
 from cutaway.runs import record
 from cutaway.runs.table import read
@@ -27,8 +27,6 @@ from cutaway.runs.table import read
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from cutaway.dictionaries.pictures.log import Log
 
 _BINS = 24  # of |cosine|
 _LAGS = 12  # points of the overlap against lag

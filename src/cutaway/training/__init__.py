@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "loop": ["fit"],
         "members": ["Outcome"],
         "task": ["WHOLE", "Loss", "Part", "Task"],
-        "updaters": ["AdamW", "Updater"],
+        "updaters": ["AdamW"],
+        "updating": ["Updater"],
     },
 )

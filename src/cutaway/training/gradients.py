@@ -14,7 +14,7 @@ from cutaway.base.seeds import stream
 from cutaway.training.batches import is_empty
 from cutaway.training.precision import autocast
 from cutaway.training.task import Loss, Part, Task
-from cutaway.training.updaters import Updater
+from cutaway.training.updating import Updater
 
 _MOST_PARTS = 1024  # halving a batch further than this will not find the memory
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cutaway.training.config import LoopConfig
 from cutaway.training.task import Loss, Task
-from cutaway.training.updaters import Updater
+from cutaway.training.updating import Updater
 
 if TYPE_CHECKING:
     import pyarrow as pa

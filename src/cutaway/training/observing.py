@@ -19,7 +19,7 @@ from cutaway.training.instruments import Instrument, Moment
 from cutaway.training.precision import autocast
 from cutaway.training.recorder import Recorder
 from cutaway.training.task import Evaluated, Loss, Task
-from cutaway.training.updaters import Updater
+from cutaway.training.updating import Updater
 
 if TYPE_CHECKING:
     from cutaway.runs.folder import Run

@@ -16,7 +16,7 @@ from cutaway.base.errors import RunFailed, UserError
 from cutaway.training.config import LoopConfig
 from cutaway.training.instruments import Instrument
 from cutaway.training.task import Evaluated, Task
-from cutaway.training.updaters import Updater
+from cutaway.training.updating import Updater
 
 if TYPE_CHECKING:
     from cutaway.runs.checkpoint import Checkpoint

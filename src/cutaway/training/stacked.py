@@ -10,24 +10,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from cutaway.training.config import LoopConfig
-from cutaway.training.updaters import filter_state, load_filters, require_shape
-
-if TYPE_CHECKING:
-    from cutaway.training.task import Task
-    from cutaway.training.variants import GradientFilter
+from cutaway.training.gradient_filters import GradientFilter, filter_state, load_filters
+from cutaway.training.updating import Trainable, require_shape
 
 
 class StackedAdamW:
     """Adam with decoupled weight decay, as `updaters.AdamW` gives it to each member alone."""
 
     def __init__(
-        self, task: Task, configs: Sequence[LoopConfig], filters: Sequence[GradientFilter] = ()
+        self, task: Trainable, configs: Sequence[LoopConfig], filters: Sequence[GradientFilter] = ()
     ):
         named = [(name, p) for name, p in task.named_parameters() if p.requires_grad]
         decayed = [(name, p) for name, p in named if task.decays(name, p)]

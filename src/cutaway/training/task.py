@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from cutaway.base import hardware
 from cutaway.base.errors import RunFailed
-
-if TYPE_CHECKING:
-    from cutaway.training.config import LoopConfig
-    from cutaway.training.updaters import Updater
+from cutaway.training.config import LoopConfig
+from cutaway.training.updaters import adamw
+from cutaway.training.updating import Updater
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +102,6 @@ class Task(nn.Module):
     def updater(self, configs: Sequence[LoopConfig]) -> Updater:
         """What turns gradients into a step, one config per member; AdamW unless a task says
         otherwise."""
-        from cutaway.training.updaters import adamw
-
         return adamw(self, configs)
 
     def settle(self, member: int, precision: str) -> Mapping[str, Any]:

@@ -1,52 +1,22 @@
-"""From gradients to a step: gradient norm, clipping, AdamW for one run or a stack of them."""
+"""AdamW for one run or a stack of them: which of the two, and the one for a run alone."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw as adamw_update
 
-from cutaway.base.errors import UserError
 from cutaway.training.config import LoopConfig
-
-if TYPE_CHECKING:
-    from cutaway.training.task import Task
-    from cutaway.training.variants import GradientFilter
-
-
-class Updater(Protocol):
-    """Owns the parameters' update. A member's state is a flat dictionary of tensors."""
-
-    def zero(self) -> None: ...
-
-    def clip(self) -> Tensor:
-        """The gradient's L2 norm, () or (members,), before it is scaled down to the limit.
-
-        Called between every backward and `step`, which may rely on it.
-        """
-        ...
-
-    def step(self, rates: Sequence[float]) -> None:
-        """Update every parameter, at each member's learning rate."""
-        ...
-
-    def moments(self, name: str) -> Mapping[str, Tensor]:
-        """Adam's `exp_avg`, `exp_avg_sq` and `step` of a parameter; empty before a first step."""
-        ...
-
-    def state(self, member: int = 0) -> dict[str, Tensor]: ...
-
-    def load(self, states: Sequence[Mapping[str, Tensor]]) -> None:
-        """Take up one state per member."""
-        ...
+from cutaway.training.gradient_filters import GradientFilter, filter_state, load_filters
+from cutaway.training.stacked import StackedAdamW
+from cutaway.training.updating import Trainable, Updater, require_shape
 
 
 def adamw(
-    task: Task, configs: Sequence[LoopConfig], filters: Sequence[GradientFilter] = ()
+    task: Trainable, configs: Sequence[LoopConfig], filters: Sequence[GradientFilter] = ()
 ) -> Updater:
     """AdamW for a task's parameters: PyTorch's fused kernel for one run, our own for a stack.
 
@@ -54,8 +24,6 @@ def adamw(
     """
     if task.members == 1:
         return AdamW(task, configs[0], filters)
-    from cutaway.training.stacked import StackedAdamW
-
     return StackedAdamW(task, configs, filters)
 
 
@@ -67,7 +35,7 @@ class AdamW:
     takes three times as long as the update itself.
     """
 
-    def __init__(self, task: Task, config: LoopConfig, filters: Sequence[GradientFilter] = ()):
+    def __init__(self, task: Trainable, config: LoopConfig, filters: Sequence[GradientFilter] = ()):
         self.parameters = {name: p for name, p in task.named_parameters() if p.requires_grad}
         self.config, self.filters = config, filters
         self.exp_avg: dict[str, Tensor] = {}
@@ -159,35 +127,3 @@ class AdamW:
                 require_shape(f"{key} of {name}", saved, value.shape)
                 value.copy_(saved)
         load_filters(self.filters, [state], self.parameters)
-
-
-def require_shape(what: str, value: Tensor, shape: torch.Size) -> None:
-    """Refuse a moment that belongs to another network."""
-    if value.shape != shape:
-        raise UserError(
-            f"the checkpoint's {what} has shape {tuple(value.shape)}, this run's {tuple(shape)}: "
-            "a checkpoint of another configuration"
-        )
-
-
-def filter_state(filters: Sequence[GradientFilter]) -> dict[str, Tensor]:
-    """Everything the filters must remember, by `<filter>.<parameter>`."""
-    return {f"{one.name}.{name}": value for one in filters for name, value in one.state().items()}
-
-
-def load_filters(
-    filters: Sequence[GradientFilter],
-    states: Sequence[Mapping[str, Tensor]],
-    parameters: Mapping[str, Tensor],
-) -> None:
-    """Give the filters back what `filter_state` took, of one member or stacked from several."""
-    for one in filters:
-        found: dict[str, Tensor] = {}
-        for name, parameter in parameters.items():
-            parts = [
-                state[f"{one.name}.{name}"] for state in states if f"{one.name}.{name}" in state
-            ]
-            if len(parts) == len(states):
-                value = parts[0] if parameter.shape == parts[0].shape else torch.stack(parts)
-                found[name] = value.to(parameter.device, copy=True)
-        one.load(found)

@@ -8,12 +8,10 @@ import numpy as np
 
 from cutaway.figures.curves import Series, Style
 from cutaway.figures.panels import Panel, panels
-from cutaway.figures.recorded import decades, recorded
+from cutaway.figures.recorded import Log, decades, recorded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from cutaway.dictionaries.pictures.log import Log
 
 LOSS = "loss (scaled units)"
 _PENALTIES = {

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cutaway.base.named import fetch
-from cutaway.dictionaries.pictures.log import Log
 from cutaway.dictionaries.pictures.loss import LOSS, loss_parts
 from cutaway.dictionaries.pictures.points import against_l0
 from cutaway.dictionaries.pictures.training import training_comparison
 from cutaway.figures import histories
 from cutaway.figures.curves import Series, curves
 from cutaway.figures.panels import Panel, panels
-from cutaway.figures.recorded import decades, recorded, rows
+from cutaway.figures.recorded import Log, decades, recorded, rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

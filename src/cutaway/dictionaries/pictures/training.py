@@ -11,14 +11,12 @@ import numpy as np
 from cutaway.figures import look
 from cutaway.figures.curves import Series
 from cutaway.figures.panels import Panel, panels
-from cutaway.figures.recorded import recorded, rows
+from cutaway.figures.recorded import Log, recorded, rows
 from cutaway.runs import record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from cutaway.dictionaries.pictures.log import Log
 
 _SHARE = (0.0, 1.0)
 _NEUTRAL = look.PALETTE.index("#333333")  # charcoal

@@ -6,27 +6,16 @@ Tables in, figure out: nothing here needs torch. `PICTURES` lists what `cutaway 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cutaway.figures import histories
 from cutaway.figures.curves import Series, curves
-from cutaway.figures.recorded import recorded, rows
+from cutaway.figures.recorded import Log, recorded, rows
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from matplotlib.figure import Figure
-
-
-class Log(Protocol):
-    """What a picture needs of a run or of a training log (`cutaway.runs.foreign.Log` has it)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def history(self) -> pa.Table: ...
-
 
 # Columns of the history in plain words; any other is shown with its underscores as spaces.
 NAMES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cutaway.training.variants import Grokfast
+from cutaway.training.gradient_filters import Grokfast
 
 
 def test_grokfast_adds_the_slow_gradient() -> None:

@@ -1,4 +1,4 @@
-"""Random probes, and means of them with a standard error, for one network or a stack of them.
+"""Estimates from random probes, each with a standard error, for one network or a stack of them.
 
 A trace is estimated from random vectors: E[vᵀAv] = tr A for signs v ∈ {-1, 1}ⁿ (Hutchinson 1990;
 signs have the least variance of all, 2(‖A‖² - Σ aᵢᵢ²)). The members of a stack are independent, so

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -90,3 +90,26 @@ class Grokfast:
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         self.mean = dict(state)
+
+
+def filter_state(filters: Sequence[GradientFilter]) -> dict[str, Tensor]:
+    """Everything the filters must remember, by `<filter>.<parameter>`."""
+    return {f"{one.name}.{name}": value for one in filters for name, value in one.state().items()}
+
+
+def load_filters(
+    filters: Sequence[GradientFilter],
+    states: Sequence[Mapping[str, Tensor]],
+    parameters: Mapping[str, Tensor],
+) -> None:
+    """Give the filters back what `filter_state` took, of one member or stacked from several."""
+    for one in filters:
+        found: dict[str, Tensor] = {}
+        for name, parameter in parameters.items():
+            parts = [
+                state[f"{one.name}.{name}"] for state in states if f"{one.name}.{name}" in state
+            ]
+            if len(parts) == len(states):
+                value = parts[0] if parameter.shape == parts[0].shape else torch.stack(parts)
+                found[name] = value.to(parameter.device, copy=True)
+        one.load(found)
