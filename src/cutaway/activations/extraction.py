@@ -31,15 +31,16 @@ from cutaway.activations.store import (
     reading_of,
     statistics,
 )
-from cutaway.base import files, hardware, signals
+from cutaway.base import files, hardware
 from cutaway.base.display import notice
 from cutaway.base.doors import door
-from cutaway.base.errors import CutawayError, Interrupted, RunFailed, UserError, whole_in
+from cutaway.base.errors import RunFailed, UserError, whole_in
 from cutaway.base.progress import duration, progress
 from cutaway.nets.check import tell
 from cutaway.nets.reference import open_model
 from cutaway.nets.sites import Site
 from cutaway.runs.folder import Run
+from cutaway.runs.session import Session
 from cutaway.text.reading import Reading
 
 SHARD_BYTES = 256_000_000  # what a shard holds at most; two of them are in memory
@@ -64,14 +65,13 @@ def extract(
     config, out = config.anchored(), Path(out)
     hardware.device(config.device)
     files.require_writable(out)
-    if resume:
-        opened = _opened(config, out)
-        if opened.record.status == "done":
-            notice(f"{out}: already done, {opened.record.steps_done:,} contexts")
-            return ActivationStore(out)
-    else:
-        Run.require_free(out)
-    return _Extraction(config, out, resume).run()
+    before = recorded(out) if resume else {}
+    session = Session(out, going_on=resume)
+    _require_same(before, config, out)
+    if session.before is not None and session.before.status == "done":
+        notice(f"{out}: already done, {session.before.steps_done:,} contexts")
+        return ActivationStore(out)
+    return _Extraction(config, session).run()
 
 
 def recorded(out: str | Path) -> dict[str, Any]:
@@ -83,26 +83,22 @@ def recorded(out: str | Path) -> dict[str, Any]:
     return {"separator": "eos", "chat": False, "reply_only": False, **record.config}
 
 
-def _opened(config: ExtractionConfig, out: Path) -> Run:
-    """The extraction to go on with, whose settings must be these."""
-    before = recorded(out)
-    opened = Run.open(out)
-    if opened.status == "running":
-        Run.require_free(out)  # refuses, naming the process that writes it
+def _require_same(before: Mapping[str, Any], config: ExtractionConfig, out: Path) -> None:
+    """Refuse settings with which an extraction that has begun cannot go on."""
     for name, value in config.model_dump(mode="json").items():
         if name in before and before[name] != value and name not in _FREE:
             raise UserError(
                 f"{name} = {value!r}: {out} was begun with {before[name]!r}; leave it out to go "
                 "on, or extract to another --out"
             )
-    return opened
 
 
 class _Extraction:
     """One call of `extract`: what its parts share."""
 
-    def __init__(self, config: ExtractionConfig, out: Path, resume: bool):
-        self.config, self.out, self.resume = config, out, resume
+    def __init__(self, config: ExtractionConfig, session: Session):
+        self.config, self.session, self.out = config, session, session.out
+        self.resume = session.before is not None
         number = whole_in(config.step)
         step = config.step if number is None else number
         self.model = open_model(config.model, device=config.device, dtype=config.dtype, step=step)
@@ -116,7 +112,7 @@ class _Extraction:
             reading=self._reading(),
         )
         self.manifest = self._manifest()
-        if resume and (out / MANIFEST).exists():
+        if self.resume and (self.out / MANIFEST).exists():
             self._continue()
         self._require_memory()
         self.said: list[str] = []  # before there is a run to keep it
@@ -213,26 +209,15 @@ class _Extraction:
         stop = self._stop(self.done)
         first = self._states(self.done, stop)
         self._preflight(left, (time.monotonic() - begun) / (stop - self.done))
-        with self._taken() as run:
-            try:
-                with signals.interruptible():
-                    self._go(run, first, stop)
-            except KeyboardInterrupt as stopped:
-                run.save_record(steps_done=self._complete())
-                run.interrupt(signals.name_of(stopped))
-                tokens = self._complete() * self.text.payload
-                raise Interrupted(
-                    f"{self.out}: stopped after {tokens:,} tokens; --resume goes on",
-                    signals.number_of(stopped),
-                ) from None
-            except Exception as error:
-                reason = str(error)
-                if not isinstance(error, CutawayError | OSError):
-                    reason = f"{type(error).__name__}: {error}"
-                run.save_record(steps_done=self._complete())
-                run.fail(reason)
-                raise RunFailed(reason) from error
+        with self._taken() as run, self.session.working(self._leave, self._stopped):
+            self._go(run, first, stop)
         return ActivationStore(self.out)
+
+    def _leave(self) -> None:
+        self.session.run.save_record(steps_done=self._complete())
+
+    def _stopped(self) -> str:
+        return f"stopped after {self._complete() * self.text.payload:,} tokens"
 
     def _complete(self) -> int:
         """Contexts in complete shards."""
@@ -241,15 +226,10 @@ class _Extraction:
 
     def _taken(self) -> Run:
         """The run's folder, new or taken up again."""
-        if self.resume:
-            run = Run.resume(self.out)
-            for left in (self.out / SHARDS).glob(".*.tmp"):  # it alone writes shards
-                left.unlink()
-            return run
-        run = Run.create(
-            self.out,
+        before = self.session.before
+        run = self.session.take(
             study=STUDY,
-            config=self.config.model_dump(mode="json"),
+            config=self.config.model_dump(mode="json") if before is None else before.config,
             seed=self.config.seed,
             steps_planned=self.text.n_contexts,
             parents=[
@@ -264,7 +244,11 @@ class _Extraction:
                 "reading": self.text.reading.to_json(),
             },
         )
-        self.model.reads.save(run.path / "tokenizer")
+        if self.resume:
+            for left in (self.out / SHARDS).glob(".*.tmp"):  # it alone writes shards
+                left.unlink()
+        else:
+            self.model.reads.save(run.path / "tokenizer")
         return run
 
     def _go(self, run: Run, states: dict[Site, Tensor], stop: int) -> None:

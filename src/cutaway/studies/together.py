@@ -15,19 +15,19 @@ from cutaway.runs import record
 from cutaway.runs.checkpoint import Checkpoint, DamagedCheckpoint
 from cutaway.runs.folder import Run
 from cutaway.runs.record import TOGETHER, RunRecord
+from cutaway.runs.session import Session
 from cutaway.studies.registry import study_of
 from cutaway.studies.settings import StudyConfig
 from cutaway.studies.settled import extended, settings_of
 from cutaway.studies.study import Prepared, Study
 from cutaway.studies.train import (
     advise,
+    beginning,
     going_on,
     newest_checkpoint,
     require_disk,
     require_memory,
     require_same,
-    require_same_parents,
-    sinks_of,
 )
 from cutaway.training.config import LoopConfig
 
@@ -86,12 +86,11 @@ def _train(
 class _Member:
     """A run on its way into the stack: checked, opened, or refused."""
 
-    run: Run
+    session: Session
     loop: LoopConfig
 
     def __init__(self, config: StudyConfig, out: Path):
         self.config, self.out = config, out
-        self.before: RunRecord | None = None  # of a run that is resumed
         self.refused: UserError | None = None
 
     def take_up(self) -> None:
@@ -113,14 +112,10 @@ class _Member:
 
         self.loop, _ = extended(own.loop or self.config.loop(), self.config)
         require_writable(self.out)
-        if not (resume and (self.out / record.FILE).is_file()):
-            Run.require_free(self.out)
-        else:
+        self.session = Session(self.out, going_on=resume and (self.out / record.FILE).is_file())
+        if self.before is not None:
+            self.session.require_same_parents(own.parents)
             run = Run.open(self.out)
-            if run.status == "running":
-                Run.require_free(self.out)  # refuses, naming the process that writes it
-            self.before = run.record
-            require_same_parents(self.before.parents, own.parents, self.out)
             self.loop, extensions = extended(
                 own.loop or self.config.loop(), self.config, self.before.steps_planned
             )
@@ -134,37 +129,25 @@ class _Member:
 
     def open(self, study: str, own: Prepared) -> Run:
         """The run's folder taken, new or resumed."""
-        if self.before is not None:
-            self.run = Run.resume(self.out, sinks=sinks_of(self.config, own))
-            self.run.save_record(config=self.config.model_dump(mode="json"))
-        else:
-            self.run = Run.create(
-                self.out,
-                study=study,
-                config=self.config.model_dump(mode="json"),
-                seed=self.config.seed,
-                steps_planned=self.loop.steps,
-                parents=own.parents,
-                resolved=own.resolved,
-                sinks=sinks_of(self.config, own),
-            )
+        self.session.take(**beginning(study, self.config, own, self.loop))
         try:
             own.write(self.run.path)
         except UserError:
-            self.put_back()
+            self.session.put_back()
             self.run.close()
             raise
         self.run.record.notices.extend(own.notices)
         return self.run
 
-    def put_back(self) -> None:
-        """As if it had not been opened: nothing has started."""
-        if self.before is None:
-            self.run.close()
-            Run.remove(self.run.path)
-        else:
-            fields = type(self.before).model_fields
-            self.run.save_record(**{name: getattr(self.before, name) for name in fields})
+    @property
+    def run(self) -> Run:
+        """The run, once it is open."""
+        return self.session.run
+
+    @property
+    def before(self) -> RunRecord | None:
+        """The record of a run that is resumed."""
+        return self.session.before
 
 
 @contextmanager
@@ -234,6 +217,6 @@ def _fit(prepared: Prepared, members: Sequence[_Member], opened: ExitStack) -> N
             fit(prepared.task, loops, runs, prepared.instruments, checkpoints=checkpoints)
     except UserError:
         for one in members:
-            one.put_back()
+            one.session.put_back()
         opened.close()
         raise

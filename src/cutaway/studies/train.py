@@ -14,6 +14,7 @@ from cutaway.base.files import require_writable
 from cutaway.runs.checkpoint import Checkpoint
 from cutaway.runs.folder import Run
 from cutaway.runs.record import RunRecord
+from cutaway.runs.session import Session
 from cutaway.runs.sinks import Sink
 from cutaway.studies.registry import config_of, study_of, trainer_of
 from cutaway.studies.settings import StudyConfig, resolve
@@ -60,34 +61,54 @@ def train_by_steps(
     hardware.device(config.device)
     require_memory([config])
     require_writable(out)
-    Run.require_free(out)
+    session = Session(out)
     with computing_with(config.thread_count()):
-        return _begin(study, config, out)
+        return _trained(study, config, session, 0)
 
 
-def _begin(study: str, config: StudyConfig, out: Path) -> Run:
+def _trained(study: str, config: StudyConfig, session: Session, extra_steps: int) -> Run:
+    """A new run, or one that goes on from its newest checkpoint; where it cannot start, as before."""
+    from cutaway.training.saving import matching_state
+
     prepared = study_of(study).prepare(config)
-    loop, _ = extended(prepared.loop or config.loop(), config)
-    require_disk(out, prepared, loop)
-    run = Run.create(
-        out,
-        study=study,
-        config=config.model_dump(mode="json"),
-        seed=config.seed,
-        steps_planned=loop.steps,
-        parents=prepared.parents,
-        resolved=prepared.resolved,
-        sinks=sinks_of(config, prepared),
-    )
-    try:
-        with run:
+    before, checkpoint, damage = session.before, None, []
+    session.require_same_parents(prepared.parents)
+    planned = () if before is None else (before.steps_planned, extra_steps)
+    loop, extensions = extended(prepared.loop or config.loop(), config, *planned)
+    if before is not None:
+        config = config.model_copy(update={"extra_steps": extensions})
+    require_disk(session.out, prepared, loop)
+    if before is not None:
+        checkpoint, damage = newest_checkpoint(Run.open(session.out))
+        if checkpoint is not None:
+            matching_state(checkpoint, prepared.task, loop)
+    with session.take(**beginning(study, config, prepared, loop)) as run:
+        for line in damage:
+            run.notice(line)
+        try:
             prepared.write(run.path)
-            run.record.notices.extend(prepared.notices)
-            _fit(study, config, prepared, run, None, loop)
-    except UserError:
-        Run.remove(run.path)
-        raise
+            if before is None:
+                run.record.notices.extend(prepared.notices)
+            _fit(study, config, prepared, run, checkpoint, loop)
+        except UserError:
+            session.put_back()
+            raise
     return run
+
+
+def beginning(
+    study: str, config: StudyConfig, prepared: Prepared, loop: LoopConfig
+) -> dict[str, Any]:
+    """What `Session.take` needs of a run that is trained by the loop."""
+    return {
+        "study": study,
+        "config": config.model_dump(mode="json"),
+        "seed": config.seed,
+        "steps_planned": loop.steps,
+        "parents": prepared.parents,
+        "resolved": prepared.resolved,
+        "sinks": sinks_of(config, prepared),
+    }
 
 
 def recorded_config(folder: str | Path) -> tuple[str, dict[str, Any]]:
@@ -99,18 +120,16 @@ def recorded_config(folder: str | Path) -> tuple[str, dict[str, Any]]:
 def _resume(study: str, config: StudyConfig, out: Path, extra_steps: int) -> Run:
     from cutaway.training.guards import computing_with
 
-    opened = Run.open(out)
-    record = opened.record
-    if opened.status == "running":
-        Run.require_free(out)  # refuses, naming the process that writes it
+    session = Session(out, going_on=True)
+    record = Run.open(out).record
     config = going_on(config, record, out)
     require_writable(out)
     if record.status == "done" and not extra_steps:
         notice(f"{out}: already done at step {record.steps_done}; --extra-steps N trains on")
-        return opened
+        return Run.open(out)
     require_memory([config])
     with computing_with(config.thread_count()):
-        return _go_on(study, config, opened, extra_steps)
+        return _trained(study, config, session, extra_steps)
 
 
 def going_on(config: StudyConfig, record: RunRecord, out: Path) -> StudyConfig:
@@ -131,33 +150,6 @@ def going_on(config: StudyConfig, record: RunRecord, out: Path) -> StudyConfig:
             "agree within rounding only"
         ) from None
     return config
-
-
-def _go_on(study: str, config: StudyConfig, opened: Run, extra_steps: int) -> Run:
-    from cutaway.training.saving import matching_state
-
-    out, record = opened.path, opened.record
-    prepared = study_of(study).prepare(config)
-    require_same_parents(record.parents, prepared.parents, out)
-    loop, extensions = extended(
-        prepared.loop or config.loop(), config, record.steps_planned, extra_steps
-    )
-    config = config.model_copy(update={"extra_steps": extensions})
-    require_disk(out, prepared, loop)
-    checkpoint, damage = newest_checkpoint(opened)
-    if checkpoint is not None:
-        matching_state(checkpoint, prepared.task, loop)
-    with Run.resume(out, sinks=sinks_of(config, prepared)) as run:
-        for line in damage:
-            run.notice(line)
-        prepared.write(run.path)
-        run.save_record(config=config.model_dump(mode="json"))
-        try:
-            _fit(study, config, prepared, run, checkpoint, loop)
-        except UserError:
-            run.save_record(**{name: getattr(record, name) for name in type(record).model_fields})
-            raise
-    return run
 
 
 def require_memory(configs: Sequence[StudyConfig]) -> None:
@@ -199,17 +191,6 @@ def require_same(before: Mapping[str, Any], config: StudyConfig, out: Path) -> N
             f"{name} = {value!r}: {out} was trained with {before[name]!r}; "
             "leave the field out to go on, or start a new run"
         )
-
-
-def require_same_parents(
-    before: Sequence[Mapping[str, Any]], parents: Sequence[Mapping[str, Any]], out: Path
-) -> None:
-    """What the run began with (data, tokenizers, models) must be what it goes on with."""
-    for old, now in zip(before, parents, strict=False):
-        if old.get("sha256") != now.get("sha256"):
-            raise UserError(
-                f"{out}: {now.get('id')} has changed since this run began; start a new run"
-            )
 
 
 def sinks_of(config: StudyConfig, prepared: Prepared | None = None) -> list[Sink]:

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cutaway.base import display, files, hardware, signals
+from cutaway.base import display, files, hardware
 from cutaway.base.display import notice
-from cutaway.base.errors import CutawayError, Interrupted, RunFailed, UserError
+from cutaway.base.errors import RunFailed, UserError
 from cutaway.probes.data.request import SOLVED, Asked, chosen_controls
 from cutaway.probes.fitting.layers import probe_layers
 from cutaway.probes.scores.findings import SCORES, Findings
@@ -21,12 +21,12 @@ from cutaway.probes.states.inputs import Inputs
 from cutaway.probes.train.config import ProbeConfig
 from cutaway.probes.train.record import open_inputs, parents_of, resolved_of, settled
 from cutaway.runs.folder import Run
+from cutaway.runs.session import Session
 from cutaway.studies.settings import resolve
 from cutaway.studies.settled import continued, settings_of
 from cutaway.studies.train import (
     going_on,
     require_same,
-    require_same_parents,
     sinks_of,
     train_by_steps,
 )
@@ -92,9 +92,10 @@ def train_probes(
         config = continued(config, run.record.config)
         inputs = open_inputs(config)
         given = probes_of(run)
-        with Run.resume(out, sinks=sinks_of(config)) as run:
+        session = Session(out, going_on=True)
+        with session.take(config=run.record.config, sinks=sinks_of(config)) as run:
             run.truncate(0, Findings().tables)  # of a judging that was cut off
-            _work(run, inputs, config, given)
+            _work(session, inputs, config, given)
     return run
 
 
@@ -166,53 +167,34 @@ def _solved_by(method: str) -> str:
 
 
 def _solved(config: ProbeConfig, out: Path, resume: bool) -> Run:
-    if resume:
-        before = Run.open(out)
-        if before.status == "running":
-            Run.require_free(out)  # refuses, naming the process that writes it
-    else:
-        Run.require_free(out)
+    session = Session(out, going_on=resume)
     inputs = open_inputs(config)
     config = settled(config, inputs)
     parents = parents_of(inputs)
-    sinks = sinks_of(config)
-    if resume:
-        require_same_parents(before.record.parents, parents, out)
-        run = Run.resume(out, sinks=sinks)
-        run.save_record(config=config.model_dump(mode="json"))
-        run.truncate(0)
-    else:
-        run = Run.create(
-            out,
-            study=STUDY,
-            config=config.model_dump(mode="json"),
-            seed=config.seed,
-            steps_planned=len(inputs.sites),
-            parents=parents,
-            resolved=resolved_of(inputs),
-            sinks=sinks,
-        )
-    with run:
-        _work(run, inputs, config, None)
+    session.require_same_parents(parents)
+    with session.take(
+        study=STUDY,
+        config=config.model_dump(mode="json"),
+        seed=config.seed,
+        steps_planned=len(inputs.sites),
+        parents=parents,
+        resolved=resolved_of(inputs),
+        sinks=sinks_of(config),
+    ) as run:
+        if resume:
+            run.truncate(0)
+        _work(session, inputs, config, None)
     return run
 
 
-def _work(run: Run, inputs: Inputs, config: ProbeConfig, given: Sequence[Probe] | None) -> None:
+def _work(
+    session: Session, inputs: Inputs, config: ProbeConfig, given: Sequence[Probe] | None
+) -> None:
     """Fit or take the probes, judge them, and leave everything in the run."""
-    try:
-        with signals.interruptible():
-            found = probe_layers(inputs, asked_of(config), given=given, folder=run.path)
-            _write(run, found)
-    except KeyboardInterrupt as stopped:
-        run.interrupt(signals.name_of(stopped))
-        where = f"{run.path}: stopped; --resume goes on"
-        raise Interrupted(where, signals.number_of(stopped)) from None
-    except Exception as error:
-        reason = str(error)
-        if not isinstance(error, CutawayError | OSError):
-            reason = f"{type(error).__name__}: {error}"
-        run.fail(reason)
-        raise RunFailed(reason) from error
+    run = session.run
+    with session.working():
+        found = probe_layers(inputs, asked_of(config), given=given, folder=run.path)
+        _write(run, found)
     for line in (*found.warnings, found.verdict()):
         run.notice(line)
     metrics = {**run.record.metrics, **headline(found)}
