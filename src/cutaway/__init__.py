@@ -24,7 +24,7 @@ __getattr__, __dir__, _ = lazy_loader.attach(
     submod_attrs={
         "activations.capture": ["capture"],
         "activations.splice": ["splice"],
-        "dictionaries.base": ["Dictionary"],
+        "dictionaries.model.dictionary": ["Dictionary"],
         "nets.reference": ["open_model"],
         "probes.states.probe": ["Probe"],
         "runs.store": ["RunStore"],
