@@ -29,10 +29,10 @@ from cutaway.dictionaries.architectures.registry import build
 from cutaway.dictionaries.model.dictionary import Dictionary, DictionaryShape
 from cutaway.evaluations.suite.encoding import BATCH_TOKENS, TextReader, sample_states
 from cutaway.evaluations.suite.sparse_probing import sparse_probing
+from cutaway.labelled.files import passages
+from cutaway.labelled.texts import LabelledTexts
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
-from cutaway.text.labelled import LabelledTexts
-from cutaway.text.labelled_files import passages
 from cutaway.text.sources import source
 
 LETTERS = "eanosrhlditucm"

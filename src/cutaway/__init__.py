@@ -18,8 +18,8 @@ __version__ = "0.1.0"
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submodules=[
-        *("activations", "base", "dictionaries", "dynamics", "figures", "grokking", "language"),
-        *("nets", "probes", "runs", "studies", "sweeps", "text", "training"),
+        *("activations", "base", "dictionaries", "dynamics", "figures", "grokking", "labelled"),
+        *("language", "nets", "probes", "runs", "studies", "sweeps", "tables", "text", "training"),
     ],
     submod_attrs={
         "activations.capture": ["capture"],

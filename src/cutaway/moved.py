@@ -11,6 +11,18 @@ from types import ModuleType
 
 # Names below `cutaway`. Names that a folder has now (`probes.data`) give what they gave from there.
 MOVED = {
+    "text.loading": "text.tokenizers",
+    "text.labelled": "labelled.texts",
+    "text.labelled_rows": "labelled.rows",
+    "text.labelled_tables": "labelled.tables",
+    "text.labelled_files": "labelled.files",
+    "text.official": "labelled.official",
+    "runs.names": "tables.names",
+    "runs.schemas": "tables.schemas",
+    "runs.columns": "tables.tidy",
+    "runs.long_form": "tables.long_form",
+    "runs.history_files": "tables.recorded_runs",
+    "runs.exports": "tables.recorded_runs",
     "dictionaries.kernels": "sparse",
     "dictionaries.orthogonality": "orthogonality",
     "dictionaries.experiments": "orthogonality",

@@ -176,7 +176,7 @@ def test_an_interrupted_write_leaves_the_old_table(
 def test_what_is_worked_is_kept_when_a_later_evaluation_is_stopped(
     own: Path, tasks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cutaway.text.labelled_files import read_tasks
+    from cutaway.labelled.files import read_tasks
 
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

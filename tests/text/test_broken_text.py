@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from cutaway.base.errors import UserError
+from cutaway.labelled.files import read_tasks
 from cutaway.text import source
 from cutaway.text.files import FilesSource
-from cutaway.text.labelled_files import read_tasks
 
 
 def texts(path: Path) -> dict[str, str]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cutaway.base.errors import UserError
+from cutaway.labelled.rows import labelled_rows
 from cutaway.text import decoding
-from cutaway.text.labelled_files import labelled_rows
 from cutaway.text.sources import source
 
 

@@ -12,8 +12,9 @@ import pytest
 from cutaway.base.errors import UserError
 from cutaway.text import encoding
 from cutaway.text import tokenizers as tokenizers_module
+from cutaway.text.documents import Document
 from cutaway.text.packing import packed
-from cutaway.text.sources import Document, source
+from cutaway.text.sources import source
 from cutaway.text.tokenizers import Tokenizer
 
 

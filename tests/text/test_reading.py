@@ -11,9 +11,9 @@ import pytest
 import tokenizers
 
 from cutaway.base.errors import UserError
+from cutaway.text.documents import Document
 from cutaway.text.packing import packed
 from cutaway.text.reading import FORMAT, Reading
-from cutaway.text.sources import Document
 from cutaway.text.tokenizers import Tokenizer
 
 WORDS = {"<s>": 0, "</s>": 1, "[CLS]": 2, "[SEP]": 3, "a": 4, "b": 5, "c": 6}

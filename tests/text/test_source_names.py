@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sysconfig
 from pathlib import Path
 
 import pytest
 
 from cutaway.base.errors import UserError
-from cutaway.text import known, source
+from cutaway.text import Document, SourceInfo, known, source
 from cutaway.text.docstrings import DocstringsSource
+from cutaway.text.sources import SOURCES
 
 
 @pytest.mark.parametrize(
@@ -48,6 +50,42 @@ def test_every_known_name_without_its_options_is_a_source() -> None:
     for info in known():
         if info.name != "PATH":
             assert source(info.name.partition("[")[0]).name in info.name
+
+
+class Counting:
+    """`counting:N`: as many documents as its name says."""
+
+    def __init__(self, spec: str):
+        self.name, self.count = spec, int(spec.partition(":")[2] or "2")
+
+    @classmethod
+    def infos(cls) -> list[SourceInfo]:
+        return [SourceInfo("counting[:N]", "numbers", "tiny", "nothing")]
+
+    def documents(self):
+        yield from (Document(str(number), f"number {number}") for number in range(self.count))
+
+    def fingerprint(self) -> str:
+        return self.name
+
+    def size(self) -> int | None:
+        return None
+
+
+def test_a_class_in_the_registry_is_a_source_by_its_prefix(monkeypatch) -> None:
+    monkeypatch.setitem(SOURCES, "counting", Counting)
+    assert len(list(source("counting:5").documents())) == 5
+    assert len(list(source("counting").documents())) == 2
+    assert "counting[:N]" in [info.name for info in known()]
+    with pytest.raises(UserError, match="did you mean 'counting'"):
+        source("countin")
+    with pytest.raises(UserError, match=r"known: .*counting"):
+        source("xyz")
+
+
+def test_every_prefix_of_the_registry_is_listed() -> None:
+    listed = {re.split(r"[\[:]", info.name)[0] for info in known()}
+    assert listed == {*SOURCES, "PATH"}
 
 
 def test_a_file_named_like_a_corpus_is_mentioned(tmp_path: Path, monkeypatch, capsys) -> None:

@@ -19,9 +19,10 @@ from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.nets.model import Model
 from cutaway.text.conversations import conversations, leading, template_of
+from cutaway.text.documents import Source
 from cutaway.text.packing import PackedText, packed
 from cutaway.text.reading import SEPARATORS, Reading
-from cutaway.text.sources import Source, source
+from cutaway.text.sources import source
 
 LONGEST = 1024  # default context length of models that read more
 _MEASURED = 4096  # tokens of text that are read in each way

@@ -95,7 +95,7 @@ def whole(kind: type, tokens: Sequence[Token]) -> int:
 
 def history_files_of(path: Path) -> list[Path]:
     """A file itself, or the history files in a folder."""
-    from cutaway.runs.history_files import is_history_file
+    from cutaway.tables.history_files import is_history_file
 
     if not path.is_dir():
         return [path]

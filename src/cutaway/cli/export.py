@@ -8,8 +8,8 @@ from typing import Literal
 from cutaway.base import display
 from cutaway.base.errors import UserError
 from cutaway.runs import places
+from cutaway.runs.finding import find_run
 from cutaway.runs.folder import Run
-from cutaway.runs.store import find_run
 
 
 def export(run: str, *, format: Literal["hf"] = "hf", out: Path | None = None) -> None:

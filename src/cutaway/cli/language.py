@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from cutaway.base import display, hardware
 from cutaway.base.errors import UserError, shortened, whole_in
 from cutaway.cli.common import output_format, readable
-from cutaway.runs.store import find_run
+from cutaway.runs.finding import find_run
 
 if TYPE_CHECKING:
     from cutaway.nets.reference import LoadedModel

@@ -142,13 +142,13 @@ def evaluate(
         csv: Print CSV.
     """
     from cutaway.activations.config import count
+    from cutaway.labelled.tables import Columns
     from cutaway.probes.other_data.evaluating import evaluate as judged
     from cutaway.probes.other_data.evaluating import examples_for, own_data
     from cutaway.probes.other_data.familiar import familiar_line, share_in_training
     from cutaway.probes.other_data.held_out import trained_on
     from cutaway.probes.scores.findings import DECISIONS
     from cutaway.probes.view.reading import model_of, open_probes
-    from cutaway.text.labelled_tables import Columns
 
     format = output_format(json, csv)
     found = open_probes(probes)

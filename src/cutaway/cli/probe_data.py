@@ -89,11 +89,11 @@ def data(
         json: Print JSON.
         csv: Print CSV.
     """
+    from cutaway.labelled.tables import Columns
     from cutaway.probes.data.labels import label_data
     from cutaway.probes.data.places import require_ratio
     from cutaway.runs import places
     from cutaway.text.conversations import Chosen, template_of
-    from cutaway.text.labelled_tables import Columns
 
     format = output_format(json, csv)
     windows = {
@@ -210,13 +210,13 @@ def tokenizer_of(model: str) -> tuple[Tokenizer, int | None]:
     what has no tokenizer.
     """
     from cutaway.nets import gguf, gguf_hub
-    from cutaway.text import loading, tokenizers
+    from cutaway.text import tokenizers
 
     for folder in (Path(model), Path("runs") / model):
         if (folder / "run.json").is_file():
             return _of_run(folder)
     if model.startswith("runs/") and not Path(model).exists():
-        from cutaway.runs.store import find_run
+        from cutaway.runs.finding import find_run
 
         find_run(model)  # says that there is none, and which name is near
     if not Path(model).exists() and "@" in model:
@@ -226,7 +226,7 @@ def tokenizer_of(model: str) -> tuple[Tokenizer, int | None]:
         folder = snapshot(id, revision)
         if gguf_hub.alone(folder):
             return _of_gguf(gguf_hub.only(folder, id), id)
-        found = loading.pretrained(folder)
+        found = tokenizers.pretrained(folder)
         found.name = id
         return found, _longest(folder / "config.json")
     if not gguf.has_layout(Path(model)) and (file := gguf.find(Path(model))) is not None:
@@ -235,7 +235,7 @@ def tokenizer_of(model: str) -> tuple[Tokenizer, int | None]:
         return tokenizers.Tokenizer.load(model), _longest(Path(model) / "config.json")
     if not Path(model).exists() and (folder := _cached_gguf(model)) is not None:
         return _of_gguf(gguf_hub.only(folder, model), model)
-    found = loading.pretrained(model)
+    found = tokenizers.pretrained(model)
     place = None if Path(model).exists() else _cached(model)
     return found, None if place is None else _longest(place / "config.json")
 

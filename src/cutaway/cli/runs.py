@@ -66,8 +66,8 @@ def show(run: str, *, runs: Runs = Path("runs"), json: bool = False, csv: bool =
         csv: Print CSV.
     """
     from cutaway.nets.quantised import dequantised
+    from cutaway.runs.finding import find_run
     from cutaway.runs.folder import Run
-    from cutaway.runs.store import find_run
 
     format = output_format(json, csv)
     opened = Run.open(find_run(run, runs))
@@ -131,8 +131,8 @@ def compare(*names: str, runs: Runs = Path("runs"), json: bool = False, csv: boo
         csv: Print CSV.
     """
     from cutaway.runs.compare import compare as compared
+    from cutaway.runs.finding import find_run
     from cutaway.runs.folder import Run
-    from cutaway.runs.store import find_run
 
     format = output_format(json, csv)
     if len(names) < 2:
@@ -156,7 +156,7 @@ def verify(run: str, *, runs: Runs = Path("runs"), json: bool = False, csv: bool
         csv: Print CSV.
     """
     from cutaway.runs import verifying
-    from cutaway.runs.store import find_all
+    from cutaway.runs.finding import find_all
 
     format = output_format(json, csv)
     path = verifying.find_folder(run, runs)
@@ -209,7 +209,7 @@ def rm(
 
 def _named(name: str, root: Path) -> Path:
     """The folder of a run to delete; a name that leads out of the root is refused."""
-    from cutaway.runs.store import find_run
+    from cutaway.runs.finding import find_run
 
     found = find_run(name, root)
     if found.is_symlink():

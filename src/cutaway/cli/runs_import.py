@@ -11,8 +11,8 @@ from cutaway.cli.common import Runs, history_files_of, output_format
 from cutaway.studies.registry import STUDIES
 
 if TYPE_CHECKING:
-    from cutaway.runs.exports import RecordedRun
     from cutaway.runs.folder import Run
+    from cutaway.tables.recorded_runs import RecordedRun
 
 
 def import_(
@@ -40,8 +40,8 @@ def import_(
         json: Print JSON.
         csv: Print CSV.
     """
-    from cutaway.runs.exports import read_recorded
     from cutaway.runs.importing import folder_name, import_recorded
+    from cutaway.tables.recorded_runs import read_recorded
 
     format = output_format(json, csv)
     if study not in STUDIES:

@@ -135,9 +135,9 @@ def _sources(name: str, runs: Path) -> list[Source]:
     """The histories a word of the command line means."""
     from cutaway.grokking.histories import history_of
     from cutaway.runs import record
-    from cutaway.runs.exports import read_recorded
     from cutaway.runs.folder import Run
     from cutaway.runs.foreign import open_logs
+    from cutaway.tables.recorded_runs import read_recorded
 
     path = Path(name)
     if not path.is_dir() or (path / record.FILE).exists():
@@ -155,8 +155,8 @@ def _under(root: Path) -> Iterator[Source]:
     """The histories of all runs under a folder that have accuracies; says how many have none."""
     from cutaway.grokking.histories import history_of
     from cutaway.grokking.phases import has_accuracies
+    from cutaway.runs.finding import find_all
     from cutaway.runs.folder import Run
-    from cutaway.runs.store import find_all
 
     without = []
     for found in find_all(root, display.notice):

@@ -84,7 +84,7 @@ def evaluate_suite(
 
 def labelled(places: Sequence[str] | None) -> list[Any] | None:
     """The tasks in the places named, no two of a name."""
-    from cutaway.text.labelled_files import read_tasks
+    from cutaway.labelled.files import read_tasks
 
     if places is None:
         return None

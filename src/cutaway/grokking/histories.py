@@ -13,10 +13,10 @@ from cutaway.base.columns import is_table
 from cutaway.base.columns import table as table_of
 from cutaway.base.errors import UserError
 from cutaway.runs import record
-from cutaway.runs.columns import tidy
 from cutaway.runs.folder import Run
 from cutaway.runs.foreign import Log, open_log
 from cutaway.studies.settings import synonyms
+from cutaway.tables.tidy import tidy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ History: TypeAlias = "pa.Table | Run | Log | str | Path"
 
 
 def history_of(source: History) -> pa.Table:
-    """The tidy history (`runs.columns.tidy`) of a table, a run, a log, or the path of one.
+    """The tidy history (`tables.tidy.tidy`) of a table, a run, a log, or the path of one.
 
     Announces what had to be changed. Raises `UserError` for a run that has recorded nothing.
     """

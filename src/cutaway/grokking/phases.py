@@ -87,7 +87,7 @@ def phases(
     0 counts any crossing. Between two evaluations nothing is known, and they count as one stretch.
     A null or NaN accuracy is no
     evaluation. Rows may be unordered or repeat steps, and accuracies may be percentages (see
-    `runs.columns.tidy`, which announces what it does). `history` may also be a run or a log.
+    `tables.tidy.tidy`, which announces what it does). `history` may also be a run or a log.
 
     Definitions: Power et al. 2022 (arXiv 2201.02177) for the phases; Thilak et al. 2022 (arXiv
     2206.04817) for the slingshots that make the window necessary.

@@ -18,7 +18,7 @@ def sized(config: LanguageConfig) -> LanguageConfig:
     """The config with its vocabulary's size in it, asked of its pretrained tokenizer if it has one."""
     if config.vocab_size is not None:
         return config
-    from cutaway.text.loading import pretrained
+    from cutaway.text.tokenizers import pretrained
 
     try:
         return config.model_copy(update={"vocab_size": pretrained(config.tokenizer).vocab_size})

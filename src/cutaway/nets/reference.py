@@ -134,7 +134,7 @@ def _require_dtype(dtype: str) -> None:
 
 def _place(model: str | Path) -> Path | str:
     """The folder or GGUF file that `model` means, or the hub id that it then must be."""
-    from cutaway.runs.store import find_run
+    from cutaway.runs.finding import find_run
 
     model = as_path(model) if isinstance(model, Path) else str(model)
     for folder in (as_path(model), Path("runs") / model):

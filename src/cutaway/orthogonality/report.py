@@ -14,7 +14,7 @@ from cutaway.orthogonality.comparison import Comparison, compared, finished
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from cutaway.text.labelled import LabelledTexts
+    from cutaway.labelled.texts import LabelledTexts
 
 RUNS, ARMS, JSON = "results.csv", "comparison.csv", "comparison.json"
 # What the table for people shows of an arm; files and --json have all.

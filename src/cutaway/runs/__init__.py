@@ -11,11 +11,12 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "checkpoint": ["Checkpoint", "Checkpoints", "DamagedCheckpoint"],
         "compare": ["compare"],
+        "finding": ["find_run"],
         "folder": ["Run"],
         "foreign": ["Log", "open_log"],
         "record": ["RunRecord"],
         "sinks": ["Sink", "TensorBoardSink", "WandbSink"],
-        "store": ["RunStore", "find_run"],
+        "store": ["RunStore"],
         "training_log": ["TrainingLog", "TrainingLogData", "read_training_log"],
     },
 )

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cutaway.base.errors import UserError
 
 if TYPE_CHECKING:
-    from cutaway.runs.folder import Run
-    from cutaway.runs.sinks import Sink
+    from cutaway.runs.sinks import Recording, Sink
 
 
 class Audience:
@@ -22,7 +21,7 @@ class Audience:
     def __len__(self) -> int:
         return len(self._sinks)
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Recording) -> None:
         """The run begins or goes on. What a user can mend is raised now, as UserError."""
         wanted, self._sinks = self._sinks, []
         for sink in wanted:

@@ -1,6 +1,6 @@
 """Logs, whoever wrote them, in one shape: a run, a `training_log.json`, or a history in a file.
 
-Histories are JSON lines, CSV and Parquet (`history_files.py`). A further form is one more reader
+Histories are JSON lines, CSV and Parquet (`tables/history_files.py`). A further form is one more reader
 that makes a `Log`.
 """
 
@@ -56,13 +56,13 @@ def open_logs(
     reference: str | os.PathLike[str], root: str | os.PathLike[str] = "runs"
 ) -> list[Log]:
     """The same, of a history file that may hold several runs, as downloads from W&B do."""
-    from cutaway.runs.store import find_run
+    from cutaway.runs.finding import find_run
 
     path = as_path(reference)
     if path.is_dir() and not (path / record.FILE).exists() and (path / training_log.FILE).exists():
         path = path / training_log.FILE
     if path.is_file():
-        from cutaway.runs.history_files import is_history_file
+        from cutaway.tables.history_files import is_history_file
 
         if is_history_file(path) or training_log.is_other_json(path):
             return _of_history(path)
@@ -91,7 +91,7 @@ def _of_run(path: Path) -> Log:
 
 
 def _of_history(path: Path) -> list[Log]:
-    from cutaway.runs.exports import read_recorded
+    from cutaway.tables.recorded_runs import read_recorded
 
     runs = read_recorded([path])
     for notice in dict.fromkeys(notice for run in runs for notice in run.content.notices):

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from cutaway.base import files
 from cutaway.base.display import readable_path
 from cutaway.base.errors import CutawayError, UserError
-from cutaway.runs.columns import OURS
-from cutaway.runs.exports import RecordedRun
 from cutaway.runs.folder import HISTORY, Run
+from cutaway.tables.recorded_runs import RecordedRun, read_history_file
+from cutaway.tables.tidy import OURS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,16 +25,14 @@ def import_history(
     """Make the run `out/name` (`name`: the file's own, without its ending) from a recorded history
     of one run.
 
-    Reads JSON, CSV and Parquet (`history_files.read_history_file`), with columns under the
-    names of `columns.py`. The run is done; its config is what the file says about itself; its
+    Reads JSON, CSV and Parquet (`recorded_runs.read_history_file`), with columns under the
+    names of `tables/tidy.py`. The run is done; its config is what the file says about itself; its
     parent is the file with its SHA-256, and under `about` whatever else the file holds, such as a
     summary. Final figures are the last recorded losses and accuracies.
 
     What had to be changed or left out is announced and kept in the record's notices. Raises
     `UserError`, leaving nothing behind, for a file that holds no history and for a folder in use.
     """
-    from cutaway.runs.history_files import read_history_file
-
     file = Path(file)
     name = _checked(file.stem if name is None else name)
     recorded = RecordedRun(name, (file,), read_history_file(file))
@@ -42,7 +40,7 @@ def import_history(
 
 
 def import_recorded(recorded: RecordedRun, folder: Path, *, study: str = "grokking") -> Run:
-    """Make the run in `folder` of one that `exports.read_recorded` found, as `import_history` does."""
+    """Make the run in `folder` of one that `recorded_runs.read_recorded` found, as `import_history` does."""
     read = recorded.content
     notices = list(read.notices)
     config = _plain(read.config, "configuration", notices)

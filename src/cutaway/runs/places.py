@@ -12,6 +12,7 @@ from cutaway.base import files
 from cutaway.base.display import readable_path
 from cutaway.base.errors import UserError
 from cutaway.runs import checksums, lock, record
+from cutaway.runs.finding import find_all
 
 PICTURES = (".png", ".pdf", ".svg")
 
@@ -80,8 +81,6 @@ def holds_runs(folder: Path) -> bool:
 
 def require_removable(folder: str | Path) -> None:
     """Refuse to delete a run that is being written, a link, or a folder with more than the run."""
-    from cutaway.runs.store import find_all
-
     path = Path(folder).absolute()
     if path.is_symlink():
         raise UserError(

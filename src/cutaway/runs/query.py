@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from cutaway.base.errors import UserError
 from cutaway.runs import table as tables
 from cutaway.runs import views
-from cutaway.runs.names import told_apart
 from cutaway.runs.record import RunRecord
 from cutaway.runs.runs_view import runs_table
 from cutaway.runs.selection import Identity, Selection, identity
+from cutaway.tables.names import told_apart
 
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-    from cutaway.runs.store import Found
+    from cutaway.runs.finding import Found
 
 ATTEMPTS = 20  # at an answer for which no file was replaced meanwhile
 _RAW = re.compile(rf"\b{views.RAW}\b", re.IGNORECASE)

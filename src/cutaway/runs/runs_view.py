@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cutaway.base.display import json_value, not_finite_word
-from cutaway.runs.names import common_spelling, fold, told_apart
 from cutaway.runs.record import RunRecord
+from cutaway.tables.names import common_spelling, fold, told_apart
 
 if TYPE_CHECKING:
     import pyarrow as pa

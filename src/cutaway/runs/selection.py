@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cutaway.base import files
 from cutaway.base.errors import UserError
-from cutaway.runs import schemas
-from cutaway.runs.names import common_spelling, fold, told_apart
+from cutaway.tables import schemas
+from cutaway.tables.names import common_spelling, fold, told_apart
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from cutaway.runs.store import Found
+    from cutaway.runs.finding import Found
 
 _PLAIN_PATH = re.compile(r"[\w/.,=+@ -]+")  # nothing that a library reads as a pattern or a scheme
 RESERVED = ("run", "not_finite")  # columns that views add

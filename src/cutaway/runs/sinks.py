@@ -20,7 +20,6 @@ from cutaway.base.errors import UserError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from cutaway.runs.folder import Run
     from cutaway.runs.record import RunRecord
 
 
@@ -30,10 +29,22 @@ _VALUE = re.compile(
 )
 
 
+class Recording(Protocol):
+    """What a sink needs of the run that it is told of (`folder.Run` has it)."""
+
+    path: Path
+    record: RunRecord
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        ...
+
+
 class Sink(Protocol):
     """Told of everything a run records, in order."""
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Recording) -> None:
         """The run begins or goes on; its folder and record are there.
 
         When a run goes on, its tables may still hold rows that the next `log` replaces.
@@ -65,7 +76,7 @@ class WandbSink:
         _require("wandb", "wandb")
         self.project, self.group, self.mode = project, group, mode
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Recording) -> None:
         import wandb
 
         folder = run.path / "wandb"
@@ -123,7 +134,7 @@ class TensorBoardSink:
         _require("tensorboard", "tensorboard")
         self._writer: Any = None
 
-    def start(self, run: Run) -> None:
+    def start(self, run: Recording) -> None:
         self._folder = run.path / "tensorboard"
 
     def log(self, step: int, values: Mapping[str, float | int | None]) -> None:

@@ -29,8 +29,8 @@ import pyarrow.parquet as pq
 
 from cutaway.base import files
 from cutaway.base.errors import RunFailed, UserError
-from cutaway.runs import schemas
-from cutaway.runs.names import is_table_name, told_apart
+from cutaway.tables import schemas
+from cutaway.tables.names import is_table_name, told_apart
 
 TAIL_ROWS = 2000  # a tail of this many rows becomes a part: a live reader parses it in ~2 ms
 MAX_PARTS = 32  # more parts are folded into the main file: each costs a reader ~1 ms

@@ -16,8 +16,8 @@ from cutaway.base import files
 from cutaway.base.display import readable_path
 from cutaway.base.errors import UserError
 from cutaway.runs import checksums, record
+from cutaway.runs.finding import find_all, unknown
 from cutaway.runs.folder import Run
-from cutaway.runs.store import find_all, unknown
 
 # What says that a folder is one of ours, besides a run's record and a list of checksums, and the
 # check of such a folder without a list. `activations` adds its own.

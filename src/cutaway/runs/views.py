@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from cutaway.runs import schemas
+from cutaway.tables import schemas
 
 if TYPE_CHECKING:
     import duckdb

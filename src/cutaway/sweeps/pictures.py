@@ -66,7 +66,7 @@ def _log(folder: Path) -> Log | None:
     read or whose history is none, which is announced."""
     import pyarrow as pa
 
-    from cutaway.runs.columns import tidy
+    from cutaway.tables.tidy import tidy
 
     try:
         log = open_log(folder)

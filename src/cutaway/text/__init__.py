@@ -9,12 +9,12 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "sources": ["Document", "First", "Source", "SourceInfo", "known", "source"],
+        "documents": ["Document", "First", "Source", "SourceInfo"],
+        "sources": ["known", "source"],
         # The function token_files stays in its module: on the package it and the module would
         # take turns under one name.
         "token_files": ["TokenFiles"],
-        "loading": ["pretrained"],
-        "tokenizers": ["Tokenizer", "train"],
+        "tokenizers": ["Tokenizer", "pretrained", "train"],
         "windows": ["gather", "spaced_windows", "starts"],
     },
 )

@@ -12,15 +12,12 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from cutaway.base import files
 from cutaway.base.errors import UserError
-
-if TYPE_CHECKING:
-    from cutaway.text.tokenizers import Tokenizer
 
 COLUMNS = ("messages", "conversations", "conversation")
 ROLE, CONTENT, REPLY = "role", "content", "assistant"
@@ -234,25 +231,6 @@ def forges(messages: Sequence[Message], special: Iterable[str]) -> bool:
     """Whether what people wrote holds the text of a special token."""
     texts = list(_texts(messages))
     return any(token in text for text in texts for token in special)
-
-
-def encoded(
-    written: Sequence[tuple[str, Sequence[tuple[int, int]]]],
-    tokenizer: Tokenizer,
-    front: Sequence[int] = (),
-) -> list[Conversation]:
-    """The ids of conversations that are written (their texts, and where replies stand in them), as
-    transformers' `apply_chat_template` gives them, without the ids `front` where they begin it."""
-    found = []
-    each = tokenizer.encode_marked([text for text, _ in written])
-    for (ids, offsets), (_, spoken) in zip(each, written, strict=True):
-        replies = np.zeros(len(ids), dtype=bool)
-        for begin, end in spoken:
-            replies |= (offsets[:, 0] < end) & (offsets[:, 1] > begin)
-        if front and ids[: len(front)].tolist() == list(front):
-            ids, replies = ids[len(front) :], replies[len(front) :]
-        found.append(Conversation(ids, replies))
-    return found
 
 
 # -- inside ----------------------------------------------------------------------------------------

@@ -8,12 +8,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.text import chat
 from cutaway.text.chat import ChatTemplate, Conversation
+from cutaway.text.documents import Document
 from cutaway.text.files import FilesSource, split_column
-from cutaway.text.sources import Document
 
 if TYPE_CHECKING:
     from cutaway.text.reading import Reading
@@ -84,7 +86,7 @@ class Chosen:
         written = [self._written(*row, column) for row in rows]
         self.rows += len(rows)
         kept = [one for one in written if one is not None]
-        found = iter(chat.encoded(kept, self.tokenizer, self.front))
+        found = iter(_encoded(kept, self.tokenizer, self.front))
         return [None if one is None else next(found) for one in written]
 
     def text(self, where: str, row: Mapping[str, Any], column: str | None = None) -> str | None:
@@ -98,7 +100,7 @@ class Chosen:
 
     def conversations(self, texts: Sequence[str]) -> list[Conversation]:
         """Of texts that `text` gave."""
-        return chat.encoded([(one, self._spans[one]) for one in texts], self.tokenizer, self.front)
+        return _encoded([(one, self._spans[one]) for one in texts], self.tokenizer, self.front)
 
     def tell(self) -> None:
         """What was left out, and why; UserError where nothing else was there."""
@@ -215,3 +217,22 @@ def replying(text: str, tokenizer: Tokenizer, reading: Reading) -> list[int]:
     if front and ids[: len(front)] == front:
         ids = ids[len(front) :]
     return [*reading.prefix, *ids]
+
+
+def _encoded(
+    written: Sequence[tuple[str, Sequence[tuple[int, int]]]],
+    tokenizer: Tokenizer,
+    front: Sequence[int] = (),
+) -> list[Conversation]:
+    """The ids of conversations that are written (their texts, and where replies stand in them), as
+    transformers' `apply_chat_template` gives them, without the ids `front` where they begin it."""
+    found = []
+    each = tokenizer.encode_marked([text for text, _ in written])
+    for (ids, offsets), (_, spoken) in zip(each, written, strict=True):
+        replies = np.zeros(len(ids), dtype=bool)
+        for begin, end in spoken:
+            replies |= (offsets[:, 0] < end) & (offsets[:, 1] > begin)
+        if front and ids[: len(front)].tolist() == list(front):
+            ids, replies = ids[len(front) :], replies[len(front) :]
+        found.append(Conversation(ids, replies))
+    return found

@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 
 from cutaway.base.errors import UserError
-from cutaway.text.sources import Document
+from cutaway.text.documents import Document, SourceInfo
 
 # Tests and vendored copies hold little prose; lib-dynload holds compiled modules only.
 _TESTS = {"test", "tests", "idle_test"}
@@ -76,6 +76,16 @@ class DocstringsSource:
                 repr(sorted({(d.name or "", d.version) for d in metadata.distributions()}))
             )
         return "docstrings:" + hashlib.sha256("\0".join(facts).encode()).hexdigest()
+
+    @classmethod
+    def infos(cls) -> list[SourceInfo]:
+        """The two that a spec can name."""
+        what = "docstrings and language reference of the Python that runs this"
+        packages = "the same and every installed package"
+        return [
+            SourceInfo("docstrings", what, "2.3 MB", "nothing"),
+            SourceInfo("docstrings:all", packages, "varies", "nothing"),
+        ]
 
     def size(self) -> int | None:
         """About 2.3 MB for the standard library; unknown with packages."""

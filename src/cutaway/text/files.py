@@ -23,7 +23,7 @@ from cutaway.base.errors import UserError
 from cutaway.base.files import as_path, require_regular, sha256
 from cutaway.base.json_text import loads
 from cutaway.text import decoding, europarl, rows
-from cutaway.text.sources import Document
+from cutaway.text.documents import Document, SourceInfo
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
@@ -57,6 +57,12 @@ class FilesSource:
         self._listed = _listed(self.path)
         self._files: dict[str, _File] = {}
         self._told: set[str] = set()
+
+    @classmethod
+    def infos(cls) -> list[SourceInfo]:
+        """What a path may name."""
+        what = "a file or folder of " + ", ".join(SUFFIXES) + ", also .gz"
+        return [SourceInfo("PATH", what, "any", "nothing")]
 
     def documents(self) -> Iterator[Document]:
         """Documents file by file; ids are paths relative to the folder, with a line or part."""

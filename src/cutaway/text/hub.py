@@ -17,8 +17,8 @@ from typing import Any
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError, nearest
 from cutaway.text import rows
+from cutaway.text.documents import Document, SourceInfo
 from cutaway.text.files import fingerprint
-from cutaway.text.sources import Document
 
 _TIMEOUT = 10  # seconds to wait for the hub's first answer
 
@@ -69,6 +69,14 @@ class HubSource:
             self._files()
 
     _told = False
+
+    @classmethod
+    def infos(cls) -> list[SourceInfo]:
+        """One for each corpus of `CORPORA`."""
+        return [
+            SourceInfo(one.usage, f"{one.what} ({one.repository})", one.size, "extra: hub")
+            for one in CORPORA.values()
+        ]
 
     def documents(self) -> Iterator[Document]:
         """Documents in the order of the corpus."""

@@ -24,10 +24,10 @@ from cutaway.base.errors import UserError
 from cutaway.base.files import flush_to_disk, read_json, require_writable, write_json
 from cutaway.base.progress import progress
 from cutaway.text.conversations import ConversationSource
+from cutaway.text.documents import Source
 from cutaway.text.encoding import encoded, token_dtype
 from cutaway.text.reading import Reading
 from cutaway.text.repeats import Side, side
-from cutaway.text.sources import Source
 from cutaway.text.token_files import cache_folder
 from cutaway.text.tokenizers import Tokenizer
 

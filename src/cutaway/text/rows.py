@@ -13,7 +13,7 @@ from typing import Any, Literal
 from cutaway.base.errors import UserError
 from cutaway.text.chat import COLUMNS
 from cutaway.text.decoding import normal_newlines
-from cutaway.text.sources import Document
+from cutaway.text.documents import Document
 
 BLOCK = 200  # lines of a parallel corpus in one document: some 30 KB, a few speeches
 

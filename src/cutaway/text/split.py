@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from cutaway.base.errors import UserError
-from cutaway.text.sources import Document, Source
+from cutaway.text.documents import Document, Source
 
 FEW = 200  # documents below which sizes decide
 _ENOUGH = 20  # documents that the hash should expect to put into validation

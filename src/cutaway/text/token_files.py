@@ -22,10 +22,10 @@ from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.base.files import flush_to_disk, human_bytes, read_json, require_writable, write_json
 from cutaway.base.progress import Progress, progress
-from cutaway.text import loading, repeats, tokenizers
+from cutaway.text import repeats, tokenizers
 from cutaway.text.cuts import cut
+from cutaway.text.documents import Document, Source
 from cutaway.text.encoding import encoded, token_dtype
-from cutaway.text.sources import Document, Source
 from cutaway.text.split import Split, plan, require_fraction, share
 from cutaway.text.tokenizers import Tokenizer
 
@@ -67,13 +67,13 @@ def token_files(
     """The token files of a source, from the cache or built now.
 
     `tokenizer` is `train` (byte-level BPE of `vocab_size` tokens, trained on the training
-    documents only) or what `loading.pretrained` takes, whose vocabulary then counts. `cache`
+    documents only) or what `tokenizers.pretrained` takes, whose vocabulary then counts. `cache`
     is `$CUTAWAY_CACHE` or `~/.cache/cutaway` unless given. Two processes that want the same files
     build them once; a damaged folder is built again, with a notice. Raises UserError for what
     cannot be read, for an empty corpus and for settings out of range.
     """
     require_fraction(validation_fraction)
-    given = None if tokenizer == "train" else loading.pretrained(tokenizer)
+    given = None if tokenizer == "train" else tokenizers.pretrained(tokenizer)
     if given is None and (vocab_size is None or vocab_size < tokenizers.SMALLEST_VOCABULARY):
         raise UserError(
             f"vocab_size = {vocab_size}: expected at least {tokenizers.SMALLEST_VOCABULARY} "

@@ -20,10 +20,10 @@ from cutaway.base.display import notice
 from cutaway.base.doors import door
 from cutaway.base.errors import UserError, require_whole
 from cutaway.base.files import as_path, write_json, write_text
-from cutaway.text import long_words
+from cutaway.text import long_words, tokenizer_files
 from cutaway.text.chat import CHAT_FILE, ChatTemplate
+from cutaway.text.tokenizer_files import END_OF_TEXT, Definition, make_byte_level
 
-END_OF_TEXT = "<|endoftext|>"
 SMALLEST_VOCABULARY = 257  # every byte, and the end of text
 _PER_TOKEN = 100  # bytes the trainer takes for each token asked for, before it has learnt any
 TRAINING_PASSAGE = 32_000  # characters of one text for the trainer, which holds 256 at a time
@@ -192,9 +192,7 @@ class Tokenizer:
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Tokenizer:
         """A tokenizer that `save` wrote, or any folder that `pretrained` takes."""
-        from cutaway.text import loading
-
-        return loading.saved(as_path(folder))
+        return _made(tokenizer_files.saved(as_path(folder)))
 
     @cached_property
     def _for_long_words(self) -> tokenizers.Tokenizer | None:
@@ -223,6 +221,15 @@ class Tokenizer:
         return f"Tokenizer({self.name!r}, vocab_size={self.vocab_size})"
 
 
+def _made(definition: Definition) -> Tokenizer:
+    try:
+        made = Tokenizer(definition.backend, definition.end_of_text, definition.name)
+    except Exception as error:  # the library raises plain Exception
+        raise tokenizer_files.unreadable(definition.folder, error) from None
+    made.chat_template = definition.chat_template
+    return made
+
+
 def _require_texts(texts: Iterable[str]) -> None:
     """Several texts: no single one, and no table, whose column names would be read."""
     if isinstance(texts, str | bytes):
@@ -239,6 +246,16 @@ def _checked(text: Any) -> str:
     except UnicodeEncodeError:
         raise UserError(f"texts: {text[:40]!r}: expected text in UTF-8") from None
     return text
+
+
+def pretrained(spec: str | os.PathLike[str]) -> Tokenizer:
+    """A tokenizer by Hugging Face id (`gpt2`), by folder, or by file.
+
+    A folder holds `tokenizer.json`, or GPT-2's `encoder.json` and `vocab.bpe`, or `vocab.json`
+    and `merges.txt`; a file is one of these. From the hub only what is not yet in its local
+    cache is fetched. Raises UserError for anything else.
+    """
+    return _made(tokenizer_files.pretrained(spec))
 
 
 @door
@@ -285,11 +302,6 @@ def _as_plain_text(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     backend.no_padding()
     backend.no_truncation()
     return backend
-
-
-def make_byte_level(backend: tokenizers.Tokenizer) -> None:
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = tokenizers.decoders.ByteLevel()
 
 
 @lru_cache

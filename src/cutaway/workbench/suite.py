@@ -14,7 +14,7 @@ from cutaway.workbench.session import home, opened
 
 if TYPE_CHECKING:
     from cutaway.evaluations.suite.crossed import CrossedTexts
-    from cutaway.text.labelled import LabelledTexts
+    from cutaway.labelled.texts import LabelledTexts
 
 
 def judged(

@@ -24,8 +24,7 @@ from cutaway.evaluations.suite.letters import (
 )
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
-from cutaway.text.loading import pretrained
-from cutaway.text.tokenizers import Tokenizer, train
+from cutaway.text.tokenizers import Tokenizer, pretrained, train
 from evaluations.suite.spelling_models import made_up_words, table_model, word_tokenizer
 
 TEXT = ["the cat sees the river and the Old king paints 12 quiet seas, it's été " * 30]

@@ -27,8 +27,8 @@ from cutaway.evaluations.suite.ablation import (
     strongest,
 )
 from cutaway.evaluations.suite.sparse_probing import Dense
+from cutaway.labelled.texts import LabelledTexts
 from cutaway.nets.reference import open_model
-from cutaway.text.labelled import LabelledTexts
 from dictionaries.small_dictionaries import FEATURES, WIDTH, small, states
 
 TEXTS, TOKENS = 12, 8

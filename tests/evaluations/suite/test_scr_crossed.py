@@ -17,8 +17,8 @@ from cutaway.evaluations.suite.crossed import (
     crossings,
     with_trait,
 )
-from cutaway.text.labelled import LabelledTexts
-from cutaway.text.labelled_files import conll_tasks
+from cutaway.labelled.files import conll_tasks
+from cutaway.labelled.texts import LabelledTexts
 
 COUNT = 120
 TEXTS = [f"text {number} of the set" if number % 3 else "without any" for number in range(COUNT)]

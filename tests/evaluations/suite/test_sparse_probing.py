@@ -26,9 +26,9 @@ from cutaway.evaluations.suite.sparse_probing import (
     sparse_probing,
     whole_probe,
 )
+from cutaway.labelled.texts import LabelledTexts, split_by_group
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
-from cutaway.text.labelled import LabelledTexts, split_by_group
 
 COLUMNS = ["evaluation", "task", "measure", "k", "subject", "value", "low", "high", "seed"]
 

@@ -23,9 +23,9 @@ from cutaway.evaluations.suite.tpp import (
     scores,
     targeted_probe_perturbation,
 )
+from cutaway.labelled.texts import LabelledTexts
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
-from cutaway.text.labelled import LabelledTexts
 
 CLASSES, TIMES = 3, 6
 LABELS = torch.arange(CLASSES).repeat(TIMES)

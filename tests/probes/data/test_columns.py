@@ -9,11 +9,11 @@ import torch
 from column_kinds import KINDS, TABLES
 from conftest import sentences
 from cutaway.base.errors import UserError
+from cutaway.labelled.tables import Columns
+from cutaway.labelled.texts import LabelledTexts
 from cutaway.probes import fit
 from cutaway.probes.data.examples import PARTS
 from cutaway.probes.data.labels import data_of
-from cutaway.text.labelled import LabelledTexts
-from cutaway.text.labelled_tables import Columns
 from cutaway.text.tokenizers import Tokenizer, train
 
 TEXTS = [f"{'the cat' if n % 2 else 'a small dog'} sees {n} rivers" for n in range(90)]

@@ -9,9 +9,9 @@ import pytest
 
 from conftest import DATA, sentences
 from cutaway.base.errors import UserError
+from cutaway.labelled.texts import LabelledTexts
 from cutaway.probes.data.examples import PARTS, ProbeData
 from cutaway.probes.data.labels import data_of, label_data, text_data, word_data
-from cutaway.text.labelled import LabelledTexts
 from cutaway.text.tokenizers import Tokenizer, train
 
 PEOPLE = ["Ada", "Bo", "Cleo", "Dmitri"]

@@ -13,7 +13,7 @@ from cutaway.base.errors import UserError
 from cutaway.probes.data.examples import PARTS, Examples, ProbeData
 from cutaway.probes.data.places import Texts
 from cutaway.probes.data.windows import single_token, token_data
-from cutaway.text.sources import Document
+from cutaway.text.documents import Document
 from cutaway.text.tokenizers import Tokenizer, train
 
 T = 8

@@ -26,11 +26,11 @@ from cutaway.base.seeds import torch_generator
 from cutaway.dictionaries.model.dictionary import Dictionary
 from cutaway.evaluations.suite.encoding import encode_texts, unit_decoder
 from cutaway.evaluations.suite.sparse_probing import Inputs
+from cutaway.labelled.texts import LabelledTexts
 from cutaway.nets.model import Model
 from cutaway.nets.sites import Site
 from cutaway.stats.bootstrap import group_draws
 from cutaway.stats.logistic import LogisticFit, fit_logistic
-from cutaway.text.labelled import LabelledTexts
 
 NS = (2, 5, 10, 20, 50, 100, 500)  # features taken out, as published
 DRAWS = 8  # random choices of features the control is the mean of

@@ -21,10 +21,11 @@ import numpy as np
 from cutaway.base.columns import column, missing, name_of, positions
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
-from cutaway.text import labelled_files as reading
+from cutaway.labelled import files as reading
+from cutaway.labelled.official import part_of
+from cutaway.labelled.rows import labelled_rows
+from cutaway.labelled.texts import LabelledTexts
 from cutaway.text.docstrings import DocstringsSource
-from cutaway.text.labelled import LabelledTexts
-from cutaway.text.official import part_of
 
 NUMBER = r"\d"
 _READ = (".jsonl", ".csv", ".tsv")
@@ -158,7 +159,7 @@ def crossed_table(path: Path, columns: tuple[str, str] = ("label", "second_label
     wanted = ("text", *columns, "group", "split")
     texts, groups, split, empty, rows = [], [], [], [], 0
     labels: tuple[list[str], list[str]] = ([], [])
-    for where, row in reading.labelled_rows(path, wanted):
+    for where, row in labelled_rows(path, wanted):
         rows += 1
         for name in ("text", *columns):
             if name not in row or (name != "text" and missing(row[name])):

@@ -24,10 +24,10 @@ from cutaway.base.progress import progress
 from cutaway.dictionaries import origin
 from cutaway.dictionaries.model.dictionary import Dictionary
 from cutaway.dictionaries.origin import require_model_at, skips_first
+from cutaway.labelled.texts import LabelledTexts
 from cutaway.nets.model import Model
 from cutaway.nets.sites import Site
 from cutaway.sparse.codes import Codes, SparseCodes
-from cutaway.text.labelled import LabelledTexts
 
 BATCH_TOKENS = 4096  # with padding, of one forward pass
 SAMPLE = 16_384  # tokens whose states baselines are fitted on

@@ -15,8 +15,8 @@ from cutaway.evaluations.suite.summary import of_tasks
 if TYPE_CHECKING:
     from cutaway.dictionaries.model.dictionary import Dictionary
     from cutaway.evaluations.suite.crossed import CrossedTexts
+    from cutaway.labelled.texts import LabelledTexts
     from cutaway.nets.model import Model
-    from cutaway.text.labelled import LabelledTexts
 
 EVALUATIONS = ("sparse_probing", "absorption", "tpp", "scr")
 FILE = "suite.parquet"
@@ -144,7 +144,7 @@ def mean_of(rows: Sequence[dict[str, Any]], k: int, subject: str = "dictionary")
 
 @lru_cache(maxsize=1)
 def _docstrings() -> tuple[LabelledTexts, ...]:
-    from cutaway.text.labelled_files import docstrings_task
+    from cutaway.labelled.files import docstrings_task
 
     return (docstrings_task(),)
 

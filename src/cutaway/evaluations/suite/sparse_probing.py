@@ -39,12 +39,12 @@ from cutaway.evaluations.suite.encoding import (
     encode_texts,
     sample_states,
 )
+from cutaway.labelled.texts import LabelledTexts, turns
 from cutaway.nets.model import Model
 from cutaway.nets.sites import Site
 from cutaway.stats.bootstrap import LEVEL, mean_draws, percentiles
 from cutaway.stats.logistic import fit_logistic
 from cutaway.stats.ties import agreement, largest
-from cutaway.text.labelled import LabelledTexts, turns
 
 KS = (1, 2, 5)
 BASELINES = ("states", "neurons", "pca", "random")

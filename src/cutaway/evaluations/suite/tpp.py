@@ -64,10 +64,10 @@ from cutaway.evaluations.suite.ablation import (
 )
 from cutaway.evaluations.suite.encoding import BATCH_TOKENS
 from cutaway.evaluations.suite.sparse_probing import TEXTS
+from cutaway.labelled.texts import LabelledTexts
 from cutaway.nets.model import Model
 from cutaway.nets.sites import Site
 from cutaway.stats.ties import agreement
-from cutaway.text.labelled import LabelledTexts
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import numpy as np
 
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
+from cutaway.labelled.files import NO_SPACE
+from cutaway.labelled.official import official, shared, tell
+from cutaway.labelled.texts import FEWEST, split_by_group
 from cutaway.probes.data.examples import PARTS, ProbeData, from_contexts
 from cutaway.probes.data.places import require_ratio, shares
-from cutaway.text.labelled import FEWEST, split_by_group
-from cutaway.text.labelled_files import NO_SPACE
-from cutaway.text.official import official, shared, tell
 from cutaway.text.tokenizers import Tokenizer
 
 OUTSIDE = "O"  # the class of words that name nothing, and in a task of one type of all others

@@ -18,8 +18,8 @@ from cutaway.base.columns import (
 )
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
-from cutaway.text.labelled_tables import Columns
-from cutaway.text.official import is_part, part_of, repeats, tell
+from cutaway.labelled.official import is_part, part_of, repeats, tell
+from cutaway.labelled.tables import Columns
 
 
 @dataclass

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from cutaway.base.errors import UserError
 from cutaway.base.seeds import numpy_generator
+from cutaway.labelled.texts import FEWEST
 from cutaway.probes.data.examples import PARTS, Examples, ProbeData
-from cutaway.text.labelled import FEWEST
 from cutaway.text.repeats import RUN, run_hashes
 
 _SAID = 0.01  # share of contexts met in training from which that is a warning

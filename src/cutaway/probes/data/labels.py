@@ -14,23 +14,23 @@ from typing import Any, Literal, get_args
 from cutaway.base.columns import Column
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError, nearest
-from cutaway.probes.data.dealing import OUTSIDE, How, Labelled, dealt_out, of_words, split_of
-from cutaway.probes.data.examples import ProbeData
-from cutaway.probes.data.gathering import gathered
-from cutaway.probes.data.places import require_ratio
-from cutaway.text.conversations import Chosen
-from cutaway.text.labelled import LabelledTexts
-from cutaway.text.labelled_files import (
+from cutaway.labelled.files import (
     CONLL,
     SECTION,
-    TABLES,
     conll_sentences,
     parts_in,
     read_tasks,
     sentence_groups,
 )
-from cutaway.text.labelled_tables import Columns, table_task
-from cutaway.text.official import shared, tell
+from cutaway.labelled.official import shared, tell
+from cutaway.labelled.rows import TABLES
+from cutaway.labelled.tables import Columns, table_task
+from cutaway.labelled.texts import LabelledTexts
+from cutaway.probes.data.dealing import OUTSIDE, How, Labelled, dealt_out, of_words, split_of
+from cutaway.probes.data.examples import ProbeData
+from cutaway.probes.data.gathering import gathered
+from cutaway.probes.data.places import require_ratio
+from cutaway.text.conversations import Chosen
 from cutaway.text.tokenizers import Tokenizer
 
 Read = Literal["mean", "last", "first"]
@@ -52,7 +52,7 @@ def label_data(
     seed: int = 0,
 ) -> ProbeData:
     """Probe data of labels in a file or folder: words of a CoNLL file (`word_data`, with `label`),
-    else texts as `text.labelled_files.read_tasks` takes them (`text_data`, with `read`).
+    else texts as `labelled.files.read_tasks` takes them (`text_data`, with `read`).
 
     `validation` and `test` are files like `place`, which then holds training only. A table may be
     named by `columns`, and its column `split`, or files named by part in a folder, are kept as the

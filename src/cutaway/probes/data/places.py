@@ -14,11 +14,11 @@ import torch
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.base.progress import progress
+from cutaway.labelled.texts import FEWEST, split_by_group
 from cutaway.probes.data.examples import PARTS, Examples
+from cutaway.text.documents import Source
 from cutaway.text.encoding import encoded
-from cutaway.text.labelled import FEWEST, split_by_group
 from cutaway.text.repeats import related
-from cutaway.text.sources import Source
 from cutaway.text.tokenizers import Tokenizer
 
 _ROWS = 50_000  # of each class that stand for a text's places where documents are dealt out

@@ -12,10 +12,10 @@ import numpy as np
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.base.seeds import numpy_generator
+from cutaway.labelled.texts import FEWEST
 from cutaway.probes.data.examples import PARTS, Examples, ProbeData, Task
 from cutaway.probes.data.places import Texts, drawn, read, require_ratio, shares, split_texts
-from cutaway.text.labelled import FEWEST
-from cutaway.text.sources import Source
+from cutaway.text.documents import Source
 from cutaway.text.tokenizers import Tokenizer
 
 OTHER = "other"  # the class of every token that is not the target

@@ -13,6 +13,8 @@ import torch
 from cutaway.base.columns import look_alike
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
+from cutaway.labelled.files import CONLL
+from cutaway.labelled.tables import Columns
 from cutaway.nets.model import Model
 from cutaway.probes.data.examples import METADATA, PARTS, Examples, ProbeData, joined
 from cutaway.probes.data.labels import Read, label_data
@@ -23,10 +25,9 @@ from cutaway.probes.states.collecting import states_of
 from cutaway.probes.states.inputs import finite, require_tokens
 from cutaway.probes.states.probe import Probe, ProbeAbout
 from cutaway.text.conversations import Chosen, template_of
-from cutaway.text.labelled_files import CONLL
-from cutaway.text.labelled_tables import Columns
+from cutaway.text.documents import Source
 from cutaway.text.packing import packed
-from cutaway.text.sources import Source, source
+from cutaway.text.sources import source
 
 TOKENS = 100_000  # of a text that is judged on, where nobody says how many
 _CONTEXT = 256  # tokens of context, for probes that name none

@@ -11,7 +11,8 @@ from cutaway.base.errors import UserError
 from cutaway.probes.data.examples import METADATA, ProbeData
 from cutaway.probes.states.probe import FILE
 from cutaway.runs.folder import Run
-from cutaway.text.sources import Document, Source, source
+from cutaway.text.documents import Document, Source
+from cutaway.text.sources import source
 
 
 @dataclass(frozen=True)

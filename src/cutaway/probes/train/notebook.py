@@ -13,6 +13,7 @@ from cutaway.base import display
 from cutaway.base.columns import Column, is_table, numbers
 from cutaway.base.doors import door
 from cutaway.base.errors import UserError
+from cutaway.labelled.tables import Columns
 from cutaway.nets.model import Model
 from cutaway.nets.reference import open_model
 from cutaway.probes.data.conversations import is_conversations, of_columns
@@ -24,7 +25,6 @@ from cutaway.probes.fitting.layers import Findings, probe_layers
 from cutaway.probes.scores.findings import DECISIONS, named
 from cutaway.probes.states.inputs import inputs_of, layers_of
 from cutaway.text.conversations import Chosen, template_of
-from cutaway.text.labelled_tables import Columns
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,7 +16,7 @@ import numpy as np
 from cutaway.base.columns import column, name_of, positions, require_lengths
 from cutaway.base.errors import UserError
 from cutaway.base.seeds import numpy_generator
-from cutaway.text.official import PARTS, official, part_of
+from cutaway.labelled.official import PARTS, official, part_of
 
 SHARES = (0.6, 0.2, 0.2)  # of texts for training, validation and test
 FEWEST = 10  # texts of a class below which nothing is learnt or tested

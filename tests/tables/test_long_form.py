@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from cutaway.base.errors import UserError
-from cutaway.runs.exports import read_recorded
-from cutaway.runs.history_files import read_history_file
+from cutaway.tables.recorded_runs import read_history_file, read_recorded
 
 WIDE = {"step": [0, 10], "train_loss": [3.0, 2.0], "val_loss": [3.5, 2.5]}
 NAMES = list(WIDE)

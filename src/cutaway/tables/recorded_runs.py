@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cutaway.base.errors import UserError
-from cutaway.runs import columns, history_files
-from cutaway.runs.history_files import HistoryFile
+from cutaway.tables import history_files
+from cutaway.tables.history_files import HistoryFile
+from cutaway.tables.tidy import is_step
 
 _OF_A_RUN = re.compile(r"(?P<run>.+) - (?P<metric>.+)", re.DOTALL)
 _RANGE = ("__MIN", "__MAX")
@@ -39,7 +40,7 @@ class RecordedRun:
 def read_recorded(files: Iterable[str | Path]) -> list[RecordedRun]:
     """The runs in history files, in the order in which they first appear.
 
-    Raises `UserError` for a file that holds no history, see `history_files.read_history_file`.
+    Raises `UserError` for a file that holds no history, see `read_history_file`.
     """
     found: dict[tuple[object, ...], list[RecordedRun]] = {}
     for number, path in enumerate(map(Path, files)):
@@ -48,6 +49,26 @@ def read_recorded(files: Iterable[str | Path]) -> list[RecordedRun]:
             key = (path.absolute().parent, one.name) if tagged else (number, one.name)
             found.setdefault(key, []).append(one)
     return [_joined(parts) for parts in found.values()]
+
+
+def read_history_file(path: str | Path) -> HistoryFile:
+    """The history in a JSON, CSV or Parquet file of one run.
+
+    Of JSON lines, an object without a step is about the run: what one holds under `_meta`, `config`
+    or the like is its configuration, else the first one, where it stands before the rows. Numbers
+    inside objects become columns named by their way, `train.loss`. A last line that was cut off is
+    left out.
+    Raises `UserError` in one line for a file that is missing, empty, damaged or of another kind, and
+    for one that holds several runs (`read_recorded` reads those).
+    """
+    runs = read_recorded([path])
+    if len(runs) > 1:
+        names = ", ".join(run.name for run in runs[:4])
+        raise UserError(
+            f"{path}: holds {len(runs)} runs ({names}{', ...' if len(runs) > 4 else ''}); "
+            "`cutaway runs import` makes a run of each"
+        )
+    return runs[0].content
 
 
 def _runs_in(path: Path) -> list[RecordedRun]:
@@ -150,10 +171,10 @@ def _of_wandb(raw: history_files.Raw, path: Path, run: str, places: Sequence[int
             ranges.append(metric)
         else:
             kept[metric] = raw.table.column(place)
-    if not any(columns.is_step(metric) for metric in kept):
+    if not any(is_step(metric) for metric in kept):
         kept = {raw.table.column_names[0]: raw.table.column(0), **kept}
     table = pa.table(kept)
-    has = [pc.is_valid(kept[metric]) for metric in kept if not columns.is_step(metric)]
+    has = [pc.is_valid(kept[metric]) for metric in kept if not is_step(metric)]
     if has:
         some = has[0]
         for more in has[1:]:

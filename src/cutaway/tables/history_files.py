@@ -26,7 +26,8 @@ import pyarrow.parquet as pq
 
 from cutaway.base import files, json_text
 from cutaway.base.errors import UserError
-from cutaway.runs import columns, long_form
+from cutaway.tables import long_form
+from cutaway.tables.tidy import is_step, tidy
 
 # Keys whose object is the configuration, where a line about the run wraps it in one.
 _CONFIG_KEYS = {"meta", "config", "configuration", "args", "hparams", "hyperparameters", "settings"}
@@ -40,7 +41,7 @@ _NUMBERS_AS_TEXT = {"nan", "inf", "-inf", "+inf", "infinity", "-infinity", "+inf
 class HistoryFile:
     """What one file holds.
 
-    `history` is tidy (see `columns.tidy`); `config` the run's configuration, empty where the file
+    `history` is tidy (see `tidy.tidy`); `config` the run's configuration, empty where the file
     has none; `about` other objects it holds about the run, such as a summary, as they were;
     `notices` one line for whatever had to be changed or left out; `columns` the names in the file.
     """
@@ -62,38 +63,16 @@ class Raw:
     notices: list[str]
 
 
-def read_history_file(path: str | Path) -> HistoryFile:
-    """The history in a JSON, CSV or Parquet file of one run.
-
-    Of JSON lines, an object without a step is about the run: what one holds under `_meta`, `config`
-    or the like is its configuration, else the first one, where it stands before the rows. Numbers
-    inside objects become columns named by their way, `train.loss`. A last line that was cut off is
-    left out.
-    Raises `UserError` in one line for a file that is missing, empty, damaged or of another kind, and
-    for one that holds several runs (`exports.read_recorded` reads those).
-    """
-    from cutaway.runs.exports import read_recorded
-
-    runs = read_recorded([path])
-    if len(runs) > 1:
-        names = ", ".join(run.name for run in runs[:4])
-        raise UserError(
-            f"{path}: holds {len(runs)} runs ({names}{', ...' if len(runs) > 4 else ''}); "
-            "`cutaway runs import` makes a run of each"
-        )
-    return runs[0].content
-
-
 def tidied(raw: Raw, path: Path) -> HistoryFile:
     """What a file holds as a tidy history."""
     table, widening = long_form.widened(raw.table)
-    history, told = columns.tidy(table, str(path))
+    history, told = tidy(table, str(path))
     notices = raw.notices + widening + told
     return HistoryFile(history, raw.config, raw.about, notices, raw.table.column_names)
 
 
 def read_raw(path: Path) -> Raw:
-    """The table in a file, with the names and values it has there. Errors as `read_history_file`."""
+    """The table in a file, with the names and values it has there. Errors as `recorded_runs.read_recorded`."""
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise UserError(f"{path}: expected a file named {', '.join(f'*{s}' for s in _READERS)}")
@@ -128,7 +107,7 @@ def _json_lines(content: bytes, path: Path, notices: list[str]) -> _Content:
 def _of_objects(objects: list[dict[str, Any]], path: Path, notices: list[str]) -> _Content:
     """Rows, and objects about the run before, between and after them."""
     # The commonest such key: `epochs` in a line of settings is no step where rows have `epoch`.
-    steps = Counter(key for one in objects for key in one if columns.is_step(key))
+    steps = Counter(key for one in objects for key in one if is_step(key))
     step = max(steps, key=steps.__getitem__) if steps else None
     is_row = [step in one if step else any(map(_is_number, one.values())) for one in objects]
     if not any(is_row):  # all numbers may be inside objects; settings are as well

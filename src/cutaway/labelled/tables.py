@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from cutaway.base.columns import blank, look_alike, missing, name_of
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError, nearest
+from cutaway.labelled.official import is_part, part_of, repeats, tell
+from cutaway.labelled.rows import labelled_rows
+from cutaway.labelled.texts import LabelledTexts
 from cutaway.text.chat import COLUMNS
-from cutaway.text.labelled import LabelledTexts
-from cutaway.text.labelled_files import labelled_rows
-from cutaway.text.official import is_part, part_of, repeats, tell
 from cutaway.text.rows import hint_of_chat
 
 if TYPE_CHECKING:

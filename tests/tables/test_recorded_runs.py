@@ -13,10 +13,9 @@ import pytest
 
 from cutaway.base.errors import UserError
 from cutaway.runs import Run, RunStore, open_log
-from cutaway.runs.columns import tidy
-from cutaway.runs.exports import read_recorded
 from cutaway.runs.foreign import open_logs
-from cutaway.runs.history_files import read_history_file
+from cutaway.tables.recorded_runs import read_history_file, read_recorded
+from cutaway.tables.tidy import tidy
 
 WANDB = """"Step","fine-sun-12 - _step","fine-sun-12 - loss","fine-sun-12 - loss__MIN","dry - b - loss"
 0,0,1.0,1.0,1.2

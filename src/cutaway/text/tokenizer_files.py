@@ -1,4 +1,4 @@
-"""Pretrained tokenizers: from a folder, a file or the hub."""
+"""The files of pretrained tokenizers: found in a folder, given one by one, or on the hub, and read."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,26 @@ import tokenizers
 from cutaway.base.errors import UserError
 from cutaway.base.files import as_path, read_json, require_regular
 from cutaway.text import chat
-from cutaway.text.tokenizers import END_OF_TEXT, Tokenizer, make_byte_level
 
+END_OF_TEXT = "<|endoftext|>"
 _TIMEOUT = 10  # seconds to wait for the hub's first answer
 # Where a tokenizer does not say which token ends a text.
 _ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>", "[SEP]")
 
 
-def pretrained(spec: str | os.PathLike[str]) -> Tokenizer:
-    """A tokenizer by Hugging Face id (`gpt2`), by folder, or by file.
+@dataclass(frozen=True)
+class Definition:
+    """What the files in `folder` say: the library's tokenizer, the id that ends a text, a name."""
 
-    A folder holds `tokenizer.json`, or GPT-2's `encoder.json` and `vocab.bpe`, or `vocab.json`
-    and `merges.txt`; a file is one of these. From the hub only what is not yet in its local
-    cache is fetched. Raises UserError for anything else.
-    """
+    backend: tokenizers.Tokenizer
+    end_of_text: int
+    name: str
+    chat_template: chat.ChatTemplate | None
+    folder: Path
+
+
+def pretrained(spec: str | os.PathLike[str]) -> Definition:
+    """The tokenizer that a Hugging Face id, a folder or a file names; see `tokenizers.pretrained`."""
     path = as_path(spec)
     if path.is_dir():
         return _from_folder(path)
@@ -39,17 +46,27 @@ def pretrained(spec: str | os.PathLike[str]) -> Tokenizer:
     return _from_hub(spec)
 
 
-def saved(folder: Path) -> Tokenizer:
+def saved(folder: Path) -> Definition:
     """A tokenizer that `Tokenizer.save` wrote, or any folder that `pretrained` takes."""
     loaded = _from_folder(folder)
-    loaded.name = config_of(folder).get("name_or_path") or loaded.name
-    return loaded
+    return replace(loaded, name=_config_of(folder).get("name_or_path") or loaded.name)
+
+
+def unreadable(folder: Path, error: Exception) -> UserError:
+    """The error for a folder whose files are not those of a tokenizer."""
+    return UserError(f"tokenizer = '{folder}': not a readable tokenizer: {error}")
+
+
+def make_byte_level(backend: tokenizers.Tokenizer) -> None:
+    """Give a tokenizer GPT-2's split into words and its letters for bytes."""
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = tokenizers.decoders.ByteLevel()
 
 
 _PAIRS = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))
 
 
-def _from_folder(folder: Path, only: str | None = None) -> Tokenizer:
+def _from_folder(folder: Path, only: str | None = None) -> Definition:
     """From the files in a folder; `only` is the one file the user named."""
     names = [name for pair in _PAIRS for name in pair]
     if only is not None and only not in names and not only.endswith(".json"):
@@ -62,33 +79,33 @@ def _from_folder(folder: Path, only: str | None = None) -> Tokenizer:
             require_regular(whole)
             with _plainly_named(whole) as (file,):
                 backend = tokenizers.Tokenizer.from_file(file)
-            return _with_template(Tokenizer(backend, _end(backend, folder), folder.name), folder)
+            return _definition(backend, folder)
         for vocabulary, merges in _PAIRS:
             if (folder / vocabulary).is_file() and (folder / merges).is_file():
                 return _from_merges(folder, vocabulary, merges)
     except UserError:
         raise
     except Exception as error:  # the library raises plain Exception
-        raise UserError(f"tokenizer = '{folder}': not a readable tokenizer: {error}") from None
+        raise unreadable(folder, error) from None
     raise UserError(
         f"tokenizer = '{folder}': no tokenizer.json, no encoder.json with vocab.bpe, "
         "no vocab.json with merges.txt in it"
     )
 
 
-def _from_merges(folder: Path, vocabulary: str, merges: str) -> Tokenizer:
+def _from_merges(folder: Path, vocabulary: str, merges: str) -> Definition:
     with _plainly_named(folder / vocabulary, folder / merges) as (first, second):
         model = tokenizers.models.BPE.from_file(first, second)
     backend = tokenizers.Tokenizer(model)
     make_byte_level(backend)
     if END_OF_TEXT in backend.get_vocab():
         backend.add_special_tokens([END_OF_TEXT])
-    return _with_template(Tokenizer(backend, _end(backend, folder), folder.name), folder)
+    return _definition(backend, folder)
 
 
-def _with_template(tokenizer: Tokenizer, folder: Path) -> Tokenizer:
-    tokenizer.chat_template = chat.template_in(folder, config_of(folder))
-    return tokenizer
+def _definition(backend: tokenizers.Tokenizer, folder: Path) -> Definition:
+    end, template = _end(backend, folder), chat.template_in(folder, _config_of(folder))
+    return Definition(backend, end, folder.name, template, folder)
 
 
 @contextmanager
@@ -104,7 +121,7 @@ def _plainly_named(*paths: Path) -> Iterator[list[str]]:
         yield named
 
 
-def _from_hub(id: str) -> Tokenizer:
+def _from_hub(id: str) -> Definition:
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(_TIMEOUT))
     from huggingface_hub import HfApi, hf_hub_download
 
@@ -134,9 +151,7 @@ def _from_hub(id: str) -> Tokenizer:
         ) from None
     if folder is None:
         raise UserError(f"tokenizer = {id!r}: no tokenizer.json in this repository")
-    loaded = _from_folder(folder)
-    loaded.name = id
-    return loaded
+    return replace(_from_folder(folder), name=id)
 
 
 def _optional(download: Any, id: str, name: str, cached: bool) -> None:
@@ -148,7 +163,7 @@ def _optional(download: Any, id: str, name: str, cached: bool) -> None:
 
 def _end(backend: tokenizers.Tokenizer, folder: Path) -> int:
     """The id of the token that ends a text: the configuration's word, else a known name."""
-    said = config_of(folder).get("eos_token")
+    said = _config_of(folder).get("eos_token")
     said = said.get("content") if isinstance(said, dict) else said
     for token in (said, *_ENDS):
         if isinstance(token, str) and (id := backend.token_to_id(token)) is not None:
@@ -158,7 +173,7 @@ def _end(backend: tokenizers.Tokenizer, folder: Path) -> int:
     )
 
 
-def config_of(folder: Path) -> dict[str, Any]:
+def _config_of(folder: Path) -> dict[str, Any]:
     try:
         config = read_json(folder / "tokenizer_config.json")
     except FileNotFoundError:

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cutaway.base.errors import UserError
-from cutaway.runs.names import told_apart
+from cutaway.tables.names import told_apart
 
 STEPS = (
     *("step", "global_step", "iteration", "iter", "iter_num", "update", "epoch"),

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from cutaway.runs.columns import renamed
+from cutaway.tables.tidy import renamed
 
 _PARTS = ("split",)  # columns that say of which part of the data a figure is
 _TAGS = ("tag", "metric", "name", "key", "variable", "series", "measure", "figure")
