@@ -80,7 +80,7 @@ def test_other_text_is_packed_as_that_of_the_training(streamed: Path, corpus: Pa
 
 def read_features(path: Path, data: Path | None = None) -> Features:
     given = None if data is None else str(data)
-    return using.read(path, model=None, data=given, activations=None, tokens=600, examples=2)
+    return using.Session(path, data=given).features(600, 2)
 
 
 def test_features_of_a_streaming_run_are_read_over_its_own_text(streamed, corpus) -> None:
@@ -165,5 +165,5 @@ def test_a_store_of_a_bfloat16_model_is_judged_on_that(
     assert using.opened(tmp_path / "run")[1].dtype == torch.bfloat16
     (tmp_path / "store").rename(tmp_path / "moved")
     assert using.opened(tmp_path / "run")[1].dtype == torch.bfloat16
-    ask = {"model": None, "data": None, "activations": tmp_path / "moved", "tokens": 200}
-    assert using.evaluated(tmp_path / "run", **ask).held_out is True
+    session = using.Session(tmp_path / "run", activations=tmp_path / "moved")
+    assert session.evaluation(200).held_out is True

@@ -249,10 +249,11 @@ def evaluate(
     ):
         if value is not None:
             raise UserError(f"--{name}: only with --suite, which says what to do with it")
-    for one in dictionaries[1:]:  # a mistake in the last is told before the first is judged
-        using.require_judged(one, model, data=data, activations=activations, site=site)
     named = {"model": model, "data": data, "activations": activations, "site": site}
-    evaluations = [using.evaluated(one, **named, tokens=count(tokens)) for one in dictionaries]
+    each = using.sessions(dictionaries, **named)
+    for one in each[1:]:  # a mistake in the last is told before the first is judged
+        one.check()
+    evaluations = [one.evaluation(count(tokens)) for one in each]
     _tell(evaluations, format)
     if out is None and any(one.held_out is not True for one in evaluations):
         display.notice("figures of other text than the dictionary's own are kept with --out FOLDER")

@@ -59,16 +59,9 @@ def features(
     folder = out or using.home(dictionary) / "features"
     places.require_output(folder, "features", ("features.json",))
     files.require_writable(folder)
-    found = using.read(
-        dictionary,
-        model=model,
-        data=data,
-        activations=activations,
-        tokens=count(tokens),
-        examples=examples,
-        feature=feature,
-        site=site,
-    )
+    session = using.Session(dictionary, model=model, data=data, activations=activations, site=site)
+    session.require_feature(feature)
+    found = session.features(count(tokens), examples)
     found.save(folder)
     page = write_page(found, folder)
     checksums.finish(folder)
@@ -158,7 +151,9 @@ def effect(
         )
     if not 0 <= temperature < math.inf:
         raise UserError(f"temperature = {temperature}: expected a finite number, 0 or more")
-    loaded, network = using.opened(dictionary, model, feature=feature, site=site)
+    session = using.Session(dictionary, model=model, site=site)
+    session.require_feature(feature)
+    loaded, network = session.dictionary, session.model
 
     def shown(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [

@@ -49,20 +49,20 @@ def evaluate_suite(
         "crossed": _crossed(crossed),
         "words": words if words in (None, "all") else listed(words),
     }
-    for path in dictionaries[1:]:  # the first is opened when it is judged
-        using.opened(path, model)
+    each = using.sessions(dictionaries, model=model)
+    for one in each[1:]:  # the first is opened when it is judged
+        _ = one.model
     labels = _labels(dictionaries)
     several = len(dictionaries) > 1
     rows: list[dict[str, Any]] = []
-    for path, label in zip(dictionaries, labels, strict=True):
-        folder = using.home(path)
+    for session, label in zip(each, labels, strict=True):
+        folder = session.folder
         if out is not None:
             folder = out / label if several else out
         found = judged(
-            path,
+            session,
             chosen,
             **asked,
-            model=model,
             template=template,
             seeds=range(seeds),
             folder=folder,

@@ -10,7 +10,7 @@ from cutaway.base import files
 from cutaway.base.display import notice
 from cutaway.base.errors import UserError
 from cutaway.evaluations.suite.run import WORK, Rows, read_otherwise, save, stored
-from cutaway.workbench.session import home, opened
+from cutaway.workbench.session import Session
 
 if TYPE_CHECKING:
     from cutaway.evaluations.suite.crossed import CrossedTexts
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def judged(
-    path: Path,
+    dictionary: str | Path | Session,
     names: Sequence[str],
     *,
     model: str | None = None,
@@ -29,7 +29,7 @@ def judged(
     seeds: Sequence[int] = (0,),
     folder: Path | None = None,
 ) -> Rows:
-    """Work the evaluations `names` of the dictionary at `path`; a row per figure.
+    """Work the evaluations `names` of a dictionary, by its path or session; a row per figure.
 
     `tasks` default to one over the docstrings; TPP takes those of three classes or more. SCR takes
     texts with two labels, `crossed`, else every two of the tasks over the same texts, else (no tasks
@@ -38,17 +38,18 @@ def judged(
     dictionary's own, as soon as it is worked. One of several that cannot be worked (no words, no
     task it takes) is left out, and a notice says why; UserError where that is all.
     """
-    folder = home(path) if folder is None else folder
+    session = dictionary if isinstance(dictionary, Session) else Session(dictionary, model=model)
+    folder = session.folder if folder is None else folder
     files.require_writable(folder)
     stored(folder)  # a damaged table is told before anything slow
-    dictionary, network = opened(path, model)
-    for line in read_otherwise(dictionary, network, names):
+    network, loaded = session.model, session.dictionary
+    for line in read_otherwise(loaded, network, names):
         notice(line)
     options = {"tasks": tasks, "crossed": crossed, "words": words, "template": template}
     rows: Rows = []
     for name in names:
         try:
-            found = WORK[name](dictionary, network, seeds=list(seeds), **options)
+            found = WORK[name](loaded, network, seeds=list(seeds), **options)
         except UserError as error:
             if len(names) == 1:
                 raise
@@ -58,5 +59,5 @@ def judged(
         save(folder, found)
         rows += found
     if not rows:
-        raise UserError(f"{path}: none of {', '.join(names)} could be worked")
+        raise UserError(f"{session.path}: none of {', '.join(names)} could be worked")
     return rows

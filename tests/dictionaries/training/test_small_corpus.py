@@ -16,7 +16,7 @@ from cutaway.nets.reference import open_model
 from cutaway.studies.train import train
 from cutaway.text.packing import asked_for, packed
 from cutaway.text.sources import source
-from cutaway.workbench import session as using
+from cutaway.workbench.session import Session
 
 ASKED = 1_000_000  # the default, and many times what the corpus has
 SMALL = {"layer": "0", "d_hidden": 64, "target_l0": 6, "batch_size": 64, "max_steps": 5}
@@ -41,7 +41,7 @@ def streamed(gpt2_run: Path, corpus: Path, tmp_path_factory: pytest.TempPathFact
 
 
 def judged(run: Path) -> Evaluation:
-    return using.evaluated(run, model=None, data=None, activations=None, tokens=300)
+    return Session(run).evaluation(300)
 
 
 def with_old_key(place: Path, gpt2_run: Path, corpus: Path, tokens: int = ASKED) -> str:
@@ -75,7 +75,7 @@ def test_keys_recorded_of_the_request_still_match(
 ) -> None:
     old = shutil.copytree(stored / "store", tmp_path / "store")
     with_old_key(old / MANIFEST, gpt2_run, corpus)
-    found = using.evaluated(stored / "run", model=None, data=None, activations=old, tokens=300)
+    found = Session(stored / "run", activations=old).evaluation(300)
     assert found.tokens == judged(stored / "run").tokens
     run = shutil.copytree(streamed, tmp_path / "run")
     with_old_key(run / "run.json", gpt2_run, corpus)
@@ -93,7 +93,7 @@ def test_a_key_of_another_request_or_text_is_still_refused(
     other = shutil.copytree(stored / "store", tmp_path / "store")
     with_old_key(other / MANIFEST, gpt2_run, corpus, tokens=2 * ASKED)
     with pytest.raises(UserError, match="has changed since"):
-        using.evaluated(stored / "run", model=None, data=None, activations=other, tokens=300)
+        Session(stored / "run", activations=other).evaluation(300)
 
 
 def test_asking_for_more_than_there_is_gives_the_same_fingerprint(
