@@ -92,6 +92,8 @@ MOVED = {
     "dictionaries.experiments.pair_pictures": "orthogonality.pair_pictures",
     "dictionaries.experiments.pictures": "orthogonality.pictures",
     "dictionaries.experiments.report": "orthogonality.report",
+    "training.variants": "training.gradient_filters",
+    "dynamics.probes": "dynamics.estimation",
     "probes.dealing": "probes.data.dealing",
     "probes.gathering": "probes.data.gathering",
     "probes.places": "probes.data.places",

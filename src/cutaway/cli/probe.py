@@ -62,10 +62,9 @@ def train(
         json: Print JSON: layers and controls.
         csv: Print CSV: a row per layer.
     """
-    from cutaway.probes.train.config import ProbeConfig
     from cutaway.probes.train.run import STUDY, judged, train_probes
-    from cutaway.studies.presets import find_preset
-    from cutaway.studies.settings import overrides, resolve
+    from cutaway.studies.asked import asked_for
+    from cutaway.studies.settings import overrides
 
     format = output_format(json, csv)
     if model is not None and model.startswith("--"):
@@ -80,26 +79,16 @@ def train(
         given.setdefault("wandb", "online")
     if no_wandb:
         given["wandb"] = "off"
-    file: dict[str, Any] = {}
-    if config is not None:
-        preset = find_preset(str(config))
-        if preset.study != STUDY:
-            raise UserError(f"{config}: settings of a {preset.study} run, not of probes")
-        file = dict(preset.values)
     if resume and out is None:
         raise UserError("--resume: say which run to go on with, with --out FOLDER")
-    if resume:
-        from cutaway.studies.train import recorded_config
-
-        study, file = recorded_config(out)
-        if study != STUDY:
-            raise UserError(f"{out}: a {study} run, not of probes")
-    _choose_method(given, file)
+    goes_on = out if resume else None
+    asked = asked_for(config, given, study=STUDY, called="probes", run=goes_on)
+    _choose_method(asked.changes, asked.values)
     for name in ("model", "data"):
-        if name not in given and name not in file:
+        if name not in asked.changes and name not in asked.values:
             what = "a MODEL" if name == "model" else "the folder of `cutaway probe data`, --data"
             raise UserError(f"probe train: {name} is missing: give {what}")
-    settled = resolve(ProbeConfig, file, given)
+    settled = asked.config()
     done = resume and judged(out)
     if out is not None:
         run = train_probes(settled, out, resume=resume)

@@ -267,16 +267,12 @@ def evaluate(
 
 def dictionary_settings(tokens: tuple[str, ...], config: Path | None) -> dict[str, Any]:
     """What a file or preset says and, above it, the command line."""
-    from cutaway.dictionaries.training.config import DictionaryConfig
-    from cutaway.studies.presets import find_preset
-    from cutaway.studies.settings import flattened, overrides, resolve
+    from cutaway.studies.asked import asked_for
+    from cutaway.studies.settings import overrides
 
-    values: dict[str, Any] = {}
-    if config is not None:
-        values = flattened(DictionaryConfig, find_preset(str(config)).values)
-    changes = overrides(tokens)
-    resolve(DictionaryConfig, values, changes)  # a mistake is told before anything slow
-    return {**values, **changes}
+    asked = asked_for(config, overrides(tokens), study="dictionary", called="dictionaries")
+    asked.config()  # a mistake is told before anything slow
+    return {**asked.values, **asked.changes}
 
 
 def _holds_evaluations(folder: Path) -> bool:

@@ -75,8 +75,8 @@ def train(
         resume: Go on from the newest intact checkpoint of the run in --out.
         extra_steps: Train this many steps more than the run was planned for, at its final rate.
     """
-    from cutaway.studies.presets import find_preset, hinted
-    from cutaway.studies.settings import overrides, resolve
+    from cutaway.studies.asked import asked_for
+    from cutaway.studies.settings import overrides
 
     what, given = from_config(what, settings)
     changes = overrides(given)
@@ -92,10 +92,9 @@ def train(
             raise _no_run(what, "--resume" if resume else f"--extra-steps {extra_steps}")
         run = _go_on(what, out, is_run, changes, resume, extra_steps)
     else:
-        preset = find_preset(what)
-        with hinted(preset):
-            config = resolve(config_of(preset.study), preset.values, changes)
-        run = _start(getattr(config, "name", None) or preset.name, preset.study, config, out)
+        asked = asked_for(what, changes)
+        config = asked.config()
+        run = _start(getattr(config, "name", None) or asked.file.name, asked.study, config, out)
     _report(run)
 
 
@@ -118,22 +117,14 @@ def _go_on(
     what: str, out: Path, is_run: bool, changes: dict[str, Any], resume: bool, extra_steps: int
 ) -> Run:
     """The recorded settings count, and above them only what the command line says."""
-    from cutaway.studies.presets import find_preset
-    from cutaway.studies.settings import resolve
-    from cutaway.studies.train import recorded_config, train
+    from cutaway.studies.asked import asked_for
+    from cutaway.studies.train import train
 
-    study, values = recorded_config(out)
-    if not is_run:
-        preset = find_preset(what)
-        if preset.study != study:
-            raise UserError(f"{out}: a {study} run; {what} is a preset of {preset.study}")
-        mine = preset.values.get("model", values.get("model"))
-        if mine != values.get("model"):
-            raise UserError(
-                f"{out}: a run of model {values.get('model')}; {what} is of model {mine}"
-            )
-    config = resolve(config_of(study), values, changes)
-    return train(study, config, out, resume=resume, extra_steps=extra_steps)
+    asked = asked_for(None if is_run else what, changes, run=out)
+    model = asked.values.get("model")
+    if asked.file is not None and (mine := asked.file.values.get("model", model)) != model:
+        raise UserError(f"{out}: a run of model {model}; {what} is of model {mine}")
+    return train(asked.study, asked.config(), out, resume=resume, extra_steps=extra_steps)
 
 
 def _start(name: str, study: str, config: StudyConfig, out: Path | None) -> Run:

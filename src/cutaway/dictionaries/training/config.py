@@ -12,6 +12,7 @@ from cutaway.base.errors import UserError
 from cutaway.dictionaries.synthetic.config import SyntheticFields
 from cutaway.dictionaries.training.orthogonality_fields import OrthogonalityFields
 from cutaway.studies.settings import WEIGHTS, StudyConfig
+from cutaway.studies.steps import sized_steps
 from cutaway.training.config import LoopConfig
 
 if TYPE_CHECKING:
@@ -229,8 +230,8 @@ class DictionaryConfig(SyntheticFields, OrthogonalityFields, StudyConfig):
         truth = self.truth
         usual = round(16 * width / 3) if truth is None else truth.n_features
         d_hidden = self.d_hidden or max(2, usual)
-        batch_size = self.batch_size or _batch_size(rows, self.epochs, self.max_steps)
-        steps = self.max_steps or max(1, round(self.epochs * rows / batch_size))
+        sizes = sized_steps(self, rows, smallest=256, largest=4096, fewest_steps=2000)
+        steps, batch_size = sizes["max_steps"], sizes["batch_size"]
         target = self.target_l0 or self._middle()
         if target is None and self.controlled:
             target = self._usual_l0(width, d_hidden)
@@ -248,12 +249,9 @@ class DictionaryConfig(SyntheticFields, OrthogonalityFields, StudyConfig):
                 "d_model": width,
                 "d_hidden": d_hidden,
                 "target_l0": target,
-                "batch_size": batch_size,
-                "max_steps": steps,
+                **sizes,
                 "learning_rate": self.learning_rate or 4e-4 * (4096 / d_hidden) ** 0.5,
                 "dead_after": self.dead_after or _dead_after(rows, steps * batch_size),
-                "eval_every": self.eval_every or max(1, steps // 20),
-                "checkpoint_every": self.checkpoint_every or max(1, steps // 20),
             }
         )
 
@@ -369,11 +367,3 @@ class DictionaryConfig(SyntheticFields, OrthogonalityFields, StudyConfig):
 def _dead_after(rows: int, tokens: int) -> int:
     """Short enough that what is revived still has time to learn, at most 1M or an epoch."""
     return max(1, min(1_000_000, rows, max(10_000, tokens // 100)))
-
-
-def _batch_size(rows: int, epochs: float, max_steps: int | None) -> int:
-    """The largest power of two from 256 to 4096 that leaves 2,000 steps (or fits `max_steps`)."""
-    size = 4096
-    while size > 256 and max_steps is None and epochs * rows / size < 2000:
-        size //= 2
-    return min(size, max(1, rows))

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 
 from cutaway.base.errors import UserError, whole_in
 from cutaway.studies.settings import StudyConfig
+from cutaway.studies.steps import sized_steps
 from cutaway.training.config import LoopConfig
 
 Method = Literal["exact", "mass_mean", "minibatch", "mlp"]
@@ -129,16 +130,10 @@ class ProbeConfig(StudyConfig):
 
     def sized(self, rows: int) -> ProbeConfig:
         """The same with every default that hangs on the number of training examples filled in."""
-        size = min(self.batch_size or _batch_size(rows, self.epochs, self.max_steps), rows)
-        steps = self.max_steps or max(1, round(self.epochs * rows / size))
-        return self.model_copy(
-            update={
-                "batch_size": size,
-                "max_steps": steps,
-                "eval_every": self.eval_every or max(1, steps // 20),
-                "checkpoint_every": self.checkpoint_every or max(1, steps // 20),
-            }
-        )
+        given = self.batch_size and min(self.batch_size, rows)
+        capped = self.model_copy(update={"batch_size": given})
+        sizes = sized_steps(capped, rows, smallest=64, largest=1024, fewest_steps=1000)
+        return self.model_copy(update=sizes)
 
     def loop(self, layers: int = 1) -> LoopConfig:
         """Of a config that `sized` has filled in; of another, for ten thousand examples.
@@ -171,11 +166,3 @@ class ProbeConfig(StudyConfig):
 
 def _first(places: Iterable[str]) -> str | None:
     return next((place for place in places if os.path.exists(place)), None)
-
-
-def _batch_size(rows: int, epochs: float, max_steps: int | None) -> int:
-    """The largest power of two from 64 to 1024 that leaves 1,000 steps (1024 for `max_steps`)."""
-    size = 1024
-    while size > 64 and max_steps is None and epochs * rows / size < 1000:
-        size //= 2
-    return size
