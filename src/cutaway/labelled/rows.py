@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cutaway.base.errors import UserError
-from cutaway.base.files import require_regular
 from cutaway.base.json_text import loads
 from cutaway.text import decoding
+from cutaway.text.files import opened_parquet
 
 TABLES = (".jsonl", ".csv", ".tsv", ".parquet")
 
@@ -87,23 +87,13 @@ def _open_at_end(lines: Sequence[str], delimiter: str) -> bool:
 
 
 def _parquet_rows(path: Path, wanted: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        require_regular(path)
-        with open(path, "rb") as stream, pq.ParquetFile(stream) as file:
-            names = file.schema_arrow.names
-            if twice := next((name for name in wanted if names.count(name) > 1), None):
-                raise UserError(f"{path}: two columns are called {twice!r}")
-            there = [name for name in wanted if name in names]
-            number = 0
-            for batch in file.iter_batches(columns=there or None):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}: row {number}", row
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: a text in it is not UTF-8: {error.reason}") from None
-    except (pa.ArrowException, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: broken Parquet file: {reason}") from None
+    with opened_parquet(path) as file:
+        names = file.schema_arrow.names
+        if twice := next((name for name in wanted if names.count(name) > 1), None):
+            raise UserError(f"{path}: two columns are called {twice!r}")
+        there = [name for name in wanted if name in names]
+        number = 0
+        for batch in file.iter_batches(columns=there or None):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}: row {number}", row

@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "documents": ["Document", "First", "Source", "SourceInfo"],
+        "reading": ["Reading"],
         "sources": ["known", "source"],
         # The function token_files stays in its module: on the package it and the module would
         # take turns under one name.

@@ -288,7 +288,7 @@ def _parquet(path: Path) -> dict[str, Any]:
             type = type.value_type
         return pa.types.is_string(type) or pa.types.is_large_string(type)
 
-    with _opened_parquet(path) as parquet:
+    with opened_parquet(path) as parquet:
         schema = parquet.schema_arrow
     kinds: dict[str, Any] = {}
     for field in schema:
@@ -303,7 +303,7 @@ def _parquet_rows(
     file: _File, columns: Sequence[str] | None
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     number = 0
-    with _opened_parquet(file.path) as parquet:
+    with opened_parquet(file.path) as parquet:
         for batch in parquet.iter_batches(batch_size=64, columns=columns and list(columns)):
             for row in batch.to_pylist():
                 number += 1
@@ -311,7 +311,7 @@ def _parquet_rows(
 
 
 @contextmanager
-def _opened_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+def opened_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     """The file, read in small buffers; a gzipped one is unpacked into memory."""
     import pyarrow as pa
     import pyarrow.parquet as pq
