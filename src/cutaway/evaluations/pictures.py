@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cutaway.base.errors import UserError
-from cutaway.dictionaries.pictures.points import against_l0
+from cutaway.dictionaries.pictures.points import against_l0, by_rising_x
 from cutaway.dictionaries.pictures.runs import NAMES
 from cutaway.evaluations.evaluate import DENSITY_EDGES
 from cutaway.figures import ticks
@@ -82,7 +82,7 @@ def ev_against_l0(evaluations: Sequence[Evaluation]) -> Figure:
         # named once, at its best point
         best = max(sites, key=lambda site: max(rank(ev) for _, ev in sites[site]))
         for site, points in sites.items():
-            series.append(Series(kind if site == best else "", *_columns(points), color=color))
+            series.append(Series(kind if site == best else "", *by_rising_x(points), color=color))
     own = {one.site: (one.l0, one.explained_variance) for one in evaluations}
     names = {point: site for site, point in own.items()} if len(own) > 1 else {}
     title = f"Explained variance by features per token{_weights(evaluations)}"
@@ -127,7 +127,7 @@ def layer_bars(evaluations: Sequence[Evaluation], target: float | None = None) -
                     word = _CODERS[name] + kind.removeprefix(one.architecture)
                     lines.setdefault(word, []).append((site.layer, one.baselines[name][key]))
         series = [
-            Series(name, *_columns(points))
+            Series(name, *by_rising_x(points))
             for name, points in lines.items()
             if np.isfinite([value for _, value in points]).any()
         ]
@@ -172,12 +172,6 @@ def _bars(evaluations: Sequence[Evaluation]) -> Figure:
 
 
 # -- inside --------------------------------------------------------------------------------------
-
-
-def _columns(points: Sequence[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
-    """Points as x and y, by rising x."""
-    x, y = np.array(sorted(points)).T
-    return x, y
 
 
 def _names(evaluations: Sequence[Evaluation]) -> list[str]:

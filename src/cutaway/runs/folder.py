@@ -23,6 +23,7 @@ from cutaway.runs import checksums, config_file, lock, places, record
 from cutaway.runs.audience import Audience
 from cutaway.runs.checkpoint import Checkpoints
 from cutaway.runs.record import RunRecord, Status
+from cutaway.runs.status import derived_status, mark_interrupted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -162,7 +163,7 @@ class Run:
         path = Path(folder).absolute()
         return cls(path, record.read(path), None, ())
 
-    mark_interrupted = staticmethod(places.mark_interrupted)
+    mark_interrupted = staticmethod(mark_interrupted)
     require_free = staticmethod(places.require_free)
     require_removable = staticmethod(places.require_removable)
     remove = staticmethod(places.remove)
@@ -369,10 +370,3 @@ class Run:
             with contextlib.suppress(OSError):
                 checksums.forget(self.path)
             self.notice(f"{self.path}: no checksums could be saved: {error.strerror or error}")
-
-
-def derived_status(content: RunRecord, path: Path) -> Status:
-    """The record's status, except that a run whose process is gone is `interrupted`."""
-    if content.status == "running" and not lock.alive(path):
-        return "interrupted"
-    return content.status

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from collections.abc import Callable, Collection
@@ -111,24 +110,6 @@ def remove(folder: str | Path) -> None:
         raise UserError(f"{path}: cannot delete: {error.strerror or error}") from None
     finally:
         held.release(moved=moved)
-
-
-def mark_interrupted(folder: str | Path, reason: str) -> None:
-    """Write down why a run ended whose process is gone and could not say so itself.
-
-    Leaves a run alone that another process has, that ended by itself or that refuses to be written:
-    such a run reads as `interrupted` in any case, without a reason.
-    """
-    path = Path(folder).absolute()
-    with contextlib.suppress(OSError, UserError):
-        held = lock.RunLock(path, record.now())
-        try:
-            content = record.read(path)
-            if content.status == "running":
-                changes = {"status": "interrupted", "reason": reason}
-                record.write(content.model_copy(update=changes), path)
-        finally:
-            held.release()
 
 
 def _require_no_link(path: Path) -> None:

@@ -16,8 +16,9 @@ from cutaway.base.doors import door
 from cutaway.base.errors import UserError
 from cutaway.runs import record, verifying
 from cutaway.runs.finding import Found, find_all, unknown
-from cutaway.runs.folder import Run, derived_status
+from cutaway.runs.folder import Run
 from cutaway.runs.record import RunRecord
+from cutaway.runs.status import derived_status
 
 if TYPE_CHECKING:
     import pyarrow as pa

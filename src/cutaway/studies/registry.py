@@ -65,7 +65,7 @@ STUDIES: dict[str, Entry] = {
         presets="cutaway.dictionaries.training.presets",
         pictures="cutaway.dictionaries.pictures.runs:PICTURES",
         words="cutaway.dictionaries.pictures.runs:NAMES",
-        sweep_pictures="cutaway.dictionaries.pictures.runs:sweep_pictures",
+        sweep_pictures="cutaway.dictionaries.pictures.sweeps:sweep_pictures",
     ),
     "probe": Entry(
         config="cutaway.probes.train.config:ProbeConfig",

@@ -9,7 +9,8 @@ import pytest
 from matplotlib.patches import ConnectionPatch
 
 from cutaway.base.errors import UserError
-from cutaway.dictionaries.pictures.runs import NAMES, PICTURES, sweep_pictures
+from cutaway.dictionaries.pictures.runs import NAMES, PICTURES
+from cutaway.dictionaries.pictures.sweeps import sweep_pictures
 from cutaway.evaluations.evaluate import DENSITY_EDGES, Evaluation
 from cutaway.evaluations.pictures import density, ev_against_l0, layer_bars
 from cutaway.figures.look import save

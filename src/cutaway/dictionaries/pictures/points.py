@@ -55,3 +55,9 @@ def against_l0(
         line.set(marker="o", linestyle=line.get_linestyle() if joined else "none")
     legend(figure, named)
     return figure
+
+
+def by_rising_x(points: Sequence[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Points as x and y, by rising x."""
+    x, y = np.array(sorted(points)).T
+    return x, y

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,7 @@ import numpy as np
 
 from cutaway.base.named import fetch
 from cutaway.dictionaries.pictures.loss import LOSS, loss_parts
-from cutaway.dictionaries.pictures.points import against_l0
 from cutaway.dictionaries.pictures.training import training_comparison
-from cutaway.figures import histories
 from cutaway.figures.curves import Series, curves
 from cutaway.figures.panels import Panel, panels
 from cutaway.figures.recorded import Log, decades, recorded, rows
@@ -142,41 +140,7 @@ PICTURES: dict[str, Callable[[Log], Figure | None]] = {
 """Every picture of a run by name; each draws it, or returns None where the run has nothing for it."""
 
 
-# -- many runs -----------------------------------------------------------------------------------
-
-
-def sweep_pictures(logs: Sequence[Log], groups: Sequence[str]) -> dict[str, Figure]:
-    """Pictures of a sweep by name: explained variance over the steps, and where it ended against L0."""
-    column = "val_explained_variance"
-    shown = [index for index, log in enumerate(logs) if recorded(log.history, column)]
-    if not shown:
-        return {}
-    chosen, names = [logs[index] for index in shown], [groups[index] for index in shown]
-    figures = {
-        "explained_variance": histories.group_curves(
-            chosen, column, names, words=NAMES, log_x=False
-        )
-    }
-    ends: dict[str, list[tuple[float, float]]] = {}
-    for log, group in zip(chosen, names):
-        if recorded(log.history, "val_l0"):
-            end = tuple(float(rows(log.history, name)[1][-1]) for name in ("val_l0", column))
-            if np.isfinite(end).all():
-                ends.setdefault(group, []).append(end)
-    if ends:
-        series = [Series(name, *_columns(points)) for name, points in ends.items()]
-        title = "Explained variance by features per token"
-        figures["explained_variance_by_l0"] = against_l0(series, NAMES["l0"], NAMES[column], title)
-    return figures
-
-
 # -- inside --------------------------------------------------------------------------------------
-
-
-def _columns(points: Sequence[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
-    """Points as x and y, by rising x."""
-    x, y = np.array(sorted(points)).T
-    return x, y
 
 
 def _setting(log: Log, name: str) -> Any:
