@@ -18,8 +18,9 @@ __version__ = "0.1.0"
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submodules=[
-        *("activations", "base", "dictionaries", "dynamics", "figures", "grokking", "labelled"),
-        *("language", "nets", "probes", "runs", "studies", "sweeps", "tables", "text", "training"),
+        *("activations", "base", "dictionaries", "dynamics", "evaluations", "features", "figures"),
+        *("grokking", "labelled", "language", "nets", "orthogonality", "probes", "runs", "sparse"),
+        *("stats", "studies", "sweeps", "tables", "text", "training", "workbench"),
     ],
     submod_attrs={
         "activations.capture": ["capture"],
