@@ -155,6 +155,23 @@ def test_a_changed_state_is_what_the_model_goes_on_with(opened, name: str) -> No
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_changed_middle_goes_on_in_the_stream(opened, name: str) -> None:
+    model, read = opened(name), tokens()
+    middle, attention = Site("middle", 1), Site("attention", 1)
+    if middle not in sites_of(model, name):
+        return
+    step = torch.linspace(-2, 2, model.width)
+    with splice(model, {middle: lambda state: state + step}):
+        logits = model.logits(read)
+        states = capture(model, read, [middle, Site("mlp", 1), residual(1)])
+    assert near(states[residual(1)], states[middle] + states[Site("mlp", 1)])
+    with splice(model, {attention: lambda state: state + step}):
+        assert near(logits, model.logits(read), 1e-4)
+    with splice(model, {residual(1): torch.zeros_like, middle: torch.zeros_like}):
+        assert not capture(model, read, residual(1))[1].any()
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_sites_hold_in_bfloat16(opened, name: str, tmp_path: Path) -> None:
     folder = pretrained.save(name, tmp_path / name)
     short = open_model(folder, device="cpu", dtype="bfloat16")

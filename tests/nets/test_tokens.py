@@ -71,6 +71,10 @@ def test_a_part_of_a_batch_is_one(model: Model) -> None:
     assert torch.equal(batch[1:].ids, batch.ids[1:])
     assert batch[-1].texts.tolist() == [2]
     assert len(batch[0]) == 1
+    assert [row.texts.tolist() for row in batch] == [[0], [1], [2]]
+    for row in (3, -4):
+        with pytest.raises(IndexError):
+            batch[row]
 
 
 def test_a_long_text_in_windows(model: Model) -> None:

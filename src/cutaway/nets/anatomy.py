@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from torch.utils.hooks import RemovableHandle
-
 
 _rows: ContextVar[tuple[int, ...]] = ContextVar("rows")
 
@@ -33,15 +30,20 @@ class Place:
 
     `width` is that of the state, None where it is the model's. `flat`: the module sees the rows of a
     batch in one, (batch · T, width), as OPT's MLP does; hooks get (batch, T, width) all the same.
+    `block`: of a state that goes on in the residual stream beside this module; what a hook changes is
+    added to that block's output too.
     """
 
     module: nn.Module
     side: Literal["output", "input"] = "output"
     width: int | None = None
     flat: bool = False
+    block: nn.Module | None = None
 
-    def hook(self, function: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
+    def hook(self, function: Callable[[Tensor], Tensor | None]) -> Removable:
         """Call `function(state)` whenever a pass comes by; what it returns goes on in its place."""
+        if self.block is not None:
+            return _carried(replace(self, block=None), self.block, function)
         called = _unflattened(function) if self.flat else function
         if self.side == "input":
             return self.module.register_forward_pre_hook(_on_input(called), with_kwargs=True)
@@ -92,6 +94,43 @@ class Anatomy:
         places: Sequence[Place | nn.Module | None] = getattr(self, kind)
         found = places[layer] if layer < len(places) else None
         return Place(found) if isinstance(found, nn.Module) else found
+
+
+class Removable(Protocol):
+    """What undoes a hook."""
+
+    def remove(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class _Both:
+    one: Removable
+    other: Removable
+
+    def remove(self) -> None:
+        self.one.remove()
+        self.other.remove()
+
+
+def _carried(
+    place: Place, block: nn.Module, function: Callable[[Tensor], Tensor | None]
+) -> Removable:
+    """Hook a place whose state goes on beside its module: the change reaches the block's output."""
+    passing = threading.local()
+
+    def change(state: Tensor) -> Tensor | None:
+        passing.by = None
+        changed = function(state)
+        if changed is not None and changed is not state:
+            passing.by = changed - state
+        return changed
+
+    def add(module: nn.Module, args: Any, output: Any) -> Any:
+        by, passing.by = getattr(passing, "by", None), None
+        return None if by is None else _on_output(lambda state: state + by)(module, args, output)
+
+    # before other hooks of the block, which see what it made of the stream
+    return _Both(place.hook(change), block.register_forward_hook(add, prepend=True))
 
 
 def _unflattened(function: Callable[[Tensor], Tensor | None]) -> Callable[[Tensor], Tensor | None]:

@@ -141,7 +141,9 @@ def anatomy(module: PreTrainedModel, folder: Path) -> Anatomy:
         max_length=_max_length(module, config),
         causal=_is_causal(found.blocks[0], masked),
         decoder_weight=found.head.weight,
-        bos_id=_class_token(folder) if masked else _identifier(config.bos_token_id),
+        bos_id=_class_token(folder)
+        if masked
+        else _identifier(getattr(config, "bos_token_id", None)),
         decoder_bias=found.head.bias,
         decoder_scale=found.head.scale,
         decoder_cap=found.head.cap,
@@ -258,20 +260,20 @@ def _forward(module: PreTrainedModel) -> Callable[[Tensor, Tensor | None, Tensor
     # RoBERTa and kin count positions themselves, from where the padding token is
     padding = _position_padding(module)
     counts = "position_ids" in takes and padding is None
-    left = counts or padding is not None or _reads_left_padding(module)
+
+    def positions_of(attention_mask: Tensor) -> dict[str, Tensor]:
+        return {"position_ids": (attention_mask.cumsum(-1) - 1).clamp(min=0)} if counts else {}
+
+    read_rightly = _sides_read(module, positions_of, padding or 0)
 
     def forward(tokens: Tensor, attention_mask: Tensor | None, at: Tensor | None) -> Tensor:
         positions = {}
         if attention_mask is not None:
             attention_mask = attention_mask.long()
-            if not left and bool((attention_mask.diff(dim=1) > 0).any()):
-                raise UserError(
-                    f"attention_mask: {type(module).__name__} reads padding on the right only"
-                )
+            _require_side(module, attention_mask, read_rightly)
             if padding is not None:
                 tokens = tokens.masked_fill(attention_mask == 0, padding)
-            if counts:
-                positions["position_ids"] = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+            positions = positions_of(attention_mask)
         with _head_reads(module, at):
             output = module(input_ids=tokens, attention_mask=attention_mask, **positions)
         if getattr(output, "logits", None) is None:
@@ -286,17 +288,42 @@ def _forward(module: PreTrainedModel) -> Callable[[Tensor, Tensor | None, Tensor
     return forward
 
 
-def _reads_left_padding(module: PreTrainedModel) -> bool:
-    """Whether two tokens have the same states behind padding as without it."""
-    tokens = torch.tensor([[0, 0, 1, 2]], device=module.device)
-    try:
-        with torch.no_grad():
-            padded = module.base_model(input_ids=tokens, attention_mask=(tokens > 0).long())[0]
-            alone = module.base_model(input_ids=tokens[:, 2:])[0]
-    except Exception:  # its own error says so when it runs
-        return True
-    near = 64 * torch.finfo(alone.dtype).eps * alone.abs().max().clamp(min=1.0)
-    return bool((padded[:, 2:] - alone).abs().max() <= near)
+def _sides_read(
+    module: PreTrainedModel, positions_of: Callable[[Tensor], dict[str, Tensor]], padding: int
+) -> set[str]:
+    """The sides, `left` and `right`, on which padding leaves the states of three tokens as they are."""
+    size = module.get_input_embeddings().weight.shape[0]
+    ids = [size // 3, size // 2, 2 * size // 3]
+    rightly: set[str] = set()
+    with torch.no_grad():
+        try:
+            alone = module.base_model(input_ids=torch.tensor([ids], device=module.device))[0]
+            near = 64 * torch.finfo(alone.dtype).eps * alone.abs().max().clamp(min=1.0)
+            for side, row in (("left", [padding] * 3 + ids), ("right", ids + [padding] * 3)):
+                mask = torch.tensor([[0] * 3 + [1] * 3 if side == "left" else [1] * 3 + [0] * 3])
+                mask, tokens = mask.to(module.device), torch.tensor([row], device=module.device)
+                read = module.base_model(tokens, attention_mask=mask, **positions_of(mask))[0]
+                own = read[:, 3:] if side == "left" else read[:, :3]
+                if not bool((own - alone).abs().max() > near):  # NaN: damaged weights tell nothing
+                    rightly.add(side)
+        except Exception:  # its own error says so when it runs
+            return {"left", "right"}
+    return rightly
+
+
+def _require_side(module: nn.Module, attention_mask: Tensor, rightly: set[str]) -> None:
+    """Refuse padding on a side on which the model's own code lets it change states."""
+    for side, sign in (("left", 1), ("right", -1)):
+        if side not in rightly and bool((sign * attention_mask.diff(dim=1) > 0).any()):
+            other = (
+                "on the right only"
+                if side == "left" and "right" in rightly
+                else ("on the left only" if "left" in rightly else "on neither side")
+            )
+            raise UserError(
+                f"attention_mask: {type(module).__name__} reads padding {other}; read texts of one "
+                "length together, or each alone"
+            )
 
 
 @contextmanager
@@ -325,6 +352,7 @@ def _position_padding(module: nn.Module) -> int | None:
 
 def _max_length(module: nn.Module, config: PretrainedConfig) -> int | None:
     longest = getattr(config, "max_position_embeddings", None)
+    longest = longest if isinstance(longest, int) and longest > 0 else None  # XLNet says -1
     padding = _position_padding(module)
     return longest if longest is None or padding is None else longest - padding - 1
 

@@ -44,8 +44,9 @@ def checked(module: PreTrainedModel, found: Layout) -> Layout:
     """
     try:
         seen = _one_pass(module, found)
+        head = found.head if _reproduces(seen, found.head) else Head()
     except Exception:  # whatever a library's forward pass raises
-        return found
+        return replace(found, head=Head())
     name, size = type(module).__name__, seen.stream[0].shape
     kept = {
         kind: [
@@ -58,7 +59,7 @@ def checked(module: PreTrainedModel, found: Layout) -> Layout:
     reasons: dict[str, str] = {}
     for layer in range(len(found.blocks)):
         there = {kind: kept[kind][layer] is not None for kind in _KINDS}
-        block = _Block(seen, layer, there)
+        block = _Block(found.blocks[layer], seen, layer, there)
         if not block.finite:  # damaged weights tell nothing
             continue
         for kind, adds in (("attention", block.adds_attention()), ("mlp", block.adds_mlp())):
@@ -72,7 +73,7 @@ def checked(module: PreTrainedModel, found: Layout) -> Layout:
         found,
         **kept,
         words=found.words if _apart(seen.words, seen.stream[0]) else None,
-        head=found.head if _reproduces(seen, found.head) else Head(),
+        head=head,
         reasons=reasons,
     )
 
@@ -92,6 +93,7 @@ class _Seen:
     )  # how many before attention's output
     outputs: dict[int, list[Tensor]] = field(default_factory=dict)
     words: Tensor | None = None
+    body: Tensor | None = None  # what the model gives without its head
     head_input: Tensor | None = None
     logits: Tensor | None = None
 
@@ -122,8 +124,19 @@ def _one_pass(module: PreTrainedModel, found: Layout) -> _Seen:
         head = module.get_output_embeddings() if found.head.weight is not None else None
         if head is not None:
             watch(Place(head, "input"), outer, "head")
+
+        def keep_body(given: Any) -> None:
+            outer["body"] = given[0].detach().clone()
+
+        if module.base_model is not module:
+            handles.callback(
+                module.base_model.register_forward_hook(
+                    lambda _, args, given: keep_body(given)
+                ).remove
+            )
         given = module(input_ids=_three(module))
     seen.words, seen.head_input = outer.get("words"), outer.get("head")
+    seen.body = outer.get("body")
     seen.logits = getattr(given, "logits", None)
     if len(seen.stream) != len(found.blocks) + 1:
         raise RuntimeError("its forward pass does not run all blocks")
@@ -175,7 +188,8 @@ def _fitting(place: Place | None, state: Tensor | None, size: torch.Size) -> Pla
 class _Block:
     """The states of one block, and which of them add up."""
 
-    def __init__(self, seen: _Seen, layer: int, there: dict[str, bool]):
+    def __init__(self, block: nn.Module, seen: _Seen, layer: int, there: dict[str, bool]):
+        self.block = block
         self.before, self.after = seen.stream[layer], seen.stream[layer + 1]
         same = self.before.shape == self.after.shape
         self.finite = same and bool(self.after.isfinite().all())
@@ -221,7 +235,7 @@ class _Block:
             state = given.view_as(self.before)
             whole = _is_sum(state, self.before, self._attention)
             if whole and _is_sum(self.after, state, self._mlp):
-                return Place(part, "input", flat=given.shape != self.before.shape)
+                return Place(part, "input", flat=given.shape != self.before.shape, block=self.block)
         return None
 
     def _side_by_side(self) -> bool:
@@ -243,9 +257,13 @@ def _apart(words: Tensor | None, embed: Tensor) -> bool:
 
 
 def _reproduces(seen: _Seen, head: Head) -> bool:
-    """Whether the logits are what the head says."""
+    """Whether the logits are what the head makes of the body's last state, as wide as the stream."""
     if head.weight is None or seen.head_input is None or seen.logits is None:
         return False
+    if seen.head_input.shape[-1] != seen.stream[0].shape[-1]:
+        return False  # projected to another width
+    if seen.body is not None and not torch.equal(seen.body, seen.head_input):
+        return False  # a layer or a scale lies between
     theirs = seen.logits.float()
     ours = nn.functional.linear(seen.head_input, head.weight, head.bias).float() * head.scale
     if head.cap is not None:

@@ -13,15 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from cutaway.base.errors import UserError
-from cutaway.nets.anatomy import Anatomy, Place, reading
+from cutaway.nets.anatomy import Anatomy, Place, Removable, reading
 from cutaway.nets.check import Abilities, abilities_of
 from cutaway.nets.model_reference import ModelReference
 from cutaway.nets.sites import Site, parse_site, parse_sites
 from cutaway.nets.tokens import Tokens, Window, batch, ids_and_mask, mask_of, token_ids
 
 if TYPE_CHECKING:
-    from torch.utils.hooks import RemovableHandle
-
     from cutaway.text.reading import Reading
     from cutaway.text.tokenizers import Tokenizer
 
@@ -208,7 +206,7 @@ class Model:
         tokens, attention_mask = token_ids(tokens), mask_of(attention_mask)
         self.require_readable(tokens, attention_mask)
         mask = None if attention_mask is None else attention_mask.to(self.device)
-        at = None if at is None else at.to(self.device)
+        at = None if at is None else self._places(at, tokens).to(self.device)
         tokens = tokens.to(self.device)
         with reading(tokens):
             return self._anatomy.forward(tokens, mask, at)
@@ -268,7 +266,7 @@ class Model:
                 )
         return self.width if first is None else widths[first]
 
-    def hook(self, site: Site, function: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
+    def hook(self, site: Site, function: Callable[[Tensor], Tensor | None]) -> Removable:
         """Call `function(state)` whenever a forward pass comes to `site`.
 
         state is (batch, T, width of the site); where the function returns one, the pass goes on with
@@ -278,6 +276,17 @@ class Model:
         return self.place_of(site).hook(function)
 
     # -- inside ----------------------------------------------------------------------------
+
+    def _places(self, at: Any, tokens: Tensor) -> Tensor:
+        """One position of each row; UserError for others. Those on a GPU are not read."""
+        at = token_ids(at)
+        low, high = (0, 0) if at.device.type != "cpu" or not at.numel() else map(int, at.aminmax())
+        if at.shape != tokens.shape[:1] or low < 0 or high >= tokens.shape[1]:
+            raise UserError(
+                f"at: expected a position from 0 to {tokens.shape[1] - 1} for each of the "
+                f"{tokens.shape[0]} rows, got {at.tolist() if at.numel() < 9 else tuple(at.shape)}"
+            )
+        return at
 
     def require_readable(self, tokens: Tensor, attention_mask: Tensor | None = None) -> None:
         """UserError for tokens and a mask that the model cannot read; ids on a GPU are not read."""

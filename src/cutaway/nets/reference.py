@@ -202,7 +202,7 @@ def _own_anatomy(network: LanguageModel, tokenizer: Tokenizer | None) -> Anatomy
         blocks=blocks,
         attention=[Place(block.attention) for block in blocks],
         mlp=[Place(block.mlp) for block in blocks],
-        middle=[Place(block.norm2, "input") for block in blocks],
+        middle=[Place(block.norm2, "input", block=block) for block in blocks],
         heads=[Place(block.attention.out, "input", shape.n_embd) for block in blocks],
         neurons=[Place(block.mlp.down, "input", block.mlp.down.in_features) for block in blocks],
         words=Place(network.trunk.token_embedding),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,8 +41,11 @@ class Tokens:
         return len(self.ids)
 
     def __getitem__(self, rows: int | slice) -> Tokens:
-        """Some of the rows, with their padding."""
-        chosen = slice(rows, rows + 1 or None) if isinstance(rows, int) else rows
+        """Some of the rows, with their padding; IndexError for a row that is not there."""
+        chosen = rows
+        if not isinstance(rows, slice):
+            row = range(len(self))[operator.index(rows)]
+            chosen = slice(row, row + 1)
         return Tokens(self.ids[chosen], self.attention_mask[chosen], self.texts[chosen])
 
     def numpy(self) -> np.ndarray:

@@ -65,7 +65,10 @@ def _preset(file: str | os.PathLike[str], study: str | None, called: str | None)
     if study is None:
         return preset
     if study != preset.study and not preset.guessed:
-        raise UserError(f"{file}: settings of a {preset.study} run, not of {called or study}")
+        raise UserError(
+            f"{file}: settings of a {preset.study} run, not of {called or study}, which has no field "
+            f"for them"
+        )
     return replace(preset, study=study, guessed=False)
 
 

@@ -101,7 +101,7 @@ def _config(dictionary: Dictionary, theirs: str) -> dict[str, Any]:
         "device": "cpu",
         "apply_b_dec_to_input": dictionary.subtracts_bias,
         "normalize_activations": "none",
-        "reshape_activations": before.get("reshape_activations") or "none",
+        "reshape_activations": before.get("reshape_activations") or _reshaped(dictionary),
         "metadata": saelens_about.written(dictionary),
         "architecture": theirs,
         **({"k": shape.k, "rescale_acts_by_decoder_norm": False} if theirs == "topk" else {}),
@@ -264,3 +264,8 @@ def _k(config: dict[str, Any], path: Path) -> int:
 
 def _groups(config: dict[str, Any]) -> tuple[int, ...]:
     return tuple(int(width) for width in config.get("matryoshka_widths") or ())
+
+
+def _reshaped(dictionary: Dictionary) -> str:
+    """What SAELens does to what it captures: it gets the states of heads apart."""
+    return "hook_z" if str(dictionary.metadata.get("site")).startswith("heads.") else "none"
